@@ -1,0 +1,69 @@
+"""Many deadlines, one timer: expiry in steps instead of one loop timer per call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+Handle = tuple[int, int]
+
+
+class Deadlines:
+    """Calls back once a deadline has passed, late by at most ``step_s``.
+
+    A loop timer costs a heap operation to arm and leaves a tombstone when it is cancelled; at
+    tens of thousands of calls a second with 30 s deadlines that is a million dead timers. Here
+    a deadline is an entry in the bucket of its step, gone when it is cancelled.
+    """
+
+    def __init__(self, *, step_s: float = 0.02) -> None:
+        self._step_s = step_s
+        self._buckets: dict[int, dict[int, Callable[[], None]]] = {}
+        self._next_token = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed = 0
+        self._closed = False
+
+    def add(self, deadline: float, callback: Callable[[], None]) -> Handle:
+        """Arrange for ``callback`` at ``deadline`` (running loop's ``time()``, seconds)."""
+        step = int(deadline / self._step_s) + 1
+        self._next_token = token = self._next_token + 1
+        bucket = self._buckets.get(step)
+        if bucket is None:
+            bucket = self._buckets[step] = {}
+            if self._timer is None or step < self._armed:
+                self._arm(step)
+        bucket[token] = callback
+        return step, token
+
+    def cancel(self, handle: Handle) -> None:
+        """Forget a deadline; harmless if it has passed. An empty bucket waits for its timer."""
+        bucket = self._buckets.get(handle[0])
+        if bucket is not None:
+            bucket.pop(handle[1], None)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._buckets.values()))
+
+    def close(self) -> None:
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._buckets.clear()
+
+    def _arm(self, step: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed = step
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(step * self._step_s, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now_step = int(asyncio.get_running_loop().time() / self._step_s + 1e-6)
+        for step in sorted(step for step in self._buckets if step <= now_step):
+            for callback in self._buckets.pop(step).values():
+                callback()
+        if self._buckets and not self._closed:
+            self._arm(min(self._buckets))

@@ -1,0 +1,83 @@
+"""What travels: Call, Reply, and the one verb of the whole stack, ``invoke``."""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+import msgspec
+
+from goverse.ids import Epoch, ObjectId
+
+
+class Codec(enum.IntEnum):
+    """How a payload is encoded. A reply uses the codec of its call."""
+
+    MSGPACK = 0
+    JSON = 1
+    ANY = 2  # a serialized google.protobuf.Any
+
+
+class Verb(enum.IntEnum):
+    """What a call asks of its object."""
+
+    CALL = 0
+    CREATE = 1  # conflict if it is active already; `method` is empty
+    DELETE = 2  # succeeds whether or not it is active; `method` is empty
+
+
+class ChainEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One suspended turn on the path of a call. Written by members only."""
+
+    type: str
+    id: str
+    epoch: Epoch
+    turn: int
+
+
+class Call(msgspec.Struct, gc=False):
+    """One request to one object.
+
+    ``payload`` is untouched bytes in ``codec``: arguments by name (msgpack or JSON map; empty
+    means none). ``deadline`` is absolute, in seconds of the running loop's ``time()``.
+    """
+
+    type: str
+    id: str
+    method: str
+    payload: bytes
+    deadline: float
+    codec: Codec = Codec.MSGPACK
+    verb: Verb = Verb.CALL
+    chain: tuple[ChainEntry, ...] = ()
+    principal: str = ""
+    client_id: str = ""
+    call_id: str = ""  # not empty: a reliable call
+    trace: str = ""  # W3C traceparent
+
+    @property
+    def object_id(self) -> ObjectId:
+        return ObjectId(self.type, self.id)
+
+    def __str__(self) -> str:
+        if self.verb is Verb.CALL:
+            return f"{self.type}/{self.id}.{self.method}"
+        return f"{self.verb.name.lower()} {self.type}/{self.id}"
+
+
+class Reply(msgspec.Struct, gc=False):
+    """The successful outcome of a call. Failures are raised as errors of `goverse.errors`."""
+
+    payload: bytes
+    codec: Codec = Codec.MSGPACK
+
+
+class CallTarget(Protocol):
+    """Whoever can take a call: router, link, catalog, activation, a client's session."""
+
+    async def invoke(self, call: Call) -> Reply:
+        """Carry out ``call`` and return its reply.
+
+        Raises an error of `goverse.errors`; cancelling the awaiting task cancels the call.
+        """
+        ...

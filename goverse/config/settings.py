@@ -1,0 +1,252 @@
+"""Every setting: one class per concern, one docstring per field.
+
+Attributes ending in ``_s`` are seconds; in YAML and in the environment the same key is written
+without the suffix and with a unit (``lease_ttl: 10s``). Loading is in `goverse.config.load`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class EtcdSettings:
+    """How to reach etcd."""
+
+    endpoints: tuple[str, ...] = ("localhost:2379",)
+    """host:port of every member; all of them are tried."""
+
+    prefix: str = "/goverse"
+    """All keys of this cluster live below it."""
+
+    username: str = ""
+    """User name, where etcd has authentication switched on."""
+
+    password: str = field(default="", repr=False, metadata={"secret": True})
+    """Its password."""
+
+    ca_file: str = ""
+    """PEM file with the authorities that etcd's certificate is checked against; turns TLS on."""
+
+    cert_file: str = ""
+    """PEM file with this process's certificate, where etcd asks for one."""
+
+    key_file: str = ""
+    """PEM file with the key of that certificate."""
+
+    operation_timeout_s: float = 60.0
+    """Longest wait for one operation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """What nodes and gates must agree on."""
+
+    coordinator: str = "etcd://"
+    """Backend by URL scheme: ``etcd://`` (see ``etcd``) or ``memory://`` (one process only)."""
+
+    etcd: EtcdSettings = field(default_factory=EtcdSettings)
+    """How to reach etcd."""
+
+    initial_num_shards: int = 8192
+    """Shards of a cluster made by this process: a power of two up to 65,536. An existing cluster
+    keeps its own."""
+
+    lease_ttl_s: float = 10.0
+    """How long a member that fell silent keeps its shards."""
+
+    stability_duration_s: float = 5.0
+    """How long membership must be unchanged before the first plan and before moves for balance."""
+
+    restart_grace_s: float = 30.0
+    """How long the shards of a node that stopped for a restart wait for it."""
+
+    loop_stall_limit_s: float = 10.0
+    """How long the event loop may hang before this process stops renewing its lease."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSettings:
+    """One node process."""
+
+    id: str = ""
+    """Name of this node; empty: POD_NAME, else hostname and port."""
+
+    listen: str = "127.0.0.1:48000"
+    """Where links and the admin service are served."""
+
+    advertise: str = ""
+    """host:port that others reach it by; empty: POD_IP, else the listen address."""
+
+    ops_listen: str = "127.0.0.1:48001"
+    """Where health, readiness and metrics are served; ``off`` for nowhere."""
+
+    weight: float = 1.0
+    """Share of the shards relative to other nodes."""
+
+    ready_grace_s: float = 10.0
+    """How long a shard may be targeted here and unclaimed before the node is not ready."""
+
+    drain_timeout_s: float = 2.0
+    """How long a closing shard waits for running turns."""
+
+    insecure: bool = False
+    """Allow listening beyond loopback without TLS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """One gate process."""
+
+    id: str = ""
+    """Name of this gate; empty: POD_NAME, else hostname and port."""
+
+    listen: str = "127.0.0.1:49000"
+    """Where client sessions are served."""
+
+    advertise: str = ""
+    """host:port that others reach it by; empty: POD_IP, else the listen address."""
+
+    http_listen: str = "127.0.0.1:8080"
+    """Where HTTP is served; ``off`` for nowhere."""
+
+    ops_listen: str = "127.0.0.1:49001"
+    """Where health, readiness and metrics are served; ``off`` for nowhere."""
+
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call over HTTP."""
+
+    insecure: bool = False
+    """Allow listening beyond loopback without TLS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitSettings:
+    """Deadlines and sizes; every queue, buffer and wait has one."""
+
+    default_call_timeout_s: float = 30.0
+    """Deadline of a call whose caller states none."""
+
+    default_create_timeout_s: float = 10.0
+    """Deadline of a create whose caller states none."""
+
+    default_delete_timeout_s: float = 10.0
+    """Deadline of a delete whose caller states none."""
+
+    connection_timeout_s: float = 30.0
+    """Longest wait for a connection to be made."""
+
+    heartbeat_interval_s: float = 1.0
+    """How often a link says that it is alive."""
+
+    heartbeat_timeout_s: float = 3.0
+    """A link that was silent this long is dead."""
+
+    max_payload_bytes: int = 64 * 1024 * 1024
+    """Largest encoded arguments or result."""
+
+    max_chunk_bytes: int = 256 * 1024
+    """Payloads above this travel in chunks of this size."""
+
+    max_batch_bytes: int = 1024 * 1024
+    """Largest message of a link, except for a single chunk."""
+
+    max_inflight_calls: int = 65_536
+    """Calls that wait for their reply on one link between members."""
+
+    max_inflight_bytes: int = 256 * 1024 * 1024
+    """Bytes of calls and replies in flight on one link."""
+
+    max_session_calls: int = 8_192
+    """Calls of one client session that wait for their reply."""
+
+    max_sessions: int = 10_000
+    """Client sessions of one gate."""
+
+    max_waiting_calls: int = 65_536
+    """Calls of one process that wait for a shard to have an owner."""
+
+    max_mailbox_calls: int = 16_384
+    """Calls that wait for their turn on one object."""
+
+    retry_budget_per_s: float = 1_000.0
+    """Calls that one process may send again each second, with a burst of ten seconds' worth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecuritySettings:
+    """Who may do what."""
+
+    admin_token_file: str = ""
+    """File with mode 0600 whose first line lets a caller beyond loopback change things."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """What is logged and how."""
+
+    level: str = "info"
+    """debug, info, warning or error."""
+
+    format: str = "text"
+    """text or json."""
+
+    max_queued_records: int = 10_000
+    """Records waiting to be written; more are dropped and counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoloadSettings:
+    """An object that is active without being called."""
+
+    type: str = ""
+    """Object type."""
+
+    name: str = ""
+    """The id for scope ``cluster``; otherwise the part after ``shard#<n>/`` or ``node#<id>/``."""
+
+    scope: str = "cluster"
+    """cluster (one), shard (one on every shard) or node (one on every node)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectSettings:
+    """The objects that a node hosts."""
+
+    modules: tuple[str, ...] = ()
+    """Modules or paths of Python files to load, besides the entry-point group goverse.objects."""
+
+    idle_timeout_s: float = 600.0
+    """An object that was not called this long is deactivated."""
+
+    autoload: tuple[AutoloadSettings, ...] = ()
+    """Objects that are active without being called."""
+
+    expose_errors: bool = False
+    """Tell callers the text of unexpected exceptions. For development."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The whole file."""
+
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    """What nodes and gates must agree on."""
+
+    node: NodeSettings = field(default_factory=NodeSettings)
+    """One node process."""
+
+    gate: GateSettings = field(default_factory=GateSettings)
+    """One gate process."""
+
+    security: SecuritySettings = field(default_factory=SecuritySettings)
+    """Who may do what."""
+
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    """Deadlines and sizes; every queue, buffer and wait has one."""
+
+    log: LogSettings = field(default_factory=LogSettings)
+    """What is logged and how."""
+
+    objects: ObjectSettings = field(default_factory=ObjectSettings)
+    """The objects that a node hosts."""

@@ -1,0 +1,35 @@
+"""Who owns what: a small linearizable key-value store with leases and watches.
+
+``api`` is the interface that everybody uses; ``etcd`` and ``memory`` implement it and
+``open`` chooses one by URL scheme. Nothing here knows what the keys mean.
+"""
+
+from goverse.coordination.api import (
+    MAX_TXN_OPERATIONS,
+    Changes,
+    Compare,
+    Coordinator,
+    CoordinatorUnavailable,
+    Delete,
+    KeyValue,
+    Lease,
+    Put,
+    Snapshot,
+    TransactionTooLarge,
+    TxnResult,
+)
+
+__all__ = [
+    "MAX_TXN_OPERATIONS",
+    "Changes",
+    "Compare",
+    "Coordinator",
+    "CoordinatorUnavailable",
+    "Delete",
+    "KeyValue",
+    "Lease",
+    "Put",
+    "Snapshot",
+    "TransactionTooLarge",
+    "TxnResult",
+]
