@@ -1,0 +1,26 @@
+"""What a process is started in. A simulation starts the same process in other surroundings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from goverse.aio.runtime import Runtime
+from goverse.coordination.api import Coordinator
+from goverse.observability.metrics import Metrics
+from goverse.transport.carrier import Network
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Given to the composition roots of node and gate, which do not close any of it.
+
+    :param coordinator: says who owns what.
+    :param network: makes links; its listener also serves the admin service where it can.
+    :param runtime: time and chance.
+    :param metrics: this process's metrics.
+    """
+
+    coordinator: Coordinator
+    network: Network
+    runtime: Runtime = field(default_factory=Runtime)
+    metrics: Metrics = field(default_factory=Metrics)
