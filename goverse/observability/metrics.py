@@ -33,10 +33,9 @@ log = logging.getLogger(__name__)
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
 #: From a local turn (tens of microseconds) to the longest default deadline.
-SECONDS = tuple(
-    milliseconds / 1000
-    for milliseconds in (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
-    + (1_000, 2_500, 5_000, 10_000, 30_000, 60_000)
+SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 
 Sample = Mapping[str, Mapping[Labels, float]]
