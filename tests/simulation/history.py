@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from goverse.ids import Epoch
+from goverse.ids import NO_EPOCH, Epoch
 
 #: One history per simulated world, and a world is a loop.
 _histories: WeakKeyDictionary[asyncio.AbstractEventLoop, History] = WeakKeyDictionary()
@@ -64,7 +64,7 @@ class CallRecord:
     executed: str = ""
     activation: int = 0
     count: int = 0
-    epoch: Epoch = Epoch(0, 0)
+    epoch: Epoch = NO_EPOCH
 
 
 @dataclass
