@@ -14,10 +14,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from goverse import client as client_library
-from goverse.aio.runtime import Runtime
 from goverse.cluster.keys import Keys
 from goverse.cluster.records import ClaimValue, decode
+from goverse.transport.loopback import LoopbackHub
+
+from goverse import client as client_library
+from goverse.aio.runtime import Runtime
 from goverse.config.settings import ClusterSettings, Settings
 from goverse.coordination.api import KeyValue
 from goverse.coordination.memory import MemoryStore
@@ -25,7 +27,6 @@ from goverse.objects import Object, Registry, load_modules
 from goverse.testing.faults import Faults, FaultsSnapshot
 from goverse.testing.loop import SimLoop, sim_runtime
 from goverse.testing.member import Kind, Member, MemberSnapshot, World
-from goverse.transport.loopback import LoopbackHub
 
 #: Short enough for tests in real time, long enough for a busy machine.
 TEST_SETTINGS = Settings(
@@ -228,7 +229,8 @@ class Cluster:
     async def wait_until(self, check: Callable[[], object], timeout_s: float = 30.0) -> None:
         """Until ``check()`` is true. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
-            while not check():
+            # What is checked is spread over processes and has no event of its own.
+            while not check():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     def snapshot(self) -> ClusterSnapshot:

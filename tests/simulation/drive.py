@@ -108,7 +108,6 @@ def compare_traces(seeds: list[int], *, root: Path) -> bool:
 def show(seed: int) -> int:
     """Play one seed here and print its plan, its violations and the end of its trace."""
     from tests.simulation.run import play
-
     from tests.simulation.scenario import generate
 
     print(generate(seed))

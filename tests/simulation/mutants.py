@@ -70,9 +70,7 @@ def try_mutant(mutant: Mutant, seeds: list[int], root: Path) -> Verdict:
             for result in results:
                 if result.violations:
                     seconds = time.monotonic() - started
-                    return Verdict(
-                        mutant, len(seeds), result.seed, result.violations[0], seconds
-                    )
+                    return Verdict(mutant, len(seeds), result.seed, result.violations[0], seconds)
         finally:
             results.close()
     return Verdict(mutant, len(seeds), None, "", time.monotonic() - started)

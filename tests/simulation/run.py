@@ -19,9 +19,7 @@ MAX_TIME_S = 600.0
 
 SETTINGS = replace(
     TEST_SETTINGS,
-    cluster=replace(
-        TEST_SETTINGS.cluster, lease_ttl_s=LEASE_TTL_S, initial_num_shards=NUM_SHARDS
-    ),
+    cluster=replace(TEST_SETTINGS.cluster, lease_ttl_s=LEASE_TTL_S, initial_num_shards=NUM_SHARDS),
 )
 
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from goverse.cluster.records import ClaimValue, decode
+
 from goverse.ids import Epoch
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
 from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
-from goverse.testing.member import Kind, Member
+from goverse.testing.member import Kind
 from tests.simulation.history import CallRecord, History, start_history
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
@@ -102,7 +103,9 @@ class Run:
         match step.action, step.args:
             case "start_node" | "start_gate", (str(name),):
                 if not self._alive(name):
-                    start = cluster.start_node if step.action == "start_node" else cluster.start_gate
+                    start = (
+                        cluster.start_node if step.action == "start_node" else cluster.start_gate
+                    )
                     self._in_background(self._start(start(name)), f"start {name}")
             case "stop", (str(name),):
                 if self._alive(name) and not cluster.member(name).paused:
