@@ -30,9 +30,9 @@ class _Refused(Exception):
 class HttpConnection(HttpToolsProtocol):
     """::
 
-        idle --first byte--> head --complete--> request running --answered--> idle
-          |  keep-alive limit  |  head limits      |  client gone: cancelled
-          +--------------------+-------------------+---> closed
+    idle --first byte--> head --complete--> request running --answered--> idle
+      |  keep-alive limit  |  head limits      |  client gone: cancelled
+      +--------------------+-------------------+---> closed
     """
 
     def __init__(

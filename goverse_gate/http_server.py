@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import os
 import socket
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -108,24 +109,37 @@ async def _listen(address: str) -> list[socket.socket]:
     if port == "0":
         found = found[:1]  # two families would get two ports
     sockets: list[socket.socket] = []
+    failed: OSError | None = None
+    for family, _, _, _, where in found:
+        try:
+            sockets.append(_bound(family, where))
+        except OSError as error:
+            failed = error
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                break
+            # A name can have an address of a family that this machine lacks.
+    else:
+        if sockets:
+            return sockets
+    for listening in sockets:
+        listening.close()
+    number = failed.errno if failed else errno.EADDRNOTAVAIL
+    raise OSError(number, f"cannot listen on {address}: {os.strerror(number or 0)}") from failed
+
+
+def _bound(family: int, where: Any) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
     try:
-        for family, kind, protocol, _, where in found:
-            try:
-                listening = socket.socket(family, kind, protocol)
-            except OSError:
-                continue  # a name can have an address of a family that this machine lacks
-            sockets.append(listening)
-            listening.setblocking(False)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind(where)
-            listening.listen(2048)
-    except OSError as error:
-        for listening in sockets:
-            listening.close()
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
-    return sockets
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(where)
+        listening.listen(2048)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 def _text(name: Any) -> str:

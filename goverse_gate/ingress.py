@@ -130,8 +130,9 @@ class Ingress:
                 f"arguments of {len(call.payload)} bytes are above the limit of "
                 f"{self._limits.max_payload_bytes} (limits.max_payload_bytes)"
             )
-        deadline = min(now + self._timeouts[call.verb], call.deadline)
-        if not deadline > now:  # also true of a deadline that is not a number
+        # In this order, a deadline that is not a number stays one and is refused.
+        deadline = min(call.deadline, now + self._timeouts[call.verb])
+        if not deadline > now:
             raise DeadlineExceeded("the deadline had passed when the call reached the gate")
         if door.calls >= door.max_calls:
             self._metrics.refused.inc("caller")
