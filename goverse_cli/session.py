@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import click
 
@@ -45,7 +46,7 @@ class Directory(Protocol):
 
 
 @dataclass
-class Surroundings:
+class Outside:
     """What the commands reach for; tests hand in their own."""
 
     connect: Callable[[str, str, float], Awaitable[Remote]]
@@ -59,7 +60,7 @@ class Surroundings:
 class Options:
     """The options that every command takes, wherever they stand on the line."""
 
-    surroundings: Surroundings
+    outside: Outside
     environ: Mapping[str, str] = field(default_factory=dict)
     server: str = ""
     etcd_endpoints: tuple[str, ...] = ()
@@ -129,14 +130,12 @@ class Options:
         )
 
     async def _connect(self, address: str) -> Remote:
-        return await self.surroundings.connect(
-            address, self.token, min(self.timeout_s, _PROBE_S)
-        )
+        return await self.outside.connect(address, self.token, min(self.timeout_s, _PROBE_S))
 
     @asynccontextmanager
     async def etcd(self) -> AsyncIterator[Directory]:
         prefix = self.etcd_prefix or self.environ.get("GOVERSE_ETCD_PREFIX", "")
-        directory = await self.surroundings.directory(
+        directory = await self.outside.directory(
             self.where()[1], prefix, min(self.timeout_s, _PROBE_S)
         )
         try:
@@ -149,24 +148,19 @@ class Seconds(click.ParamType):
     """A duration with a unit: 500ms, 10s, 2m."""
 
     name = "duration"
-    _UNITS = (("ms", 0.001), ("s", 1.0), ("m", 60.0))
+    _FORM = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
+    _UNITS: ClassVar[dict[str, float]] = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        if isinstance(value, float):
-            return value
-        for suffix, factor in self._UNITS:
-            number = value.removesuffix(suffix)
-            if number != value:
-                try:
-                    seconds = float(number) * factor
-                except ValueError:
-                    break
-                if 0 < seconds < 86_400:
-                    return seconds
-                break
-        self.fail(f"{value!r} is not a duration; write 10s, 500ms or 2m", param, ctx)
+        form = self._FORM.fullmatch(str(value))
+        seconds = float(form[1]) * self._UNITS[form[2]] if form else 0.0
+        if not 0 < seconds <= 86_400:
+            raise click.BadParameter(
+                f"{value!r} is not a duration; write 10s, 500ms or 2m", ctx, param
+            )
+        return seconds
 
 
 class Endpoints(click.ParamType):
@@ -188,9 +182,7 @@ class Endpoints(click.ParamType):
 class Address(click.ParamType):
     name = "host:port"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return check_address(value, param, ctx) if value else ""
 
 

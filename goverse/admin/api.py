@@ -190,5 +190,3 @@ class Admin(Protocol):
     ) -> CallResult:
         """Call a method with a JSON object of arguments by name."""
         ...
-
-

@@ -137,9 +137,7 @@ class AdminClient:
             "call_object", CallResult, timeout_s, type=type, id=id, method=method, args=args
         )
 
-    async def _ask(
-        self, name: str, model: type[T], timeout_s: float = 0.0, /, **fields: Any
-    ) -> T:
+    async def _ask(self, name: str, model: type[T], timeout_s: float = 0.0, /, **fields: Any) -> T:
         try:
             request = METHODS[name].request(**fields)
         except (ValueError, TypeError) as error:
@@ -155,9 +153,7 @@ class AdminClient:
         return answer
 
 
-def connect(
-    address: str, *, token: str = "", timeout_s: float = DEFAULT_TIMEOUT_S
-) -> AdminClient:
+def connect(address: str, *, token: str = "", timeout_s: float = DEFAULT_TIMEOUT_S) -> AdminClient:
     """An `AdminClient` for the node at ``address`` (host:port), to be used in ``async with``.
 
     It connects when it is first used; an unreachable node is `goverse.errors.Unavailable`.

@@ -93,9 +93,7 @@ def _value(value: object) -> str:
 )
 @shared_options
 @run_async
-async def object_list(
-    options: Options, node: str, type_name: str, prefix: str, limit: int
-) -> None:
+async def object_list(options: Options, node: str, type_name: str, prefix: str, limit: int) -> None:
     """List active objects, of one node or of all, with their queues.
 
     \b

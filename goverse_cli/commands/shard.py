@@ -98,9 +98,7 @@ async def shard_pin(options: Options, number: int, node: str, wait: bool) -> Non
     async with options.admin() as admin:
         found = await admin.pin_shard(number, node=node)
         if wait:
-            found = await _wait(
-                options, admin, found, f"on {node}", lambda now: now.owner == node
-            )
+            found = await _wait(options, admin, found, f"on {node}", lambda now: now.owner == node)
     _show(options, found)
     if found.owner != node:
         note(f"Pinned. It moves to {node} soon; see: goverse-cli shard get {number}")

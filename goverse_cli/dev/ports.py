@@ -1,4 +1,4 @@
-"""Free ports: the usual ones where possible, so that printed lines stay the same from day to day."""
+"""Free ports: the usual ones where possible, so that printed lines stay the same every day."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def is_free(port: int) -> bool:
 
     Somebody on ``[::1]`` alone would get the calls that are meant for us on 127.0.0.1.
     """
-    return _can_bind(socket.AF_INET, "127.0.0.1", port) and _can_bind(
-        socket.AF_INET6, "::1", port
-    )
+    return _can_bind(socket.AF_INET, "127.0.0.1", port) and _can_bind(socket.AF_INET6, "::1", port)
 
 
 def _can_bind(family: socket.AddressFamily, host: str, port: int) -> bool:

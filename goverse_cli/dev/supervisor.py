@@ -107,9 +107,7 @@ class Child:
         self._state = State.RUNNING
         if self._on_start is not None:
             self._on_start()
-        copying = self._tasks.spawn(
-            "output", copy_lines(process, self.command.name, self._console)
-        )
+        copying = self._tasks.spawn("output", copy_lines(process, self.command.name, self._console))
         try:
             if self._stopping:  # `stop` came while there was no process yet to end.
                 await self._end()
@@ -131,16 +129,17 @@ class Child:
         self._again.set()
         await self._end()
 
-    async def stop(self) -> None:
-        """End the process, for good."""
+    async def stop(self, *, timeout_s: float | None = None) -> None:
+        """End the process, for good; killed after ``timeout_s`` (default: the command's)."""
         self._stopping = True
         self._again.set()
-        await self._end()
+        await self._end(timeout_s)
 
-    async def _end(self) -> None:
+    async def _end(self, timeout_s: float | None = None) -> None:
         process = self._process
-        if process is not None and not await end(process, self.command.stop_timeout_s):
-            self._tell(f"did not end within {self.command.stop_timeout_s:g} s and was killed")
+        limit_s = self.command.stop_timeout_s if timeout_s is None else timeout_s
+        if process is not None and not await end(process, limit_s):
+            self._tell(f"did not end within {limit_s:g} s and was killed")
 
     def _tell(self, what: str) -> None:
         self._console.say(f"{self.command.name} {what}")

@@ -9,6 +9,7 @@ import heapq
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 from goverse.admin.api import (
     DEFAULT_OBJECTS,
@@ -24,6 +25,7 @@ from goverse.admin.api import (
     ShardPage,
 )
 from goverse.call import Call, CallTarget, Codec
+from goverse.cluster.state import ClusterState
 from goverse.errors import DeadlineExceeded, GoverseError, InvalidArgument, NotFound
 from goverse_node.admin import report
 
@@ -41,6 +43,17 @@ _Position = tuple[str, str, str]  # node, type, id: the last object of the page 
 _START: _Position = ("", "", "")
 
 
+class View(Protocol):
+    """This node's view of the cluster."""
+
+    @property
+    def state(self) -> ClusterState: ...
+    @property
+    def current(self) -> bool:
+        """Whether the coordinator was heard of lately."""
+        ...
+
+
 class NodeAdmin:
     """Answers on behalf of the node called ``name``.
 
@@ -51,7 +64,7 @@ class NodeAdmin:
     def __init__(
         self,
         name: str,
-        view: report.View,
+        view: View,
         *,
         set_pin: SetPin,
         objects: LocalObjects,
@@ -68,43 +81,49 @@ class NodeAdmin:
         self._default_timeout_s = default_timeout_s
 
     async def get_status(self) -> ClusterStatus:
-        return report.cluster_status(self._view, source=self._name)
+        return report.cluster_status(
+            self._view.state, source=self._name, current=self._view.current
+        )
 
     async def list_nodes(self) -> MemberList:
-        return report.member_list(self._view, "node")
+        return report.node_list(self._view.state)
 
     async def list_gates(self) -> MemberList:
-        return report.member_list(self._view, "gate")
+        return report.gate_list(self._view.state)
 
     async def list_shards(
         self, *, node: str = "", state: str = "", page_size: int = 0, page_token: str = ""
     ) -> ShardPage:
         return report.shard_page(
-            self._view, node=node, state=state, page_size=page_size, page_token=page_token
+            self._view.state,
+            node=node,
+            shard_state=state,
+            page_size=page_size,
+            page_token=page_token,
         )
 
     async def get_shard(self, shard: int) -> Shard:
-        return report.one_shard(self._view, shard)
+        return report.one_shard(self._view.state, shard)
 
     async def pin_shard(self, shard: int, *, node: str) -> Shard:
-        report.check_shard(self._view, shard)
+        report.check_shard(self._view.state, shard)
         if not node:
             raise InvalidArgument("node is empty; name the node to pin the shard to")
         await self._set_pin(shard, node)
-        return report.one_shard(self._view, shard)
+        return report.one_shard(self._view.state, shard)
 
     async def unpin_shard(self, shard: int) -> Shard:
-        report.check_shard(self._view, shard)
+        report.check_shard(self._view.state, shard)
         await self._set_pin(shard, None)
-        return report.one_shard(self._view, shard)
+        return report.one_shard(self._view.state, shard)
 
     async def locate_object(self, type: str, id: str) -> Location:
-        return report.location(self._view, type, id)
+        return report.location(self._view.state, type, id)
 
     async def call_object(
         self, type: str, id: str, method: str, args: bytes = b"", *, timeout_s: float = 0.0
     ) -> CallResult:
-        report.placement(self._view, type, id)
+        report.location(self._view.state, type, id)
         if args and not args.lstrip().startswith(b"{"):
             raise InvalidArgument('args must be a JSON object of arguments by name: {"amount": 5}')
         timeout_s = timeout_s if timeout_s > 0 else self._default_timeout_s
@@ -132,9 +151,9 @@ class NodeAdmin:
         query = _Query(type, id_prefix)
         if local_only:
             return self._local_page(query, after, size)
-        if node and node not in self._view.nodes:
+        if node and node not in self._view.state.nodes:
             raise NotFound(f"node {node!r} is not registered; see: goverse-cli node list")
-        names = [node] if node else [n for n in sorted(self._view.nodes) if n >= after[0]]
+        names = [node] if node else [n for n in sorted(self._view.state.nodes) if n >= after[0]]
         found: list[ObjectInfo] = []
         unreachable: list[str] = []
         for index, name in enumerate(names):
@@ -145,20 +164,19 @@ class NodeAdmin:
                 unreachable.append(name)
                 continue
             found.extend(page.objects)
-            more_elsewhere = len(found) == size and index + 1 < len(names)
-            token = page.next_page_token or (_token((names[index + 1], "", "")) if more_elsewhere else "")
+            token = page.next_page_token
+            if not token and len(found) == size and index + 1 < len(names):
+                token = _token((names[index + 1], "", ""))
             if token:
                 return ObjectPage(
                     objects=tuple(found), next_page_token=token, unreachable=tuple(unreachable)
                 )
         return ObjectPage(objects=tuple(found), unreachable=tuple(unreachable))
 
-    async def _page_of(
-        self, name: str, query: _Query, after: _Position, size: int
-    ) -> ObjectPage:
+    async def _page_of(self, name: str, query: _Query, after: _Position, size: int) -> ObjectPage:
         if name == self._name:
             return self._local_page(query, after, size)
-        record = self._view.nodes.get(name)
+        record = self._view.state.nodes.get(name)
         if record is None:  # It left while other nodes were asked, and its objects with it.
             return ObjectPage()
         try:

@@ -67,7 +67,8 @@ class AdminService:
             raise Overloaded(
                 f"{_MAX_CONCURRENT} admin calls are running on this node", executed=Executed.NO
             )
-        arguments = {field.name: getattr(request, field.name) for field in request.DESCRIPTOR.fields}
+        names = [field.name for field in method.request.DESCRIPTOR.fields]
+        arguments = {name: getattr(request, name) for name in names}
         if method.python_name == "call_object":
             arguments["timeout_s"] = context.time_remaining() or 0.0
         self._running += 1
