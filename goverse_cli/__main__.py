@@ -10,9 +10,7 @@ from goverse_cli.session import Options
 
 
 def main() -> None:
-    cli.main(
-        prog_name="goverse-cli", obj=Options(outside=real_outside(), environ=dict(os.environ))
-    )
+    cli.main(prog_name="goverse-cli", obj=Options(outside=real_outside(), environ=dict(os.environ)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import click
 
-from goverse.admin.api import Admin
+from goverse.admin.api import Admin, ClusterStatus
 from goverse.errors import GoverseError, Unavailable
 from goverse.security.operators import TokenFileError, read_token
 from goverse_cli.exits import CliError, Exit, as_cli_error
@@ -37,9 +37,12 @@ class Remote(Admin, Protocol):
 class Directory(Protocol):
     """What etcd knows, for when nodes must be found or none answers."""
 
-    async def node_addresses(self) -> Sequence[str]: ...
-    async def admin(self) -> Admin:
-        """Answers what can be answered from etcd alone."""
+    async def node_addresses(self) -> Sequence[str]:
+        """Raises Unavailable."""
+        ...
+
+    async def get_status(self) -> ClusterStatus:
+        """What can be answered from etcd alone. Raises Unavailable."""
         ...
 
     async def close(self) -> None: ...
@@ -53,7 +56,7 @@ class Outside:
     """Address, token, timeout in seconds. Raises Unavailable when nobody answers."""
 
     directory: Callable[[Sequence[str], str, float], Awaitable[Directory]]
-    """Endpoints of etcd (none: as configured), prefix, timeout in seconds."""
+    """Endpoints of etcd and prefix (empty: as configured), timeout in seconds."""
 
 
 @dataclass
@@ -71,9 +74,8 @@ class Options:
 
     @property
     def token(self) -> str:
-        path = self.token_file or self.environ.get("GOVERSE_TOKEN_FILE", "")
         try:
-            return read_token(path) if path else ""
+            return read_token(self.token_file) if self.token_file else ""
         except TokenFileError as error:
             raise CliError(str(error), Exit.USAGE) from error
 
@@ -134,9 +136,8 @@ class Options:
 
     @asynccontextmanager
     async def etcd(self) -> AsyncIterator[Directory]:
-        prefix = self.etcd_prefix or self.environ.get("GOVERSE_ETCD_PREFIX", "")
         directory = await self.outside.directory(
-            self.where()[1], prefix, min(self.timeout_s, _PROBE_S)
+            self.where()[1], self.etcd_prefix, min(self.timeout_s, _PROBE_S)
         )
         try:
             yield directory
@@ -215,7 +216,7 @@ _SHARED = (
     (
         ("--token-file",),
         click.Path(dir_okay=False),
-        "File with the operators' token, mode 0600. [env: GOVERSE_TOKEN_FILE]",
+        "File with the operators' token, mode 0600.",
     ),
 )
 

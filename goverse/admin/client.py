@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from goverse.admin.api import (
     ShardPage,
 )
 from goverse.admin.wire import METHODS, to_model
-from goverse.errors import InvalidArgument
+from goverse.errors import InvalidArgument, Unavailable
 from goverse.transport.grpc_status import error_of
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -61,6 +62,15 @@ class AdminClient:
             )
             for name, method in METHODS.items()
         }
+
+    async def wait_connected(self, timeout_s: float) -> None:
+        """Return once the process at the address speaks to us: one that was stopped accepts
+        connections and says nothing. Raises Unavailable after ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._channel.channel_ready()
+        except TimeoutError as error:
+            raise Unavailable(f"{self.address} does not answer") from error
 
     async def close(self) -> None:
         await self._channel.close()

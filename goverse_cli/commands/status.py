@@ -44,7 +44,7 @@ async def _ask(options: Options) -> ClusterStatus:
         no_node = error
     try:
         async with options.etcd() as directory:
-            found = await (await directory.admin()).get_status()
+            found = await directory.get_status()
     except Unavailable as error:
         raise CliError(
             f"{no_node.message}; etcd does not answer either: {error.message}",

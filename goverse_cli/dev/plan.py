@@ -150,8 +150,7 @@ def banner(plan: Plan, moved: dict[int, int], example: Example | None, seconds: 
     if plan.etcd_port:
         lines.append(f"  etcd  localhost:{plan.etcd_port}")
     lines.extend(
-        f"  port {usual} is in use by somebody else: took {taken}"
-        for usual, taken in moved.items()
+        f"  port {usual} is in use by somebody else: took {taken}" for usual, taken in moved.items()
     )
     if example is not None:
         tries = lines_to_try(
