@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from goverse.observability.metrics import Metrics
+
 from goverse.aio.runtime import Runtime
 from goverse.coordination.api import Coordinator
-from goverse.observability.metrics import Metrics
 from goverse.transport.carrier import Network
 
 
