@@ -83,7 +83,7 @@ class CliError(click.ClickException):
 
     def __init__(self, message: str, code: Exit = Exit.ERROR, hint: str = "") -> None:
         super().__init__(message)
-        self.exit_code = int(code)
+        self.exit_code = int(code)  # type: ignore[misc]
         self.hint = hint
 
     def show(self, file: IO[Any] | None = None) -> None:

@@ -145,7 +145,7 @@ class Options:
             await directory.close()
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType):  # type: ignore[type-arg]
     """A duration with a unit: 500ms, 10s, 2m."""
 
     name = "duration"
@@ -164,7 +164,7 @@ class Seconds(click.ParamType):
         return seconds
 
 
-class Endpoints(click.ParamType):
+class Endpoints(click.ParamType):  # type: ignore[type-arg]
     """host:port, several separated by commas."""
 
     name = "host:port,..."
@@ -180,7 +180,7 @@ class Endpoints(click.ParamType):
         return parts
 
 
-class Address(click.ParamType):
+class Address(click.ParamType):  # type: ignore[type-arg]
     name = "host:port"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:

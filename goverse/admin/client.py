@@ -73,7 +73,7 @@ class AdminClient:
             raise Unavailable(f"{self.address} does not answer") from error
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def __aenter__(self) -> AdminClient:
         return self

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import typing
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from google.protobuf import message_factory
@@ -18,6 +17,8 @@ from goverse.admin import api
 from goverse.transport.pb.goverse.v1 import admin_pb2
 
 SERVICE = "goverse.v1.Admin"
+
+Shape = dict[str, tuple[Any, bool]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def _plain(model: Any) -> dict[str, Any]:
 def to_model(message: Message, cls: type[Any]) -> Any:
     """``message`` as an instance of ``cls``. Fields that ``cls`` does not know are dropped."""
     values: dict[str, Any] = {}
-    for name, (nested, repeated) in _shape(cls).items():
+    for name, (nested, repeated) in _SHAPES[cls].items():
         value = getattr(message, name)
         if nested is not None:
             value = (
@@ -68,15 +69,21 @@ def to_model(message: Message, cls: type[Any]) -> Any:
     return cls(**values)
 
 
-@cache
-def _shape(cls: type[Any]) -> dict[str, tuple[type[Any] | None, bool]]:
+def _shape(cls: type[Any]) -> Shape:
     """For each field: the model class inside it, if any, and whether it is a tuple."""
-    shape = {}
+    shape: Shape = {}
     for name, hint in typing.get_type_hints(cls).items():
         repeated = typing.get_origin(hint) is tuple
         inner = typing.get_args(hint)[0] if repeated else hint
         shape[name] = (inner if dataclasses.is_dataclass(inner) else None, repeated)
-    return typing.cast("dict[str, tuple[type[Any] | None, bool]]", shape)
+    return shape
+
+
+_SHAPES: dict[type[Any], Shape] = {
+    cls: _shape(cls)
+    for cls in vars(api).values()
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls)
+}
 
 
 def _snake(name: str) -> str:

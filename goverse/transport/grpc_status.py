@@ -69,10 +69,11 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str, Trailers]:
     return grpc.StatusCode[error.grpc_status], message, trailers
 
 
-def error_of(
-    code: grpc.StatusCode, message: str, trailers: Iterable[tuple[str, str | bytes]] | None
-) -> GoverseError:
-    """The error that a failed call stands for, whoever the server was."""
+def error_of(code: grpc.StatusCode, message: str, trailers: Iterable[Any] | None) -> GoverseError:
+    """The error that a failed call stands for, whoever the server was.
+
+    :param trailers: pairs of key and value, as the failed call has them.
+    """
     for key, value in trailers or ():
         if key == ERROR_TRAILER:
             try:

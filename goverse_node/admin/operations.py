@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from goverse.cluster.state import ClusterState
-
 from goverse.admin.api import (
     DEFAULT_OBJECTS,
     MAX_OBJECTS,
@@ -27,6 +25,7 @@ from goverse.admin.api import (
     ShardPage,
 )
 from goverse.call import Call, CallTarget, Codec
+from goverse.cluster.state import ClusterState
 from goverse.errors import DeadlineExceeded, GoverseError, InvalidArgument, NotFound
 from goverse_node.admin import report
 

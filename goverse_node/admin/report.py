@@ -9,9 +9,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from goverse.cluster.records import Layout, MemberRecord
-from goverse.cluster.state import ClusterState
-
 from goverse.admin.api import (
     DEFAULT_SHARDS,
     MAX_SHARDS,
@@ -24,6 +21,8 @@ from goverse.admin.api import (
     ShardPage,
     Warning,
 )
+from goverse.cluster.records import Layout, MemberRecord
+from goverse.cluster.state import ClusterState
 from goverse.errors import InvalidArgument, NotFound, Unavailable
 from goverse.ids import check_id, check_type
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of, slot_of

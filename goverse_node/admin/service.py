@@ -32,7 +32,7 @@ class AdminService:
         self._rule = rule
         self._running = 0
 
-    def handler(self) -> grpc.GenericRpcHandler:
+    def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         """To be added to the gRPC server of the node's port."""
         return grpc.method_handlers_generic_handler(
             SERVICE,
