@@ -29,7 +29,7 @@ def cluster_state(
     claims: Mapping[int, str] | None = None,
     pins: Mapping[int, str] | None = None,
 ) -> ClusterState:
-    """Node ``n`` listens on ``n:48000``, its incarnation is ``i-n``. ``num_shards`` 0: no layout."""
+    """Node ``n`` listens on ``n:48000`` as incarnation ``i-n``. ``num_shards`` 0: no layout."""
     keys = Keys("/test")
     values = {}
     if num_shards:
