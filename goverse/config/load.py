@@ -80,11 +80,13 @@ def load(
     chosen = _choose(layers, faults)
     values, faulty = _convert_all(chosen, faults)
     _fall_back(values, chosen, environ, faults)
-    settings = _build(values)
+    settings = Settings()
+    for key, value in values.items():
+        settings = keys()[key].set(settings, value)
     faults.extend(check(settings, chosen, faulty, process))
     if faults:
         raise ConfigError(_in_order(faults))
-    sources = {key: chosen[key].place if key in chosen else "default" for key in keys()}
+    sources = {name: chosen[name].place if name in chosen else "default" for name in keys()}
     return Loaded(settings, tuple(w for layer in layers for w in layer.warnings), sources)
 
 
@@ -238,19 +240,6 @@ def _fall_back(
             except BadValue:
                 continue  # the check of the listen address says it better
             chosen[path] = Given(Raw(host), "environment POD_IP")
-
-
-def _build(values: Mapping[str, Any]) -> Settings:
-    settings = Settings()
-    for path, value in values.items():
-        settings = _set(settings, keys()[path].attributes, value)
-    return settings
-
-
-def _set(settings: Any, attributes: tuple[str, ...], value: Any) -> Any:
-    name, rest = attributes[0], attributes[1:]
-    inner = _set(getattr(settings, name), rest, value) if rest else value
-    return replace(settings, **{name: inner})
 
 
 def _in_order(faults: list[Fault]) -> list[Fault]:

@@ -16,7 +16,7 @@ from goverse.config.schema import Key, Kind, keys
 from goverse.config.settings import Settings
 from goverse.config.values import format_duration, format_size
 
-MASK = "********"
+MASK = "'********'"
 _WIDTH = 98
 
 _HEAD = """\

@@ -10,7 +10,7 @@ import enum
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -53,6 +53,11 @@ class Key:
             settings = getattr(settings, attribute)
         return settings
 
+    def set(self, settings: Settings, value: Any) -> Settings:
+        """A copy of ``settings`` with this key's value replaced."""
+        changed: Settings = _replaced(settings, self.attributes, value)
+        return changed
+
 
 @cache
 def keys() -> types.MappingProxyType[str, Key]:
@@ -94,6 +99,12 @@ def _walk(cls: type[Any], path: tuple[str, ...], attributes: tuple[str, ...]) ->
             secret=bool(field.metadata.get("secret")),
             row=row,
         )
+
+
+def _replaced(settings: Any, attributes: tuple[str, ...], value: Any) -> Any:
+    name, rest = attributes[0], attributes[1:]
+    inner = _replaced(getattr(settings, name), rest, value) if rest else value
+    return replace(settings, **{name: inner})
 
 
 def _kind(hint: Any, name: str) -> tuple[Kind, type[Any] | None]:

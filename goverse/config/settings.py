@@ -1,7 +1,8 @@
 """Every setting: one class per concern, one docstring per field.
 
 Attributes ending in ``_s`` are seconds; in YAML and in the environment the same key is written
-without the suffix and with a unit (``lease_ttl: 10s``). Loading is in `goverse.config.load`.
+without the suffix and with a unit (``lease_ttl: 10s``). Attributes ending in ``_bytes`` keep their
+name and may have a unit (``max_payload_bytes: 64MiB``). Loading is in `goverse.config.load`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class NodeSettings:
     """Where links and the admin service are served."""
 
     advertise: str = ""
-    """host:port that others reach it by; empty: POD_IP, else the listen address."""
+    """host:port that others reach it by; empty: POD_IP, else the listen address, or the host's name
+    where that is every address."""
 
     ops_listen: str = "127.0.0.1:48001"
     """Where health, readiness and metrics are served; ``off`` for nowhere."""
@@ -105,7 +107,8 @@ class GateSettings:
     """Where client sessions are served."""
 
     advertise: str = ""
-    """host:port that others reach it by; empty: POD_IP, else the listen address."""
+    """host:port that others reach it by; empty: POD_IP, else the listen address, or the host's name
+    where that is every address."""
 
     http_listen: str = "127.0.0.1:8080"
     """Where HTTP is served; ``off`` for nowhere."""
