@@ -54,8 +54,6 @@ def test_help_has_a_sentence_and_examples_that_parse(
 def _parse(words: list[str]) -> None:
     """Parse an example as far as its command, without running it."""
     command: click.Command = cli
-    with cli.make_context("goverse-cli", list(words), resilient_parsing=True) as context:
-        words = [*context.protected_args, *context.args] if False else list(words)
     while isinstance(command, click.Group) and words:
         name, *words = words
         found = command.commands.get(name)
