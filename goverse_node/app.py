@@ -12,6 +12,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from goverse.transport.hello import Hello, Role, our_hello
+from goverse.transport.link import LinkConfig
+from goverse.transport.pool import LinkPool, PoolSnapshot
+
 from goverse.admin.api import ObjectInfo
 from goverse.admin.client import connect
 from goverse.cluster.admin import pin_shard, unpin_shard
@@ -30,9 +34,6 @@ from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
 from goverse.routing import Router
 from goverse.security.operators import OperatorRule, read_token
-from goverse.transport.hello import Hello, Role, our_hello
-from goverse.transport.link import LinkConfig
-from goverse.transport.pool import LinkPool, PoolSnapshot
 from goverse_node.admin.http import PinRoutes
 from goverse_node.admin.operations import NodeAdmin
 from goverse_node.admin.service import AdminService
