@@ -59,6 +59,9 @@ class ClusterSettings:
     stability_duration_s: float = 5.0
     """How long membership must be unchanged before the first plan and before moves for balance."""
 
+    rebalance_batch_size: int = 256
+    """How many shards may be moving for balance at one time."""
+
     restart_grace_s: float = 30.0
     """How long the shards of a node that stopped for a restart wait for it."""
 
@@ -91,6 +94,13 @@ class NodeSettings:
 
     drain_timeout_s: float = 2.0
     """How long a closing shard waits for running turns."""
+
+    shutdown_mode: str = "permanent"
+    """What a stopping node does with its shards: permanent (others take them first) or restart
+    (they wait for it to come back, for ``cluster.restart_grace``)."""
+
+    shutdown_timeout_s: float = 20.0
+    """How long a stopping node may take to give up its shards."""
 
     insecure: bool = False
     """Allow listening beyond loopback without TLS."""
