@@ -253,7 +253,7 @@ class ClusterView:
 
     def _owner_by_name(self, name: str) -> Owner | None:
         record = self._state.nodes.get(name)
-        return record and Owner(record.member, record.address, record.epoch)
+        return Owner(record.member, record.address, record.epoch) if record is not None else None
 
     def _place(self, id: str) -> Place:
         if id.startswith("node#"):

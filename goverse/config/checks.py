@@ -188,7 +188,7 @@ class _Checker:
             self.require(
                 other == path,
                 (path, other),
-                f"port {address.port} is that of {other} too",
+                f"{other} and {path} have the same port {address.port}",
                 "give each its own",
             )
 

@@ -59,6 +59,9 @@ class ClusterSettings:
     stability_duration_s: float = 5.0
     """How long membership must be unchanged before the first plan and before moves for balance."""
 
+    rebalance_batch_size: int = 256
+    """How many shards may be moving for balance at one time."""
+
     restart_grace_s: float = 30.0
     """How long the shards of a node that stopped for a restart wait for it."""
 

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class Result:
 
 def worker(
     seeds: list[int], *, root: Path, hash_seed: int = 0, data_file: str = ""
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Play ``seeds`` in a new process; closing the iterator ends it. Raises RuntimeError."""
     command = [sys.executable, "-m", "tests.simulation", "--worker", json.dumps(seeds)]
     if data_file:
@@ -108,7 +108,6 @@ def compare_traces(seeds: list[int], *, root: Path) -> bool:
 def show(seed: int) -> int:
     """Play one seed here and print its plan, its violations and the end of its trace."""
     from tests.simulation.run import play
-
     from tests.simulation.scenario import generate
 
     print(generate(seed))

@@ -71,6 +71,7 @@ class CallRecord:
 class History:
     """Everything recorded in one run.
 
+    :param on_cancelled: is told of a call that its caller has given up.
     :param now: virtual time. :param process: name of the running simulated process.
     :param claimed: whether this process holds this object's claim of this epoch, in truth.
     :param record: feeds the trace.
@@ -80,6 +81,7 @@ class History:
     process: Callable[[], str]
     claimed: Callable[[str, str, Epoch], bool]
     record: Callable[[str], None]
+    on_cancelled: Callable[[CallRecord], None] = lambda call: None
     turns: list[Turn] = field(default_factory=list)
     by_token: dict[str, list[Turn]] = field(default_factory=dict)
     calls: dict[str, CallRecord] = field(default_factory=dict)
@@ -142,3 +144,5 @@ class History:
         call.ended = self.now()
         call.outcome, call.executed = outcome, executed
         self.record(f"call {call.token} {outcome} {executed} #{call.activation} {call.count}")
+        if outcome == "cancelled":
+            self.on_cancelled(call)

@@ -25,8 +25,8 @@ class Recorded(goverse.Object):
         if number is None:
             number = self.__dict__["_number"] = history.new_activation()
         context = goverse.context()
-        name = f"{context.object.type}/{context.object.id}"
-        epoch = Epoch(*context.epoch)
+        name = str(context.object_id)
+        epoch = context.epoch
         turn = history.begin_turn(token, name, number, epoch, exclusive=exclusive)
         how = "failed"
         try:
