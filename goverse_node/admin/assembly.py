@@ -11,11 +11,12 @@ from goverse.cluster.admin import pin_shard, unpin_shard
 from goverse.cluster.agent import NodeMember
 from goverse.config.settings import LimitSettings
 from goverse.coordination.api import Coordinator
+from goverse.errors import Executed, Unavailable
 from goverse.objects.catalog import Catalog
 from goverse_node.admin.operations import NodeAdmin
 
 #: Longest wait for this node's own view to show a pin that was written.
-_SEEN_S = 2.0
+_SEEN_S = 5.0
 _MAX_STUCK = 10
 
 
@@ -34,9 +35,12 @@ def node_admin(
             await unpin_shard(coordinator, member.keys, shard)
         else:
             await pin_shard(coordinator, member.keys, shard, node)
-        # Who asks this node next shall see it. Written it is, whether or not that comes in time.
+        # Who asks this node next shall see it.
         view = member.view
-        await view.wait_for(lambda: view.state.pins.get(shard) == node, timeout_s=_SEEN_S)
+        if not await view.wait_for(lambda: view.state.pins.get(shard) == node, timeout_s=_SEEN_S):
+            raise Unavailable(
+                "it was written, but this node has not seen it yet", executed=Executed.YES
+            )
 
     return NodeAdmin(
         name,

@@ -74,7 +74,7 @@ class NodeAdmin:
         objects: LocalObjects,
         router: CallTarget,
         peers: Peers,
-        leading: Leading,
+        leading: Leading = ClusterStatus,
         default_timeout_s: float = 30.0,
     ) -> None:
         self._name = name
