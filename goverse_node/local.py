@@ -16,14 +16,17 @@ class LocalCalls:
     context variables be seen by the caller.
     """
 
-    def __init__(self, target: CallTarget) -> None:
-        self._target = target
+    def __init__(self) -> None:
         self._context = contextvars.copy_context()
         self._running: dict[asyncio.Task[Reply], None] = {}
+        self._target: CallTarget
+
+    def bind(self, target: CallTarget) -> None:
+        """Where calls go. The catalog needs a router, and the router this."""
+        self._target = target
 
     async def invoke(self, call: Call) -> Reply:
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(
+        task = asyncio.get_running_loop().create_task(
             self._run(call), name=f"local:{call.type}", context=self._context.copy()
         )
         self._running[task] = None

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class LeaveMode(enum.Enum):
     """What becomes of a node's shards when it stops."""
 
-    LEAVE = "leave"
+    PERMANENT = "permanent"
     """Others take them, while it still serves."""
     RESTART = "restart"
     """They wait for it, for `restart_grace_s`."""
@@ -136,7 +136,7 @@ class NodeMember(GateMember):
             log.warning("leaving without telling the others: %s", error)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        if mode is LeaveMode.LEAVE:
+        if mode is LeaveMode.PERMANENT:
             await self.ownership.hand_over(timeout_s=timeout_s)
         # Even when the time is over: what is idle closes at once, and is released properly.
         return await self.ownership.close_all(timeout_s=max(deadline - loop.time(), 1.0))

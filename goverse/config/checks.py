@@ -18,6 +18,7 @@ Process = Literal["node", "gate"]
 OFF = "off"
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
+_SHUTDOWN_MODES = ("permanent", "restart")
 _SCOPES = ("cluster", "shard", "node")
 
 #: Durations for which none at all is a meaningful wish.
@@ -241,6 +242,7 @@ class _Checker:
         for path, word, choices in (
             ("log.level", self._settings.log.level, _LEVELS),
             ("log.format", self._settings.log.format, _FORMATS),
+            ("node.shutdown_mode", self._settings.node.shutdown_mode, _SHUTDOWN_MODES),
         ):
             right = f"write one of {', '.join(choices)}"
             self.require(word in choices, (path,), f"{word!r} is not known", right)

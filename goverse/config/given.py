@@ -20,13 +20,15 @@ ALIASES = {
     "GOVERSE_ETCD_PREFIX": "cluster.etcd.prefix",
     "GOVERSE_NODE_ID": "node.id",
     "GOVERSE_NUM_SHARDS": "cluster.initial_num_shards",
+    "GOVERSE_REBALANCE_BATCH_SIZE": "cluster.rebalance_batch_size",
+    "GOVERSE_SHUTDOWN_MODE": "node.shutdown_mode",
     "GOVERSE_STABILITY_DURATION": "cluster.stability_duration",
     "LOG_FORMAT": "log.format",
     "LOG_LEVEL": "log.level",
 }
 
 #: Names that other parts of the project read.
-ELSEWHERE = ("GOVERSE_SERVER",)
+ELSEWHERE = ("GOVERSE_CONFIG", "GOVERSE_SERVER")
 
 
 @dataclass(frozen=True)

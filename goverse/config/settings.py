@@ -95,6 +95,13 @@ class NodeSettings:
     drain_timeout_s: float = 2.0
     """How long a closing shard waits for running turns."""
 
+    shutdown_mode: str = "permanent"
+    """What a stopping node does with its shards: permanent (others take them first) or restart
+    (they wait for it to come back, for ``cluster.restart_grace``)."""
+
+    shutdown_timeout_s: float = 20.0
+    """How long a stopping node may take to give up its shards."""
+
     insecure: bool = False
     """Allow listening beyond loopback without TLS."""
 
