@@ -180,7 +180,9 @@ class World:
 
     # -- members ------------------------------------------------------------------------------
 
-    def spawn(self, name: str, kind: Kind = Kind.NODE, *, weight: float = 1.0, **over: Any) -> Process:
+    def spawn(
+        self, name: str, kind: Kind = Kind.NODE, *, weight: float = 1.0, **over: Any
+    ) -> Process:
         """Start a process; it joins in its own time."""
         self.births += 1
         process = Process(self, name, kind, replace(self.settings, **over))
@@ -222,9 +224,7 @@ class World:
 
     def all_open(self) -> bool:
         """Every shard is served by somebody whose lease holds."""
-        served = sorted(
-            shard for p in self.live if p.member.valid() for shard in p.host.shards
-        )
+        served = sorted(shard for p in self.live if p.member.valid() for shard in p.host.shards)
         return served == list(range(self.settings.initial_num_shards))
 
     def settled(self) -> bool:
