@@ -8,13 +8,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from goverse.transport.hello import Hello, Role, our_hello, turn_away
-from goverse.transport.link import Link, LinkConfig, open_link
-
 from goverse.call import CallTarget
 from goverse.errors import GoverseError, Overloaded, PermissionDenied, Unavailable
 from goverse.ids import MemberId, new_token
 from goverse.transport.carrier import Carrier
+from goverse.transport.hello import Hello, Role, our_hello, turn_away
+from goverse.transport.link import Link, LinkConfig, open_link
 from goverse_gate.ingress import Ingress
 
 log = logging.getLogger(__name__)

@@ -159,9 +159,7 @@ async def test_L31_sessions_go_through_the_same_door(hub: LoopbackHub, gate: Hos
     await link.close(1)
 
 
-async def test_a_client_cannot_pretend_to_be_inside_a_chain(
-    hub: LoopbackHub, gate: Hosted
-) -> None:
+async def test_a_client_cannot_pretend_to_be_inside_a_chain(hub: LoopbackHub, gate: Hosted) -> None:
     link = await raw_link(hub)
     chain = (ChainEntry("Counter", "a", NO_EPOCH, 1),)
     assert (await link.invoke(a_call(chain=chain, principal="root"))).payload
