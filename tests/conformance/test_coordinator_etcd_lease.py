@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -111,8 +112,6 @@ async def test_late_answers_do_not_extend_a_lease(etcd: Etcd) -> None:
 
 @pytest.mark.parametrize("end", ["close", "abandon", "revoke"])
 async def test_no_thread_is_left(etcd: Etcd, end: str) -> None:
-    import threading
-
     holder = Holder(etcd, loop_stall_limit_s=10)
     lease = await holder.take(60)
     names = [thread.name for thread in threading.enumerate()]
