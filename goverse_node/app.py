@@ -7,7 +7,7 @@ coordinator last, so that peers accept what this node sends until it has nothing
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,17 +16,12 @@ from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import LinkConfig
 from goverse.transport.pool import LinkPool, PoolSnapshot
 
-from goverse.admin.api import ObjectInfo
-from goverse.admin.client import connect
-from goverse.cluster.admin import pin_shard, unpin_shard
 from goverse.cluster.agent import LeaveMode, MemberSnapshot, NodeMember
 from goverse.cluster.records import Kind
 from goverse.cluster.registration import Identity
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.addresses import advertised, member_name
 from goverse.config.settings import Settings
-from goverse.coordination.api import Coordinator
-from goverse.errors import Unavailable
 from goverse.ids import MemberId
 from goverse.objects import Catalog, CatalogSnapshot, Registry
 from goverse.observability.health import LoopWatchdog, Readiness
@@ -34,6 +29,7 @@ from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
 from goverse.routing import Router
 from goverse.security.operators import OperatorRule, read_token
+from goverse_node.admin.assembly import node_admin
 from goverse_node.admin.http import PinRoutes
 from goverse_node.admin.operations import NodeAdmin
 from goverse_node.admin.service import AdminService
@@ -46,8 +42,6 @@ log = logging.getLogger(__name__)
 
 #: Beyond draining: for replies to be delivered and links to say goodbye.
 LINK_CLOSE_S = 2.0
-#: How long a pin that was written may take to be seen in this node's own view.
-PIN_SEEN_S = 5.0
 
 _NOBODY = MemberId("", "")
 
@@ -164,7 +158,7 @@ async def run_node(
         member.view.on_member_gone(inbound.drop)
         node = Node(name, member, catalog, pool, settings)
         node.inbound, node.local = inbound, local
-        node.admin = _admin(node, coordinator, router, limits.default_call_timeout_s)
+        node.admin = node_admin(name, member, coordinator, catalog, router, limits)
         _watch(metrics, node)
 
         service = AdminService(node.admin, rule).handler()
@@ -223,39 +217,6 @@ async def _serve_operations(
     await server.start()
     stack.push_async_callback(server.close)
     return advertised("", server.address)
-
-
-def _admin(node: Node, coordinator: Coordinator, router: Router, timeout_s: float) -> NodeAdmin:
-    view, keys = node.member.view, node.member.keys
-
-    async def set_pin(shard: int, target: str | None) -> None:
-        if target is None:
-            await unpin_shard(coordinator, keys, shard)
-        else:
-            await pin_shard(coordinator, keys, shard, target)
-
-        def seen() -> bool:
-            pin = view.state.pins.get(shard)
-            return (pin.node if pin is not None else None) == target
-
-        if not await view.wait_for(seen, timeout_s=PIN_SEEN_S):
-            raise Unavailable("the pin was written, but this node has not seen it yet")
-
-    def objects() -> Iterable[ObjectInfo]:
-        return (
-            ObjectInfo(type=found.type, id=found.id, shard=found.shard)
-            for found in node.catalog.objects()
-        )
-
-    return NodeAdmin(
-        node.name,
-        view,
-        set_pin=set_pin,
-        objects=objects,
-        router=router,
-        peers=connect,
-        default_timeout_s=timeout_s,
-    )
 
 
 def _watch(metrics: Metrics, node: Node) -> None:
