@@ -12,10 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from goverse.transport.hello import Hello, Role, our_hello
-from goverse.transport.link import LinkConfig
-from goverse.transport.pool import LinkPool, PoolSnapshot
-
 from goverse.cluster.agent import LeaveMode, MemberSnapshot, NodeMember
 from goverse.cluster.records import Kind
 from goverse.cluster.registration import Identity
@@ -29,6 +25,9 @@ from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
 from goverse.routing import Router
 from goverse.security.operators import OperatorRule, read_token
+from goverse.transport.hello import Hello, Role, our_hello
+from goverse.transport.link import LinkConfig
+from goverse.transport.pool import LinkPool, PoolSnapshot
 from goverse_node.admin.assembly import node_admin
 from goverse_node.admin.http import PinRoutes
 from goverse_node.admin.operations import NodeAdmin
@@ -162,7 +161,7 @@ async def run_node(
         _watch(metrics, node)
 
         service = AdminService(node.admin, rule).handler()
-        listener = await network.listen(settings.node.listen, inbound.accept, handlers=(service,))
+        listener = await network.listen(settings.node.listen, inbound.accept, services=(service,))
         stack.push_async_callback(listener.close)
         stack.push_async_callback(inbound.close, LINK_CLOSE_S)
         node.address = advertised(settings.node.advertise, listener.address)

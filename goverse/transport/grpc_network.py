@@ -233,18 +233,9 @@ class GrpcListener:
 
 
 class GrpcNetwork:
-    """See `goverse.transport.carrier.Network`.
+    """See `goverse.transport.carrier.Network`."""
 
-    :param handlers: further services for the same port.
-    """
-
-    def __init__(
-        self,
-        *,
-        handlers: Sequence[grpc.GenericRpcHandler[Any, Any]] = (),
-        limits: LimitSettings | None = None,
-    ) -> None:
-        self._handlers = tuple(handlers)
+    def __init__(self, *, limits: LimitSettings | None = None) -> None:
         self._options = channel_options(limits or LimitSettings())
         self._listeners: list[GrpcListener] = []
         self._clients: dict[ClientStream, None] = {}
@@ -259,9 +250,11 @@ class GrpcNetwork:
         await stream.wait_connected(timeout_s)
         return stream
 
-    async def listen(self, address: str, accept: Accept) -> Listener:
+    async def listen(
+        self, address: str, accept: Accept, *, services: Sequence[Any] = ()
+    ) -> Listener:
         server = grpc.aio.server(options=self._options)
-        listener = GrpcListener(server, accept, self._handlers)
+        listener = GrpcListener(server, accept, services)
         await listener.bind(address)
         self._listeners.append(listener)
         return listener

@@ -16,7 +16,8 @@ import contextvars
 import enum
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from goverse.aio.tasks import Tasks
 from goverse.transport.carrier import Accept, Carrier, CarrierClosed, Listener
@@ -324,7 +325,9 @@ class LoopbackNetwork:
         await mine.wait_accepted(timeout_s)
         return mine
 
-    async def listen(self, address: str, accept: Accept) -> Listener:
+    async def listen(
+        self, address: str, accept: Accept, *, services: Sequence[Any] = ()
+    ) -> Listener:
         listener = LoopbackListener(self._hub, self._name, address, accept)
         self._listeners.append(listener)
         return listener

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from goverse.aio.backoff import Backoff
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Reply
-from goverse.errors import GoverseError, LinkBroken, Overloaded
+from goverse.errors import FailedPrecondition, GoverseError, LinkBroken, Overloaded
 from goverse.ids import MemberId
 from goverse.transport.carrier import CarrierClosed, Network
 from goverse.transport.hello import Hello
@@ -39,6 +39,16 @@ CONNECT_ATTEMPT_S = 1.5
 With the backoff, a link is back within 2 s after any outage."""
 
 Serve = Callable[[Hello, Link], CallTarget]
+
+
+class _NoCalls:
+    async def invoke(self, call: Call) -> Reply:
+        raise FailedPrecondition("this link takes no calls in this direction")
+
+
+def refuse_calls(theirs: Hello, link: Link) -> CallTarget:
+    """For links that only carry the dialler's calls."""
+    return _NoCalls()
 
 
 @dataclass(frozen=True)
@@ -64,11 +74,18 @@ class LinkPool:
     Links that others opened (`adopt`) are used as well: once both sides know that the other is
     the incarnation that the coordinator names, it does not matter who dialled.
 
-    :param hello: who we are, as dialler.
+    :param hello: who we are, as dialler; asked anew for each link, as a member that lost its lease
+        comes back as another incarnation.
     :param serve: the target of the calls that arrive on dialled links.
     """
 
-    def __init__(self, network: Network, hello: Hello, config: LinkConfig, serve: Serve) -> None:
+    def __init__(
+        self,
+        network: Network,
+        hello: Callable[[], Hello],
+        config: LinkConfig,
+        serve: Serve = refuse_calls,
+    ) -> None:
         self._network = network
         self._hello = hello
         self._config = config
@@ -105,6 +122,12 @@ class LinkPool:
         peer = self._peers.pop(member, None)
         if peer is not None:
             peer.drop(reason)
+
+    def abort_all(self, reason: str) -> None:
+        """End every link now: this process lost its lease. New ones are dialled when needed."""
+        for peer in tuple(self._peers.values()):
+            for link in tuple(peer.links):
+                link.abort(reason)
 
     def connected(self) -> tuple[MemberId, ...]:
         """Members to which a link stands that takes calls."""
@@ -153,7 +176,7 @@ class LinkPool:
                 raise LinkBroken(f"{hello} answers at {address}, not {member}", sent=False)
             return self._serve(hello, link)
 
-        return await open_link(carrier, self._hello, serve, self._config)
+        return await open_link(carrier, self._hello(), serve, self._config)
 
     def forget(self, peer: Peer) -> None:
         """A peer without links, waiters or an address to dial was only ever adopted."""
