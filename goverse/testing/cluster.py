@@ -14,12 +14,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from goverse.cluster.keys import Keys
-from goverse.cluster.records import ClaimValue, decode
-from goverse.transport.loopback import LoopbackHub
-
 from goverse import client as client_library
 from goverse.aio.runtime import Runtime
+from goverse.cluster.keys import Keys
+from goverse.cluster.records import ClaimValue, decode
 from goverse.config.settings import ClusterSettings, Settings
 from goverse.coordination.api import KeyValue
 from goverse.coordination.memory import MemoryStore
@@ -27,6 +25,7 @@ from goverse.objects import Object, Registry, load_modules
 from goverse.testing.faults import Faults, FaultsSnapshot
 from goverse.testing.loop import SimLoop, sim_runtime
 from goverse.testing.member import Kind, Member, MemberSnapshot, World
+from goverse.transport.loopback import LoopbackHub
 
 #: Short enough for tests in real time, long enough for a busy machine.
 TEST_SETTINGS = Settings(
