@@ -6,15 +6,14 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from goverse.config.faults import ConfigError
-from goverse.config.load import load
-
 from goverse import coordination
 from goverse.admin.api import ClusterStatus
 from goverse.admin.client import AdminClient
 from goverse.aio.runtime import Runtime
 from goverse.cluster.keys import Keys
 from goverse.cluster.state import ClusterState
+from goverse.config.faults import ConfigError
+from goverse.config.load import load
 from goverse.coordination.api import Coordinator, CoordinatorUnavailable
 from goverse.errors import Unavailable
 from goverse_cli.exits import CliError, Exit

@@ -7,22 +7,17 @@ coordinator last, so that peers accept what this node sends until it has nothing
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from goverse.admin.api import ObjectInfo
-from goverse.admin.client import connect
-from goverse.cluster.admin import pin_shard, unpin_shard
 from goverse.cluster.agent import LeaveMode, MemberSnapshot, NodeMember
 from goverse.cluster.records import Kind
 from goverse.cluster.registration import Identity
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.addresses import advertised, member_name
 from goverse.config.settings import Settings
-from goverse.coordination.api import Coordinator
-from goverse.errors import Unavailable
 from goverse.ids import MemberId
 from goverse.objects import Catalog, CatalogSnapshot, Registry
 from goverse.observability.health import LoopWatchdog, Readiness
@@ -33,6 +28,7 @@ from goverse.security.operators import OperatorRule, read_token
 from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import LinkConfig
 from goverse.transport.pool import LinkPool, PoolSnapshot
+from goverse_node.admin.assembly import node_admin
 from goverse_node.admin.http import PinRoutes
 from goverse_node.admin.operations import NodeAdmin
 from goverse_node.admin.service import AdminService
@@ -45,8 +41,6 @@ log = logging.getLogger(__name__)
 
 #: Beyond draining: for replies to be delivered and links to say goodbye.
 LINK_CLOSE_S = 2.0
-#: How long a pin that was written may take to be seen in this node's own view.
-PIN_SEEN_S = 5.0
 
 _NOBODY = MemberId("", "")
 
@@ -163,11 +157,11 @@ async def run_node(
         member.view.on_member_gone(inbound.drop)
         node = Node(name, member, catalog, pool, settings)
         node.inbound, node.local = inbound, local
-        node.admin = _admin(node, coordinator, router, limits.default_call_timeout_s)
+        node.admin = node_admin(name, member, coordinator, catalog, router, limits)
         _watch(metrics, node)
 
         service = AdminService(node.admin, rule).handler()
-        listener = await network.listen(settings.node.listen, inbound.accept, handlers=(service,))
+        listener = await network.listen(settings.node.listen, inbound.accept, services=(service,))
         stack.push_async_callback(listener.close)
         stack.push_async_callback(inbound.close, LINK_CLOSE_S)
         node.address = advertised(settings.node.advertise, listener.address)
@@ -222,39 +216,6 @@ async def _serve_operations(
     await server.start()
     stack.push_async_callback(server.close)
     return advertised("", server.address)
-
-
-def _admin(node: Node, coordinator: Coordinator, router: Router, timeout_s: float) -> NodeAdmin:
-    view, keys = node.member.view, node.member.keys
-
-    async def set_pin(shard: int, target: str | None) -> None:
-        if target is None:
-            await unpin_shard(coordinator, keys, shard)
-        else:
-            await pin_shard(coordinator, keys, shard, target)
-
-        def seen() -> bool:
-            pin = view.state.pins.get(shard)
-            return (pin.node if pin is not None else None) == target
-
-        if not await view.wait_for(seen, timeout_s=PIN_SEEN_S):
-            raise Unavailable("the pin was written, but this node has not seen it yet")
-
-    def objects() -> Iterable[ObjectInfo]:
-        return (
-            ObjectInfo(type=found.type, id=found.id, shard=found.shard)
-            for found in node.catalog.objects()
-        )
-
-    return NodeAdmin(
-        node.name,
-        view,
-        set_pin=set_pin,
-        objects=objects,
-        router=router,
-        peers=connect,
-        default_timeout_s=timeout_s,
-    )
 
 
 def _watch(metrics: Metrics, node: Node) -> None:

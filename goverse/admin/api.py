@@ -60,6 +60,14 @@ class Warning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Held:
+    """How many shards are not where balance wants them, and why they are left there."""
+
+    reason: str
+    shards: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterStatus:
     """The cluster at a glance, as ``source`` (a node's name, or etcd) sees it."""
 
@@ -74,6 +82,7 @@ class ClusterStatus:
     gates: tuple[Member, ...] = ()
     shards: ShardCounts = ShardCounts()
     warnings: tuple[Warning, ...] = ()
+    held: tuple[Held, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +157,9 @@ class CallResult:
 class Admin(Protocol):
     """What operators see and do. Every method raises errors of `goverse.errors`."""
 
-    async def get_status(self) -> ClusterStatus: ...
+    async def get_status(self, *, local_only: bool = False) -> ClusterStatus:
+        """``local_only``: as far as the node that is asked knows, without asking the leader."""
+        ...
 
     async def list_nodes(self) -> MemberList: ...
 

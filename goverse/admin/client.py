@@ -86,8 +86,8 @@ class AdminClient:
     ) -> None:
         await self.close()
 
-    async def get_status(self) -> ClusterStatus:
-        return await self._ask("get_status", ClusterStatus)
+    async def get_status(self, *, local_only: bool = False) -> ClusterStatus:
+        return await self._ask("get_status", ClusterStatus, local_only=local_only)
 
     async def list_nodes(self) -> MemberList:
         return await self._ask("list_nodes", MemberList)

@@ -94,7 +94,7 @@ class Membership:
         self._on_lost: list[Callable[[str], None]] = []
         self._next = asyncio.Event()  # set and replaced whenever the phase changes
         self._joins = self._losses = 0
-        self._last_loss = ""
+        self._last_loss = self._trouble = ""
         view.subscribe(self._look_for_own_key)
 
     # -- what everybody asks ------------------------------------------------------------------
@@ -220,7 +220,9 @@ class Membership:
         try:
             return await self._registrar.register(identity, self._state)
         except (CoordinatorUnavailable, BadValue) as error:
-            log.warning("%s cannot join yet: %s", identity.name, error)
+            if str(error) != self._trouble:  # once, not at every attempt
+                self._trouble = str(error)
+                log.warning("%s cannot join yet: %s", identity.name, error)
         except Exception:
             # Whatever it is, a process that stops trying to join is worse.
             log.exception("%s cannot join yet", identity.name)
@@ -230,6 +232,7 @@ class Membership:
         self._registration = registration
         self._lease = registration.lease
         self._phase = Phase.MEMBER
+        self._trouble = ""
         self._joins += 1
         log.info("joined as %s, lease %x", registration.member, registration.lease.id)
 

@@ -18,6 +18,7 @@ from goverse.cluster.records import (
     MemberState,
     MemberValue,
     encode,
+    is_shard_count,
 )
 from goverse.cluster.view import ClusterView
 from goverse.config.settings import ClusterSettings
@@ -29,7 +30,7 @@ from goverse.coordination.api import (
     Lease,
     Put,
 )
-from goverse.ids import Epoch, MemberId, check_member_name, new_token
+from goverse.ids import NUM_SLOTS, Epoch, MemberId, check_member_name, new_token
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,11 @@ class Registrar:
         settings: ClusterSettings,
         runtime: Runtime,
     ) -> None:
+        if not is_shard_count(settings.initial_num_shards):
+            raise ValueError(
+                f"cluster.initial_num_shards is {settings.initial_num_shards}; "
+                f"it must be a power of two up to {NUM_SLOTS}"
+            )
         self._coordinator = coordinator
         self._view = view
         self._keys = keys

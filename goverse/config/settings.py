@@ -127,7 +127,10 @@ class GateSettings:
     """Where health, readiness and metrics are served; ``off`` for nowhere."""
 
     allowed_origins: tuple[str, ...] = ()
-    """Origins of web pages that may call over HTTP."""
+    """Origins of web pages that may call over HTTP, such as https://app.example; ``*`` is all."""
+
+    shutdown_timeout_s: float = 10.0
+    """How long a stopping gate lets the calls end that its clients have made."""
 
     insecure: bool = False
     """Allow listening beyond loopback without TLS."""

@@ -93,6 +93,8 @@ class Connections:
         self.answer = answer
         self._open: dict[Connection, None] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._closing = False
+        self._changed = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -105,9 +107,12 @@ class Connections:
             idle = next((other for other in self._open if other.receiving), connection)
             idle.abort()
         self._open[connection] = None
+        if self._closing:
+            connection.abort()  # accepted just before the listener was closed
 
     def remove(self, connection: Connection) -> None:
         self._open.pop(connection, None)
+        self._changed.set()
 
     def spawn(self, connection: Connection, request: Request) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(connection, request))
@@ -115,11 +120,20 @@ class Connections:
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
     async def close(self) -> None:
+        """Cut everything, and return when it is cut. The listener is closed already."""
+        self._closing = True
         for connection in list(self._open):
             connection.abort()
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Nothing but this module runs in this loop: the other tasks are answers being cancelled
+        # and connections being accepted.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=1.0)
+        while self._open:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _serve(self, connection: Connection, request: Request) -> None:
         try:

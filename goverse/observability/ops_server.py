@@ -99,6 +99,11 @@ class OpsServer:
         host, port = server.sockets[0].getsockname()[:2]
         self._bound.set_result(Address(host, port))
         await self._stop.wait()
+        # Accept no more, then let what was accepted get its transport: asyncio loses a connection
+        # whose server is closed in between.
+        for listener in server.sockets:
+            self._own.remove_reader(listener.fileno())
+        await asyncio.sleep(0)
         server.close()
         await connections.close()
 

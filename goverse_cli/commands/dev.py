@@ -45,7 +45,6 @@ def dev(
       goverse-cli dev app.py --http-port 9000
     """
     # Imported here: only this command needs it, and the others start faster without.
-    from goverse_cli.dev.etcd import EtcdMissing
     from goverse_cli.dev.examples import source_of
     from goverse_cli.dev.plan import AskedPorts, make_plan
     from goverse_cli.dev.ports import Ports, PortTaken
@@ -61,7 +60,7 @@ def dev(
         try:
             plan = make_plan(module, nodes=nodes or 0, ports=ports, asked=asked)
             await run(plan, source, ports.moved, began=began)
-        except (PortTaken, EtcdMissing) as error:
+        except (PortTaken, FileNotFoundError) as error:
             raise CliError(str(error), Exit.ERROR) from error
 
     asyncio.run(session())

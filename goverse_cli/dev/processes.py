@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
-import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
 import click
 
+from goverse.coordination.supervised import tied_to_this_process
+
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_red")
 _MAX_LINE_BYTES = 64 * 1024
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -65,34 +64,18 @@ class Console:
 async def spawn(command: Command, *, piped: bool) -> Process:
     """Start ``command`` so that it dies with this process, however this process dies.
 
-    It gets a process group of its own: a Ctrl-C at the terminal reaches the supervisor alone,
-    which then stops its children in order.
+    It gets a session of its own: a Ctrl-C at the terminal reaches the supervisor alone, which
+    then stops its children in order.
     """
     return await asyncio.create_subprocess_exec(
-        *command.argv,
+        *tied_to_this_process(command.argv),
         env={**os.environ, "PYTHONUNBUFFERED": "1", **command.env},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=PIPE if piped else None,
         stderr=STDOUT if piped else None,
         limit=_MAX_LINE_BYTES,
         start_new_session=True,
-        preexec_fn=_dies_with(os.getpid()),
     )
-
-
-def _dies_with(parent: int) -> Callable[[], None]:
-    """To be run in the child between fork and exec: nothing there may allocate much or lock."""
-    if not sys.platform.startswith("linux"):
-        return lambda: None
-    prctl = ctypes.CDLL(None).prctl
-    killed = int(signal.SIGKILL)
-
-    def arrange() -> None:
-        prctl(_PR_SET_PDEATHSIG, killed, 0, 0, 0)
-        if os.getppid() != parent:  # It died before the arrangement was made.
-            os._exit(1)
-
-    return arrange
 
 
 async def copy_lines(process: Process, name: str, console: Console) -> None:

@@ -8,11 +8,12 @@ import random
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+from goverse.aio.backoff import Backoff
 from goverse.aio.tasks import Tasks
-from goverse_cli.dev.etcd import etcd_command
+from goverse_cli.dev.etcd import DevelopmentEtcd
 from goverse_cli.dev.examples import find_example
 from goverse_cli.dev.plan import Plan, banner, gate_command, node_command, single_command
 from goverse_cli.dev.processes import Command, Console
@@ -35,15 +36,24 @@ async def run(plan: Plan, source: Path, moved: dict[int, int], *, began: float) 
     :param source: the file that holds the application.
     :param moved: usual ports that were in use, and what was taken instead.
     :param began: the loop's ``time()`` when the user began to wait.
+
+    Raises FileNotFoundError where several processes are asked for and there is no etcd.
     """
     console = Console(sys.stderr, colour=sys.stderr.isatty())
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
-        data_dir = ""
+        etcd = None
         if plan.etcd_port:
-            data_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="goverse-dev-"))
-        session = Session(plan, source, console, commands(plan, data_dir))
-        tasks = Tasks("dev session")
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="goverse-dev-"))
+            etcd = DevelopmentEtcd(plan, Path(folder), console, Backoff(random.Random()))
+        session = Session(plan, source, console, etcd)
+        crashes: list[BaseException] = []
+
+        def crashed(name: str, error: BaseException) -> None:
+            crashes.append(error)
+            stop.put_nowait(signal.SIGTERM)
+
+        tasks = Tasks("dev session", on_crash=crashed)
         try:
             tasks.spawn("start", session.start(tasks))
             tasks.spawn("announce", session.announce(moved, began))
@@ -53,6 +63,8 @@ async def run(plan: Plan, source: Path, moved: dict[int, int], *, began: float) 
             await _stop(session, stop, tasks)
         finally:
             await tasks.close()
+        if crashes:
+            raise crashes[0]
 
 
 async def _stop(session: Session, stop: Signals, tasks: Tasks) -> None:
@@ -78,51 +90,33 @@ def _stop_signals() -> Iterator[Signals]:
             loop.remove_signal_handler(number)
 
 
-def commands(plan: Plan, data_dir: str) -> tuple[tuple[Command, ...], ...]:
-    """What is run, stage by stage in the order of starting; stopping is the mirror of it."""
-    if not plan.etcd_port:
-        return ((single_command(plan),),)
-    return (
-        (etcd_command(plan, data_dir),),
-        tuple(node_command(plan, node) for node in plan.nodes),
-        (gate_command(plan),),
-    )
-
-
 class Session:
     """The processes of one session.
 
-    Stages are started together: each process waits for what it needs, so that imports of one
-    overlap with the start of another. They are stopped one stage after the other.
+    They are started together: each waits for what it needs, so that the imports of one overlap
+    with the start of another. They are stopped one stage after the other.
     """
 
     def __init__(
-        self, plan: Plan, source: Path, console: Console, stages: Sequence[Sequence[Command]]
+        self, plan: Plan, source: Path, console: Console, etcd: DevelopmentEtcd | None
     ) -> None:
         self._plan = plan
         self._source = source
         self._console = console
+        self._etcd = etcd
         self._started = asyncio.Event()
         self._changed = asyncio.Event()
-        piped = plan.etcd_port != 0
-        self._stages = [
-            [
-                Child(
-                    command,
-                    console,
-                    random.Random(),
-                    piped=piped,
-                    on_start=self._started.set,
-                )
-                for command in stage
-            ]
-            for stage in stages
-        ]
+        if etcd is None:
+            self._nodes = [self._child(single_command(plan), piped=False)]
+            self._gates: list[Child] = []
+        else:
+            self._nodes = [self._child(node_command(plan, node)) for node in plan.nodes]
+            self._gates = [self._child(gate_command(plan))]
 
-    @property
-    def _code_runners(self) -> list[Child]:
-        """The children that load the application."""
-        return self._stages[1] if self._plan.etcd_port else self._stages[0]
+    def _child(self, command: Command, *, piped: bool = True) -> Child:
+        return Child(
+            command, self._console, random.Random(), piped=piped, on_start=self._started.set
+        )
 
     async def start(self, tasks: Tasks) -> None:
         """Start every process, once the application is Python at all."""
@@ -130,9 +124,10 @@ class Session:
             self._changed.clear()
             self._console.say(f"{fault}\n{self._source.name} waits for the next change")
             await self._changed.wait()
-        for stage in self._stages:
-            for child in stage:
-                tasks.spawn(child.command.name, child.run())
+        if self._etcd is not None:
+            tasks.spawn("etcd", self._etcd.run())
+        for child in (*self._nodes, *self._gates):
+            tasks.spawn(child.command.name, child.run())
 
     async def announce(self, moved: dict[int, int], began: float) -> None:
         """Print the banner when all answers for the first time, afterwards a line each time."""
@@ -162,18 +157,22 @@ class Session:
 
     async def _roll(self) -> None:
         """Restart what runs the application, one process at a time, so that calls find a node."""
-        for child, node in zip(self._code_runners, self._plan.nodes, strict=False):
+        for child, node in zip(self._nodes, self._plan.nodes, strict=True):
             await child.restart()
-            if len(self._code_runners) > 1:
+            if len(self._nodes) > 1:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_ROLL_S):
                         await wait_ready((node.ops_port,))
 
     async def stop(self) -> None:
         """Gate, nodes, etcd: nobody loses what it needs in order to stop."""
-        for stage in reversed(self._stages):
+        for stage in (self._gates, self._nodes):
             await asyncio.gather(*(child.stop() for child in stage))
+        if self._etcd is not None:
+            await self._etcd.stop()
 
     async def kill(self) -> None:
-        for stage in reversed(self._stages):
-            await asyncio.gather(*(child.stop(timeout_s=_HURRY_S) for child in stage))
+        children = (*self._gates, *self._nodes)
+        await asyncio.gather(*(child.stop(timeout_s=_HURRY_S) for child in children))
+        if self._etcd is not None:
+            await self._etcd.kill()

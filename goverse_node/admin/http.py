@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from goverse.observability.ops_http import Request, Response, Route
-
 from goverse.admin.api import Admin, Shard
 from goverse.errors import InvalidArgument
+from goverse.observability.ops_http import Request, Response, Route
 from goverse.security.operators import OperatorRule
 
 PATTERN = "/admin/v1/shards/{n}/pin"

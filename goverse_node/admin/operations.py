@@ -23,6 +23,7 @@ from goverse.admin.api import (
     ObjectPage,
     Shard,
     ShardPage,
+    Warning,
 )
 from goverse.call import Call, CallTarget, Codec
 from goverse.cluster.state import ClusterState
@@ -31,11 +32,14 @@ from goverse_node.admin import report
 
 #: Longest wait for one other node while the objects of all nodes are gathered.
 PEER_TIMEOUT_S = 3.0
+LEADER_TIMEOUT_S = 1.0
 
 #: Writes a pin (or with None removes it); returns once this node's view shows it.
 SetPin = Callable[[int, str | None], Awaitable[None]]
 #: The activations of this node.
 LocalObjects = Callable[[], Iterable[ObjectInfo]]
+#: What this node knows as the leader: `ClusterStatus.held`, and warnings ``shard_stuck``.
+Leading = Callable[[], ClusterStatus]
 #: Opens the admin service of another node by its address, to be closed again.
 Peers = Callable[[str], AbstractAsyncContextManager[Admin]]
 
@@ -70,6 +74,7 @@ class NodeAdmin:
         objects: LocalObjects,
         router: CallTarget,
         peers: Peers,
+        leading: Leading = ClusterStatus,
         default_timeout_s: float = 30.0,
     ) -> None:
         self._name = name
@@ -78,12 +83,31 @@ class NodeAdmin:
         self._objects = objects
         self._router = router
         self._peers = peers
+        self._leading = leading
         self._default_timeout_s = default_timeout_s
 
-    async def get_status(self) -> ClusterStatus:
-        return report.cluster_status(
-            self._view.state, source=self._name, current=self._view.current
-        )
+    async def get_status(self, *, local_only: bool = False) -> ClusterStatus:
+        """Only the leader knows why shards do not move: it is asked for that part."""
+        state = self._view.state
+        found = report.cluster_status(state, source=self._name, current=self._view.current)
+        leader = state.nodes.get(found.leader)
+        if leader is None:
+            return found
+        if found.leader == self._name:
+            return _with_plan(found, self._leading())
+        if local_only:
+            return found
+        try:
+            async with asyncio.timeout(LEADER_TIMEOUT_S), self._peers(leader.address) as peer:
+                told = await peer.get_status(local_only=True)
+        except (GoverseError, TimeoutError):
+            silent = Warning(
+                code="leader_silent",
+                message=f"the leader {found.leader} does not answer: it is not known why shards "
+                "do not move",
+            )
+            return dataclasses.replace(found, warnings=(*found.warnings, silent))
+        return _with_plan(found, told)
 
     async def list_nodes(self) -> MemberList:
         return report.node_list(self._view.state)
@@ -201,6 +225,11 @@ class NodeAdmin:
         objects = tuple(dataclasses.replace(info, node=self._name) for info in found[:size])
         token = _token((self._name, *_key(objects[-1]))) if len(found) > size else ""
         return ObjectPage(objects=objects, next_page_token=token)
+
+
+def _with_plan(found: ClusterStatus, told: ClusterStatus) -> ClusterStatus:
+    stuck = tuple(warning for warning in told.warnings if warning.code == "shard_stuck")
+    return dataclasses.replace(found, held=told.held, warnings=(*found.warnings, *stuck))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from goverse.admin.api import (
     DEFAULT_SHARDS,
@@ -38,8 +38,7 @@ def cluster_status(state: ClusterState, *, source: str, current: bool) -> Cluste
     :param current: whether the coordinator was heard of lately.
     """
     layout = layout_of(state)
-    shards = [_shard(state, number) for number in range(layout.num_shards)]
-    states = Counter(shard.state for shard in shards)
+    by_state = _by_state(state, layout.num_shards)
     return ClusterStatus(
         cluster_id=layout.cluster_id,
         generation=layout.generation,
@@ -51,15 +50,15 @@ def cluster_status(state: ClusterState, *, source: str, current: bool) -> Cluste
         nodes=_nodes(state),
         gates=_gates(state),
         shards=ShardCounts(
-            total=len(shards),
+            total=layout.num_shards,
             claimed=len(state.owners),
             pinned=len(state.pins),
-            owned=states["owned"],
-            migrating=states["migrating"],
-            unclaimed=states["unclaimed"],
-            unassigned=states["unassigned"],
+            owned=len(by_state["owned"]),
+            migrating=len(by_state["migrating"]),
+            unclaimed=len(by_state["unclaimed"]),
+            unassigned=len(by_state["unassigned"]),
         ),
-        warnings=tuple(_warnings(state, shards, current)),
+        warnings=tuple(_warnings(state, by_state, current)),
     )
 
 
@@ -161,20 +160,30 @@ def _leader(state: ClusterState) -> str:
     return state.leader.member.name if state.leader is not None else ""
 
 
+def _by_state(state: ClusterState, num_shards: int) -> dict[str, list[int]]:
+    """The numbers of all shards. The event loop waits for this: no object per shard is made."""
+    found: dict[str, list[int]] = {condition: [] for condition in STATES}
+    for number in range(num_shards):
+        found[_condition(state, number)].append(number)
+    return found
+
+
+def _condition(state: ClusterState, number: int) -> str:
+    """One of `STATES`."""
+    owner, target = state.owners.get(number), state.targets.get(number)
+    if owner is None:
+        return "unassigned" if target is None else "unclaimed"
+    return "owned" if target is not None and owner.member.name == target.node else "migrating"
+
+
 def _shard(state: ClusterState, number: int) -> Shard:
     owner, target = state.owners.get(number), state.targets.get(number)
     pin = state.pins.get(number, "")
-    name = owner.member.name if owner is not None else ""
-    targeted = target.node if target is not None else ""
-    if owner is None:
-        condition = "unclaimed" if targeted else "unassigned"
-    else:
-        condition = "owned" if name == targeted else "migrating"
     return Shard(
         shard=number,
-        state=condition,
-        target=targeted,
-        owner=name,
+        state=_condition(state, number),
+        target=target.node if target is not None else "",
+        owner=owner.member.name if owner is not None else "",
         owner_address=owner.address if owner is not None else "",
         epoch=str(owner.epoch) if owner is not None else "",
         pinned=bool(pin),
@@ -215,7 +224,9 @@ def _member(record: MemberRecord) -> Member:
     )
 
 
-def _warnings(state: ClusterState, shards: list[Shard], current: bool) -> Iterator[Warning]:
+def _warnings(
+    state: ClusterState, by_state: dict[str, list[int]], current: bool
+) -> Iterator[Warning]:
     if not current:
         yield Warning(
             code="stale_view",
@@ -228,32 +239,26 @@ def _warnings(state: ClusterState, shards: list[Shard], current: bool) -> Iterat
             code="no_leader", message="no node leads: targets do not change until one does"
         )
     yield from _about(
-        shards,
+        sorted(number for number, node in state.pins.items() if node not in state.nodes),
         "pin_failed_over",
-        lambda shard: shard.failed_over,
         "pinned to a node that is away: elsewhere until it returns",
     )
     yield from _about(
-        shards,
+        sorted([*by_state["unclaimed"], *by_state["unassigned"]]),
         "shards_without_owner",
-        lambda shard: not shard.owner,
         "without owner: calls to their objects wait (for seconds after a change that is normal)",
     )
     yield from _about(
-        shards,
+        by_state["migrating"],
         "shards_migrating",
-        lambda shard: shard.state == "migrating",
         "owned elsewhere than they should be: a long turn may keep the owner from letting go",
     )
 
 
-def _about(
-    shards: list[Shard], code: str, concerns: Callable[[Shard], bool], what: str
-) -> Iterator[Warning]:
-    found = [shard.shard for shard in shards if concerns(shard)]
-    if found:
+def _about(shards: list[int], code: str, what: str) -> Iterator[Warning]:
+    if shards:
         yield Warning(
             code=code,
-            message=f"{len(found)} shard{'s' if len(found) > 1 else ''} {what}",
-            shards=tuple(found[:_MAX_WARNED_SHARDS]),
+            message=f"{len(shards)} shard{'s' if len(shards) > 1 else ''} {what}",
+            shards=tuple(shards[:_MAX_WARNED_SHARDS]),
         )

@@ -146,9 +146,7 @@ async def test_paused_past_its_lease_a_node_is_ignored_and_starts_afresh(
                 assert told.value.executed is Executed.UNKNOWN
             after = {name: await client.get(Witness, name).touch() for name in on_paused}
             assert all(answer["pid"] != paused.process.pid for answer in after.values())
-            await eventually(
-                lambda: time.monotonic() - stopped_at > 3 * LEASE_TTL_S, timeout_s=60
-            )
+            await eventually(lambda: time.monotonic() - stopped_at > 3 * LEASE_TTL_S, timeout_s=60)
             flag.touch()
         finally:
             paused.signal(signal.SIGCONT)

@@ -170,10 +170,12 @@ class Connection:
 
     async def drain(self) -> None:
         """Wait for what still waits, then close. Bounded: each request has a deadline."""
-        while self._waiting and not self.lost.done():
-            first: list[asyncio.Future[Any]] = [*self._waiting, self.lost]
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        await self.close()
+        try:
+            while self._waiting and not self.lost.done():
+                first: list[asyncio.Future[Any]] = [*self._waiting, self.lost]
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         self.lose("closed")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from goverse.admin.api import Admin, ObjectInfo
+from goverse.admin.api import Admin, ClusterStatus, Held, ObjectInfo, Warning
 from goverse.call import Call, Codec, Reply
 from goverse.cluster.state import ClusterState
 from goverse.errors import ApplicationError, InvalidArgument, NotFound, Unavailable
@@ -34,6 +34,10 @@ class World:
         self.outcome: Reply | Exception = Reply(b"5", Codec.JSON)
         self.asked: list[str] = []
         self.silent: list[str] = []
+        self.plan = ClusterStatus(
+            held=(Held(reason="pinned", shards=1),),
+            warnings=(Warning(code="shard_stuck", message="5", shards=(5,)),),
+        )
         self.nodes = {
             name: NodeAdmin(
                 name,
@@ -42,6 +46,7 @@ class World:
                 objects=lambda found=found: found,
                 router=self,
                 peers=self.peer,
+                leading=lambda: self.plan,
             )
             for name, found in objects.items()
         }
@@ -79,6 +84,31 @@ async def all_pages(admin: Admin, **question: Any) -> tuple[list[str], int]:
         token, pages = page.next_page_token, pages + 1
         assert pages < 50
     return found, pages
+
+
+@pytest.mark.parametrize("asked", ["n1", "n2"])
+async def test_the_leader_tells_why_shards_do_not_move_whoever_is_asked(asked: str) -> None:
+    world = World({"n1": [], "n2": []}, leader="n2")
+    found = await world.nodes[asked].get_status()
+    assert found.source == asked
+    assert found.held == world.plan.held
+    assert found.warnings[-1].code == "shard_stuck"
+    assert [w.code for w in found.warnings].count("shards_without_owner") == 1
+    assert world.asked == (["n2"] if asked == "n1" else [])
+
+
+async def test_a_silent_leader_is_reported_and_the_rest_is_answered() -> None:
+    world = World({"n1": [], "n2": []}, leader="n2")
+    world.silent.append("n2")
+    found = await world.nodes["n1"].get_status()
+    assert found.num_shards == 8
+    assert found.warnings[-1].code == "leader_silent"
+
+
+async def test_who_is_asked_by_another_node_asks_nobody() -> None:
+    world = World({"n1": [], "n2": []}, leader="n2")
+    found = await world.nodes["n1"].get_status(local_only=True)
+    assert (found.held, world.asked) == ((), [])
 
 
 async def test_a_pin_is_written_and_shown() -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from goverse.admin.api import (
     CallResult,
     ClusterStatus,
+    Held,
     Location,
     Member,
     MemberList,
@@ -92,13 +93,14 @@ class FakeCluster:
         if self.failure is not None:
             raise self.failure
 
-    async def get_status(self, source: str = "n1") -> ClusterStatus:
+    async def get_status(self, *, local_only: bool = False, source: str = "n1") -> ClusterStatus:
         self._ask("status")
         return ClusterStatus(
             cluster_id="c0ffee", generation=1, num_shards=4, revision=77, leader="n1",
             source=source, nodes=NODES, gates=GATES,
             shards=ShardCounts(total=4, claimed=3, pinned=1, owned=3, unclaimed=1),
             warnings=(Warning(code="shards_without_owner", message="1 shard", shards=(3,)),),
+            held=(Held(reason="restarting", shards=1),),
         )  # fmt: skip
 
     async def list_nodes(self) -> MemberList:

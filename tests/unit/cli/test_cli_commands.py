@@ -66,7 +66,7 @@ def test_status_as_json_is_frozen(terminal: Terminal) -> None:
     found = answer(terminal, "status")
     assert list(found) == [
         "cluster_id", "generation", "num_shards", "revision", "current", "leader", "source",
-        "nodes", "gates", "shards", "warnings",
+        "nodes", "gates", "shards", "warnings", "held",
     ]  # fmt: skip
     assert found["nodes"][0] == N1
     assert found["shards"] == {
@@ -112,6 +112,7 @@ def test_tables_are_for_people(terminal: Terminal) -> None:
     status = terminal.run("status").stdout
     assert "3/4 claimed" in status
     assert "c0ffee" in status
+    assert "1 restarting" in status
     assert "n1" in terminal.run("shard", "get", "2").stdout
 
 

@@ -87,6 +87,8 @@ def test_aliases_are_the_names_that_operators_know() -> None:
         "GOVERSE_ETCD_PREFIX": "/other",
         "GOVERSE_NODE_ID": "n7",
         "GOVERSE_NUM_SHARDS": "64",
+        "GOVERSE_REBALANCE_BATCH_SIZE": "9",
+        "GOVERSE_SHUTDOWN_MODE": "restart",
         "GOVERSE_STABILITY_DURATION": "200ms",
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "debug",
@@ -98,6 +100,8 @@ def test_aliases_are_the_names_that_operators_know() -> None:
     assert loaded.settings.node.id == "n7"
     assert loaded.settings.cluster.initial_num_shards == 64
     assert loaded.settings.cluster.stability_duration_s == 0.2
+    assert loaded.settings.cluster.rebalance_batch_size == 9
+    assert loaded.settings.node.shutdown_mode == "restart"
     assert (loaded.settings.log.format, loaded.settings.log.level) == ("json", "debug")
     assert loaded.warnings == ()
 

@@ -6,11 +6,13 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GetStatusRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("local_only",)
+    LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
+    local_only: bool
+    def __init__(self, local_only: bool = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("cluster_id", "generation", "num_shards", "revision", "current", "leader", "source", "nodes", "gates", "shards", "warnings")
+    __slots__ = ("cluster_id", "generation", "num_shards", "revision", "current", "leader", "source", "nodes", "gates", "shards", "warnings", "held")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     NUM_SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +24,7 @@ class ClusterStatus(_message.Message):
     GATES_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     generation: int
     num_shards: int
@@ -33,7 +36,16 @@ class ClusterStatus(_message.Message):
     gates: _containers.RepeatedCompositeFieldContainer[Member]
     shards: ShardCounts
     warnings: _containers.RepeatedCompositeFieldContainer[Warning]
-    def __init__(self, cluster_id: _Optional[str] = ..., generation: _Optional[int] = ..., num_shards: _Optional[int] = ..., revision: _Optional[int] = ..., current: bool = ..., leader: _Optional[str] = ..., source: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., shards: _Optional[_Union[ShardCounts, _Mapping]] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ...) -> None: ...
+    held: _containers.RepeatedCompositeFieldContainer[Held]
+    def __init__(self, cluster_id: _Optional[str] = ..., generation: _Optional[int] = ..., num_shards: _Optional[int] = ..., revision: _Optional[int] = ..., current: bool = ..., leader: _Optional[str] = ..., source: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., shards: _Optional[_Union[ShardCounts, _Mapping]] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ...) -> None: ...
+
+class Held(_message.Message):
+    __slots__ = ("reason", "shards")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    shards: int
+    def __init__(self, reason: _Optional[str] = ..., shards: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("name", "incarnation", "kind", "address", "ops_address", "weight", "version", "state", "leader", "claimed", "targeted")
