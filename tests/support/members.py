@@ -152,7 +152,7 @@ class Process:
     def mend(self) -> None:
         self.world.faults.mend(self.process, COORDINATOR)
 
-    async def drain(self, mode: LeaveMode = LeaveMode.LEAVE, *, timeout_s: float = 10.0) -> bool:
+    async def drain(self, mode: LeaveMode = LeaveMode.PERMANENT, *, timeout_s: float = 10.0) -> bool:
         coro = self.node.drain(mode, timeout_s=timeout_s)
         return await self.world.loop.run_in(self.process, coro)
 
