@@ -463,6 +463,13 @@ class Catalog:
 
     # -- for people
 
+    def count_by_type(self) -> dict[tuple[str, ...], float]:
+        """How many activations there are of each type, as a gauge wants it."""
+        counts: dict[tuple[str, ...], float] = {}
+        for type_name, _ in self._activations:
+            counts[(type_name,)] = counts.get((type_name,), 0) + 1
+        return counts
+
     def objects(self) -> tuple[ObjectSnapshot, ...]:
         """Every activation, by type and id."""
         now = asyncio.get_running_loop().time()
