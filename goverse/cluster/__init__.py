@@ -1,0 +1,44 @@
+"""Who is a member, who leads, who owns which shard. See DESIGN.md in this folder.
+
+`NodeMember` and `GateMember` are what the processes start; everybody else reads the
+`ClusterView`. Nothing here runs objects: that is done by the `ShardHost` it is given.
+"""
+
+from goverse.cluster.admin import pin_shard, unpin_shard
+from goverse.cluster.agent import GateMember, LeaveMode, MemberSnapshot, NodeMember
+from goverse.cluster.keys import Keys
+from goverse.cluster.leadership import Leadership, LeadershipSnapshot
+from goverse.cluster.membership import Membership, MembershipSnapshot, Phase
+from goverse.cluster.migrations import StuckShard
+from goverse.cluster.ownership import Ownership, OwnershipSnapshot, ShardHost
+from goverse.cluster.records import Kind, Layout, MemberRecord, MemberState, Owner
+from goverse.cluster.registration import Identity, Registration
+from goverse.cluster.view import ClusterView, ViewSnapshot
+
+__all__ = [
+    "ClusterView",
+    "GateMember",
+    "Identity",
+    "Keys",
+    "Kind",
+    "Layout",
+    "Leadership",
+    "LeadershipSnapshot",
+    "LeaveMode",
+    "MemberRecord",
+    "MemberSnapshot",
+    "MemberState",
+    "Membership",
+    "MembershipSnapshot",
+    "NodeMember",
+    "Owner",
+    "Ownership",
+    "OwnershipSnapshot",
+    "Phase",
+    "Registration",
+    "ShardHost",
+    "StuckShard",
+    "ViewSnapshot",
+    "pin_shard",
+    "unpin_shard",
+]

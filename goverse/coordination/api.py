@@ -89,6 +89,52 @@ class Changes:
     items: Mapping[str, KeyValue | None]
 
 
+class Watch(Protocol):
+    """An iterator over a `Snapshot` and the `Changes` after it.
+
+    It buffers up to a limit and then stops reading; a consumer may cancel a waiting ``anext``
+    and go on with the next one.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Snapshot | Changes]: ...
+
+    async def __anext__(self) -> Snapshot | Changes: ...
+
+    async def aclose(self) -> None: ...
+
+    @property
+    def contact(self) -> float:
+        """`Clock.now()` when the coordinator was last heard on this watch; it is heard every
+        second or two while it is there. 0 before the first time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSnapshot:
+    prefix: str
+    revision: int  # delivered to the consumer's buffer up to here
+    contact: float
+    relistings: int  # snapshots after the first: compactions, lost histories
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSnapshot:
+    id: int
+    ttl_s: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorSnapshot:
+    """State of one client. ``endpoint`` is empty while there is no connection."""
+
+    backend: str
+    endpoint: str
+    last_error: str
+    watches: tuple[WatchSnapshot, ...]
+    leases: tuple[LeaseSnapshot, ...]
+
+
 class Lease(Protocol):
     """A time-to-live that this process keeps alive until it is closed or lost.
 
@@ -139,12 +185,14 @@ class Coordinator(Protocol):
     ) -> TxnResult:
         """Do all ``operations`` if all ``compares`` hold, otherwise nothing.
 
-        Raises `TransactionTooLarge` before anything is sent, `CoordinatorUnavailable` when the
-        outcome is unknown. Never sent twice by the implementation.
+        A put under a lease that is over fails the transaction like a compare that does not hold.
+        Raises `TransactionTooLarge`, or ValueError for two operations on one key, before anything
+        is sent; `CoordinatorUnavailable` when the outcome is unknown. Never sent twice by the
+        implementation, unless the coordinator is known not to have taken it.
         """
         ...
 
-    def watch(self, prefix: str) -> AsyncIterator[Snapshot | Changes]:
+    def watch(self, prefix: str) -> Watch:
         """A `Snapshot` first, then every later revision's `Changes` in order, none missing.
 
         After a cut the implementation resumes from the next revision; if that is compacted, or a
@@ -158,4 +206,8 @@ class Coordinator(Protocol):
         """Ask for a lease and keep it alive from now on."""
         ...
 
-    async def close(self) -> None: ...
+    def snapshot(self) -> CoordinatorSnapshot: ...
+
+    async def close(self) -> None:
+        """End watches and connections; leases are abandoned."""
+        ...

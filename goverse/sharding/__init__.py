@@ -1,5 +1,18 @@
 """Which shard an id is on, and which node should own it. Pure: no asyncio, no I/O."""
 
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of, slot_of
+from goverse.sharding.planner import Change, Hold, Plan, PlanInput, PlanNode, Reason, plan
 
-__all__ = ["NODE_SHARD", "node_of", "shard_of", "slot_of"]
+__all__ = [
+    "NODE_SHARD",
+    "Change",
+    "Hold",
+    "Plan",
+    "PlanInput",
+    "PlanNode",
+    "Reason",
+    "node_of",
+    "plan",
+    "shard_of",
+    "slot_of",
+]

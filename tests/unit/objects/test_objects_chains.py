@@ -1,7 +1,5 @@
 """Calls between objects: context, chains, and calls that come back."""
 
-# ruff: noqa: RUF012
-
 import asyncio
 
 import pytest

@@ -1,6 +1,6 @@
 """What is wrong with a class is said when it is defined, naming method and parameter."""
 
-# ruff: noqa: RUF012, B006, E741
+# ruff: noqa: B006, E741
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Turns: order, exclusion, deadlines, cancellation, failures, rollback."""
 
-# ruff: noqa: RUF012
-
 import asyncio
 import dataclasses
 import logging

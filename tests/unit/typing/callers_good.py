@@ -1,7 +1,5 @@
 """Callers that type checkers must accept. Not run: checked by test_typing.py."""
 
-# ruff: noqa: RUF012
-
 from __future__ import annotations
 
 import dataclasses

@@ -1,0 +1,80 @@
+"""The two transactions that decide who owns a shard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from goverse.cluster.keys import Keys
+from goverse.cluster.records import ClaimValue, Target, encode
+from goverse.cluster.registration import Registration
+from goverse.coordination.api import (
+    MAX_TXN_OPERATIONS,
+    Compare,
+    Coordinator,
+    CoordinatorUnavailable,
+    Delete,
+    Put,
+    TxnResult,
+)
+
+#: Two compares for each claim, and two for all of them.
+MAX_CLAIMS = MAX_TXN_OPERATIONS // 2 - 2
+
+
+class ClaimWriter:
+    """Creates and deletes claims; counts the transactions.
+
+    :param answer_limit_s: after this long without an answer an outcome counts as unknown. The
+        view tells it better than waiting does.
+    """
+
+    def __init__(self, coordinator: Coordinator, keys: Keys, *, answer_limit_s: float) -> None:
+        self._coordinator = coordinator
+        self._keys = keys
+        self._answer_limit_s = answer_limit_s
+        self.transactions = 0
+
+    async def claim(
+        self,
+        registration: Registration,
+        layout_revision: int,
+        wanted: Sequence[tuple[int, Target]],
+    ) -> TxnResult:
+        """Claim all of ``wanted`` or none. Raises CoordinatorUnavailable: perhaps claimed."""
+        member, lease = registration.member, registration.lease.id
+        value = encode(ClaimValue(member.name, member.incarnation, registration.layout.generation))
+        compares = [
+            registration.compare(),
+            Compare.modified_at(self._keys.layout, layout_revision),
+        ]
+        puts = []
+        for shard, target in wanted:
+            key = self._keys.claim(shard)
+            compares.append(Compare.absent(key))
+            compares.append(Compare.modified_at(self._keys.target(shard), target.mod_revision))
+            puts.append(Put(key, value, lease))
+        return await self._transact(compares, puts)
+
+    async def release(self, claims: Sequence[tuple[int, int]]) -> TxnResult:
+        """Delete claims, given as (shard, create_revision), all or none.
+
+        Raises CoordinatorUnavailable: perhaps deleted, perhaps later.
+        """
+        compares = []
+        deletes = []
+        for shard, revision in claims:
+            key = self._keys.claim(shard)
+            compares.append(Compare.created_at(key, revision))
+            deletes.append(Delete(key))
+        return await self._transact(compares, deletes)
+
+    async def _transact(
+        self, compares: Sequence[Compare], operations: Sequence[Put | Delete]
+    ) -> TxnResult:
+        self.transactions += 1
+        try:
+            async with asyncio.timeout(self._answer_limit_s):
+                return await self._coordinator.transact(compares, operations)
+        except TimeoutError:
+            raise CoordinatorUnavailable(f"no answer in {self._answer_limit_s} s") from None

@@ -1,0 +1,275 @@
+"""One node leads: it writes the targets that the planner wants.
+
+Every node runs this. Who leads is read from the view; who sees no leader tries to become one.
+The leader is in no way special for its own shards: its claims are its ownership's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from goverse.aio.backoff import Backoff
+from goverse.aio.runtime import Runtime
+from goverse.aio.tasks import Tasks
+from goverse.cluster.keys import Keys
+from goverse.cluster.membership import Membership
+from goverse.cluster.migrations import Migrations, StuckShard
+from goverse.cluster.records import LeaderValue, MemberState, TargetValue, encode
+from goverse.cluster.registration import Registration
+from goverse.cluster.state import ViewChange
+from goverse.cluster.view import ClusterView
+from goverse.config.settings import ClusterSettings
+from goverse.coordination.api import (
+    MAX_TXN_OPERATIONS,
+    Compare,
+    Coordinator,
+    CoordinatorUnavailable,
+    Put,
+)
+from goverse.ids import MemberId
+from goverse.sharding import Change, Hold, Plan, PlanInput, PlanNode, plan
+
+log = logging.getLogger(__name__)
+
+#: One operation is left for whoever reads etcd's limit as exclusive.
+MAX_TARGETS = MAX_TXN_OPERATIONS - 1
+#: Claims arrive in bursts; planning after each of them would say the same again and again.
+_BETWEEN_PLANS_S = 0.05
+
+
+@dataclass(frozen=True)
+class LeadershipSnapshot:
+    """
+    :param held: of the last plan made here, why shards do not move.
+    :param stuck: shards that do not arrive at their target.
+    :param lost_pins: pinned shards whose node takes none.
+    """
+
+    leader: MemberId | None
+    leading: bool
+    stable: bool
+    plans: int
+    moving: int
+    held: Mapping[Hold, int]
+    stuck: tuple[StuckShard, ...]
+    lost_pins: tuple[int, ...]
+
+
+class Leadership:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        view: ClusterView,
+        membership: Membership,
+        keys: Keys,
+        settings: ClusterSettings,
+        runtime: Runtime,
+    ) -> None:
+        self._coordinator = coordinator
+        self._view = view
+        self._membership = membership
+        self._keys = keys
+        self._settings = settings
+        self._tasks = Tasks("leadership")
+        self._backoff = Backoff(runtime.random)
+        self._migrations = Migrations(stuck_after_s=max(settings.lease_ttl_s, 10.0))
+        self._wake = asyncio.Event()
+        self._written = 0  # revision of the last write; older views would plan it again
+        self._last_plan = Plan((), {}, ())
+        self._plans = 0
+        self._warned_pins: tuple[int, ...] = ()
+        self._warned_stuck: tuple[int, ...] = ()
+        view.subscribe(self._on_view)
+        membership.on_joined(lambda _: self._wake.set())
+
+    def start(self) -> None:
+        self._tasks.spawn("planner", self._run())
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    @property
+    def leading(self) -> bool:
+        """Whether the view shows this member as the leader. Writes are checked again."""
+        registration, leader = self._membership.registration, self._view.state.leader
+        return (
+            registration is not None
+            and leader is not None
+            and leader.lease == registration.lease.id
+            and self._membership.valid()
+        )
+
+    @property
+    def stable(self) -> bool:
+        """Whether the nodes have been the same for long enough. Gates do not count."""
+        return self._stable_at() <= asyncio.get_running_loop().time()
+
+    def _stable_at(self) -> float:
+        return self._view.nodes_changed_at + self._settings.stability_duration_s
+
+    def _on_view(self, change: ViewChange) -> None:
+        if change.lost_history:
+            self._written = 0
+        # A gate's key changes none of these, and so wakes nobody and delays nothing.
+        if (
+            change.shards
+            or change.nodes
+            or change.leader
+            or change.restarts
+            or change.layout
+            or change.replaced
+        ):
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wait()
+            try:
+                await self._step()
+                self._backoff.reset()
+            except CoordinatorUnavailable as error:
+                log.warning("the leader's write has no answer: %s", error)
+                await asyncio.sleep(self._backoff.next_s())
+                self._wake.set()
+            except Exception:
+                # Without a planner the cluster never recovers; say so and try again.
+                log.exception("planning failed")
+                await asyncio.sleep(self._backoff.next_s())
+                self._wake.set()
+
+    async def _wait(self) -> None:
+        """Until something changed, the nodes have become stable, or a shard has become stuck."""
+        now = asyncio.get_running_loop().time()
+        times = [time for time in (self._stable_at(), self._stuck_at(now)) if time and time > now]
+        try:
+            async with asyncio.timeout_at(min(times, default=None)):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    def _stuck_at(self, now: float) -> float | None:
+        return self._migrations.next_stuck_at(now) if self.leading else None
+
+    async def _step(self) -> None:
+        registration = self._membership.registration
+        state = self._view.state
+        if registration is None or state.revision < registration.create_revision:
+            return  # this member, or the view of it, is not there yet
+        if not self._membership.valid():
+            return
+        if state.leader is None:
+            await self._campaign(registration)
+        elif self.leading:
+            if state.revision >= self._written:
+                await self._plan(registration)
+        else:
+            self._migrations.clear()
+
+    async def _campaign(self, registration: Registration) -> None:
+        """Become leader if nobody is; the view tells whether that worked."""
+        value = LeaderValue(registration.member.name, registration.member.incarnation)
+        won = await self._coordinator.transact(
+            # No lease is that of an absent key, or of one that a person left behind.
+            [Compare.has_lease(self._keys.leader, 0), registration.compare()],
+            [Put(self._keys.leader, encode(value), registration.lease.id)],
+        )
+        if won.succeeded:
+            log.info("%s leads", registration.member)
+
+    async def _plan(self, registration: Registration) -> None:
+        now = asyncio.get_running_loop().time()
+        state = self._view.state
+        restarting = tuple(state.restarts)
+        self._migrations.update(state.targets, state.claims, now, restarting=restarting)
+        stuck = self._migrations.stuck(now)
+        found = self._last_plan = plan(self._input(stuck))
+        self._plans += 1
+        self._warn(found, stuck)
+        if found.changes:
+            log.info("plan: %s", _summary(found))
+            await self._write(registration, found.changes)
+        await asyncio.sleep(_BETWEEN_PLANS_S)
+
+    def _input(self, stuck: Sequence[StuckShard]) -> PlanInput:
+        state = self._view.state
+        targets, claims = state.targets.get, state.claims.get
+        shards = range(self._view.num_shards)
+        return PlanInput(
+            nodes=tuple(
+                PlanNode(name, record.weight, record.state is MemberState.ACTIVE)
+                for name, record in state.nodes.items()
+            ),
+            targets=tuple([t.node if (t := targets(shard)) else None for shard in shards]),
+            claims=tuple([c.member.name if (c := claims(shard)) else None for shard in shards]),
+            pins=dict(state.pins),
+            restarting=tuple(state.restarts),
+            stable=self.stable,
+            stalled={shard.shard: None for shard in stuck},
+            max_moves=self._settings.rebalance_batch_size,
+        )
+
+    async def _write(self, registration: Registration, changes: Sequence[Change]) -> None:
+        """Write targets in batches; stops when somebody else leads."""
+        for start in range(0, len(changes), MAX_TARGETS):
+            if not self.leading:
+                return
+            puts = [
+                Put(self._keys.target(change.shard), encode(TargetValue(change.node)))
+                for change in changes[start : start + MAX_TARGETS]
+            ]
+            result = await self._coordinator.transact(
+                [Compare.has_lease(self._keys.leader, registration.lease.id)], puts
+            )
+            if not result.succeeded:
+                log.warning("%s does not lead any more", registration.member)
+                return
+            self._written = result.revision
+
+    def _warn(self, found: Plan, stuck: Sequence[StuckShard]) -> None:
+        """Once for each set of shards, not at every plan."""
+        if found.lost_pins and found.lost_pins != self._warned_pins:
+            pins = self._view.state.pins
+            named = ", ".join(f"{shard} to {pins.get(shard)}" for shard in found.lost_pins[:10])
+            log.warning(
+                "%d shards are pinned to nodes that take none, and are elsewhere until those "
+                "are back: %s",
+                len(found.lost_pins),
+                named,
+            )
+        self._warned_pins = found.lost_pins
+        for shard in stuck:
+            if shard.shard not in self._warned_stuck:
+                log.warning(
+                    "shard %d is stuck: it belongs to %s, and %s for %.0f s",
+                    shard.shard,
+                    shard.target,
+                    f"{shard.owner} has held it" if shard.owner else "nobody has claimed it",
+                    shard.age_s,
+                )
+        self._warned_stuck = tuple(shard.shard for shard in stuck)
+
+    def snapshot(self) -> LeadershipSnapshot:
+        leader = self._view.state.leader
+        return LeadershipSnapshot(
+            leader.member if leader is not None else None,
+            self.leading,
+            self.stable,
+            self._plans,
+            len(self._migrations),
+            self._last_plan.held,
+            self._migrations.stuck(asyncio.get_running_loop().time()),
+            self._last_plan.lost_pins,
+        )
+
+
+def _summary(found: Plan) -> str:
+    counts: dict[str, int] = {}
+    for change in found.changes:
+        counts[change.reason.value] = counts.get(change.reason.value, 0) + 1
+    changes = ", ".join(f"{count} for {reason}" for reason, count in counts.items())
+    held = ", ".join(f"{count} {hold.value}" for hold, count in found.held.items())
+    return f"{changes}; held: {held}" if held else changes

@@ -1,0 +1,356 @@
+"""The node's side of ownership: claim what is targeted here, open it, let go of what is not.
+
+Decisions are made synchronously at each step of the view (`_examine`). One worker writes claims
+and releases, one transaction at a time; opening and closing run beside it, a task per shard.
+Everything ends the moment the lease is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from goverse.aio.backoff import Backoff
+from goverse.aio.runtime import Runtime
+from goverse.aio.tasks import Tasks
+from goverse.cluster.claim_queue import ClaimQueue
+from goverse.cluster.claims import ClaimWriter
+from goverse.cluster.holdings import Action, Here, Holding, HoldingState, decide
+from goverse.cluster.membership import Membership
+from goverse.cluster.records import Claim, MemberState
+from goverse.cluster.registration import Registration
+from goverse.cluster.state import ViewChange
+from goverse.cluster.view import ClusterView
+from goverse.ids import Epoch
+from goverse.sharding import NODE_SHARD
+
+log = logging.getLogger(__name__)
+
+_CALLED_OFF_MIN_S = 2.0
+_CALLED_OFF_MAX_S = 60.0
+
+
+class ShardHost(Protocol):
+    """Runs the objects of the shards that this node owns. The catalog is one."""
+
+    async def open_shard(self, shard: int, epoch: Epoch) -> None:
+        """Begin to serve ``shard``; calls that arrive meanwhile are kept."""
+        ...
+
+    async def close_shard(self, shard: int, *, drain_timeout_s: float) -> bool:
+        """Let running turns end and stop serving. False: turns ran too long, it is open again."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnershipSnapshot:
+    """
+    :param targeted: shards that belong here.
+    :param claimed: claims of this member that are not being given up.
+    :param open: shards that are served.
+    :param oldest_unclaimed_s: how long a shard has belonged here without being served.
+    :param called_off: shards whose move was called off because their turns ran too long.
+    :param transactions: claims and releases written so far, successfully or not.
+    """
+
+    targeted: int
+    claimed: int
+    open: int
+    oldest_unclaimed_s: float
+    called_off: tuple[int, ...]
+    transactions: int
+
+
+class Ownership:
+    def __init__(
+        self,
+        view: ClusterView,
+        membership: Membership,
+        writer: ClaimWriter,
+        host: ShardHost,
+        runtime: Runtime,
+        *,
+        drain_timeout_s: float = 2.0,
+    ) -> None:
+        self._view = view
+        self._membership = membership
+        self._writer = writer
+        self._host = host
+        self._drain_timeout_s = drain_timeout_s
+        self._runtime = runtime
+        self._tasks = Tasks("ownership")
+        self._holdings: dict[int, Holding] = {}
+        self._queue = ClaimQueue(view, membership, writer, runtime, self)
+        self._unserved_since: dict[int, float] = {}
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._node_task: asyncio.Task[None] | None = None
+        self._claiming = True
+        self._closing = False
+        self._progress = asyncio.Event()
+        membership.on_joined(self._on_joined)
+        membership.on_lost(self._on_lost)
+        view.subscribe(self._on_view)
+
+    # -- its life -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._tasks.spawn("claims", self._queue.run())
+
+    def stop_claiming(self) -> None:
+        """Take no more shards."""
+        self._claiming = False
+        self._queue.clear_claims()
+
+    async def hand_over(self, *, timeout_s: float) -> bool:
+        """Serve until others have taken every shard. False: not in time, or nobody is there."""
+        self.stop_claiming()
+        return await self._wait_empty(timeout_s, others_needed=True)
+
+    async def close_all(self, *, timeout_s: float) -> bool:
+        """Close and release everything, whoever takes it. False: not in time."""
+        self.stop_claiming()
+        self._closing = True
+        self._examine(tuple(self._holdings))
+        if self._node_task is not None:
+            self._node_task.cancel()
+            self._node_task = self._tasks.spawn("close node shard", self._close_node_shard())
+        return await self._wait_empty(timeout_s, others_needed=False)
+
+    async def close(self) -> None:
+        """Stop. What is still held goes with the lease."""
+        self._drop_everything()
+        await self._tasks.close()
+
+    # -- events, all synchronous --------------------------------------------------------------
+
+    def _on_joined(self, registration: Registration) -> None:
+        if self._closing:
+            return
+        opening = self._open_until_done(NODE_SHARD, registration.epoch)
+        self._node_task = self._tasks.spawn("open node shard", opening)
+        self._examine_all()
+
+    def _on_lost(self, reason: str) -> None:
+        self._drop_everything()
+
+    def _on_view(self, change: ViewChange) -> None:
+        if change.nodes or change.layout or change.replaced:
+            # Who can take shards has changed, so any shard that is held may have to go.
+            self._examine_all(lost_history=change.lost_history)
+        else:
+            self._examine(change.shards)
+
+    def _drop_everything(self) -> None:
+        for holding in self._holdings.values():
+            if holding.task is not None:
+                holding.task.cancel()
+        for timer in self._timers.values():
+            timer.cancel()
+        if self._node_task is not None:
+            self._node_task.cancel()
+            self._node_task = None
+        self._holdings.clear()
+        self._queue.clear()
+        self._unserved_since.clear()
+        self._timers.clear()
+        self._advance()
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    def _examine_all(self, *, lost_history: bool = False) -> None:
+        state = self._view.state
+        shards = dict.fromkeys([*state.targets, *state.claims, *self._holdings])
+        self._examine(tuple(shards), lost_history=lost_history)
+
+    def _examine(self, shards: Iterable[int], *, lost_history: bool = False) -> None:
+        """Compare what is with what should be, and set off what must happen."""
+        registration = self._membership.registration
+        state = self._view.state
+        if registration is None or state.revision < registration.create_revision:
+            return  # the view has yet to arrive at this registration
+        here = self._here(registration, lost_history)
+        for shard in shards:
+            target, claim = state.targets.get(shard), state.claims.get(shard)
+            holding = self._holdings.get(shard)
+            node = target.node if target is not None else None
+            action = decide(holding, claim, node, here)
+            if action is Action.FORGET:
+                del self._holdings[shard]
+                self._queue.forget(shard)
+                self._advance()
+                action = decide(None, claim, node, here)
+            if action is Action.LOST:
+                self._membership.lose(f"its claim of shard {shard} is gone")
+                return
+            if action is not Action.NOTHING:
+                self._act(action, shard, claim)
+            self._note_service(shard, node == registration.member.name)
+
+    def _here(self, registration: Registration, lost_history: bool) -> Here:
+        state = self._view.state
+        return Here(
+            registration.member,
+            # After lost history revisions compare with nothing: what is missing is missing.
+            2**63 if lost_history else state.revision,
+            self._claiming,
+            self._closing,
+            {
+                name: None
+                for name, record in state.nodes.items()
+                if record.state is MemberState.ACTIVE
+            },
+        )
+
+    def _act(self, action: Action, shard: int, claim: Claim | None) -> None:
+        if action is Action.CLAIM:
+            self._queue.claim(shard)
+        elif action is Action.ADOPT and claim is not None:
+            self.claimed(shard, claim.epoch)
+        elif action is Action.RELEASE and claim is not None:
+            self._holdings[shard] = Holding(shard, claim.epoch, HoldingState.RELEASING)
+            self._queue.release(shard, claim.create_revision)
+        elif action is Action.CLOSE:
+            self._begin_closing(self._holdings[shard])
+
+    def claimed(self, shard: int, epoch: Epoch) -> None:
+        """A claim of this member stands: open the shard, unless that has begun already."""
+        self._queue.forget(shard)
+        if shard in self._holdings:
+            return
+        holding = self._holdings[shard] = Holding(shard, epoch)
+        holding.task = self._tasks.spawn(f"open shard {shard}", self._open(holding))
+
+    def released(self, shard: int) -> None:
+        """The claim is deleted; the view will show it, or has done so already."""
+        holding = self._holdings.get(shard)
+        if holding is not None:
+            holding.become(HoldingState.RELEASED)
+            self._examine((shard,))
+
+    def _begin_closing(self, holding: Holding) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < holding.close_after and not self._closing:
+            return  # a timer looks again
+        holding.become(HoldingState.CLOSING)
+        name = f"close shard {holding.shard}"
+        holding.task = self._tasks.spawn(name, self._close(holding))
+
+    def _note_service(self, shard: int, belongs_here: bool) -> None:
+        holding = self._holdings.get(shard)
+        served = holding is not None and holding.state is HoldingState.OPEN
+        if belongs_here and not served:
+            self._unserved_since.setdefault(shard, asyncio.get_running_loop().time())
+        else:
+            self._unserved_since.pop(shard, None)
+
+    def look_again(self, shard: int, delay_s: float) -> None:
+        """Examine ``shard`` later, also if nothing happens meanwhile."""
+
+        def look() -> None:
+            self._timers.pop(shard, None)
+            holding = self._holdings.get(shard)
+            if holding is not None and holding.state is HoldingState.RELEASING:
+                self._queue.release(shard, holding.epoch.revision)
+            self._examine((shard,))
+
+        old = self._timers.pop(shard, None)
+        if old is not None:
+            old.cancel()
+        self._timers[shard] = asyncio.get_running_loop().call_later(delay_s, look)
+
+    def _advance(self) -> None:
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    # -- opening and closing, a task per shard ------------------------------------------------
+
+    async def _open(self, holding: Holding) -> None:
+        await self._open_until_done(holding.shard, holding.epoch)
+        if self._holdings.get(holding.shard) is holding:
+            holding.become(HoldingState.OPEN)
+            # The target may have moved, or the whole node be closing, meanwhile.
+            self._examine((holding.shard,))
+
+    async def _open_until_done(self, shard: int, epoch: Epoch) -> None:
+        backoff: Backoff | None = None
+        while True:
+            try:
+                await self._host.open_shard(shard, epoch)
+                return
+            except Exception:
+                log.exception("shard %d cannot be opened at epoch %s; trying again", shard, epoch)
+            backoff = backoff or Backoff(self._runtime.random, max_s=5.0)
+            await asyncio.sleep(backoff.next_s())
+
+    async def _close(self, holding: Holding) -> None:
+        shard = holding.shard
+        try:
+            closed = await self._host.close_shard(shard, drain_timeout_s=self._drain_timeout_s)
+        except Exception:
+            log.exception("shard %d cannot be closed", shard)
+            closed = False
+        if self._holdings.get(shard) is not holding:
+            return
+        if closed:
+            holding.become(HoldingState.RELEASING)
+            self._queue.release(shard, holding.epoch.revision)
+            return
+        holding.become(HoldingState.OPEN)
+        holding.called_off += 1
+        delay_s = min(_CALLED_OFF_MIN_S * 2**holding.called_off, _CALLED_OFF_MAX_S)
+        holding.close_after = asyncio.get_running_loop().time() + delay_s
+        log.warning(
+            "the move of shard %d was called off: its turns did not end within %.1f s; "
+            "next attempt in %.0f s",
+            shard,
+            self._drain_timeout_s,
+            delay_s,
+        )
+        self.look_again(shard, delay_s)
+
+    async def _close_node_shard(self) -> None:
+        try:
+            await self._host.close_shard(NODE_SHARD, drain_timeout_s=self._drain_timeout_s)
+        except Exception:
+            log.exception("the objects named after this node cannot be closed")
+
+    async def _wait_empty(self, timeout_s: float, *, others_needed: bool) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._holdings:
+                    if others_needed and not self._others():
+                        return False
+                    await self._progress.wait()
+                if self._closing and self._node_task is not None:
+                    await asyncio.wait([self._node_task])
+        except TimeoutError:
+            return False
+        return True
+
+    def _others(self) -> bool:
+        member = self._membership.member
+        return member is not None and any(
+            record.state is MemberState.ACTIVE and record.member != member
+            for record in self._view.state.nodes.values()
+        )
+
+    def snapshot(self) -> OwnershipSnapshot:
+        member = self._membership.member
+        targets = self._view.state.targets.values()
+        states = [holding.state for holding in self._holdings.values()]
+        now = asyncio.get_running_loop().time()
+        oldest = min(self._unserved_since.values(), default=now)
+        return OwnershipSnapshot(
+            sum(1 for target in targets if member is not None and target.node == member.name),
+            sum(1 for state in states if state in _CLAIMED),
+            states.count(HoldingState.OPEN),
+            now - oldest,
+            tuple(h.shard for h in self._holdings.values() if h.called_off),
+            self._writer.transactions,
+        )
+
+
+_CLAIMED = (HoldingState.OPENING, HoldingState.OPEN, HoldingState.CLOSING)

@@ -1,0 +1,24 @@
+"""Run as a script: become another program that ends when the process that started it ends.
+
+``python _launch.py PARENT_PID PROGRAM ARGS...``. It replaces itself, so the process id stays. A
+``preexec_fn`` would do the same, but forks a process that has threads of gRPC.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    parent, program, *args = sys.argv[1:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):
+            sys.exit(1)  # it ended before we asked to be told
+    os.execv(program, [program, *args])
+
+
+main()

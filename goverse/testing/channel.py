@@ -1,0 +1,67 @@
+"""The way from a simulated process to the in-memory coordinator, with its faults."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from typing import TypeVar
+
+from goverse.coordination.api import CoordinatorUnavailable
+from goverse.testing.faults import COORDINATOR, Faults
+
+T = TypeVar("T")
+
+
+class FaultyChannel:
+    """A `goverse.coordination.memory.Channel` of one process.
+
+    A request can come late or never, and so can its answer: then the operation was done and the
+    process does not know. The client's own deadlines end the wait.
+
+    :param process: whose requests these are, for `Faults`.
+    :param record: is told of every request that reached the store, for the trace.
+    """
+
+    def __init__(
+        self, faults: Faults, process: str, *, record: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self._faults = faults
+        self._process = process
+        self._record = record
+
+    async def request(self, operation: Callable[[], T]) -> T:
+        """Do ``operation`` at the store and return its result. Raises what it raises, and
+        `CoordinatorUnavailable` at once where the coordinator's port is closed."""
+        if self._faults.refuses(COORDINATOR):
+            raise CoordinatorUnavailable("connection refused")
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def serve() -> None:
+            if self._faults.refuses(COORDINATOR):
+                return
+            # In a context of its own: the store is no part of the process that asks.
+            outcome = Context().run(_attempt, operation)
+            self._record(f"served {self._process}")
+            self._faults.carry(COORDINATOR, self._process, lambda: _settle(answer, outcome))
+
+        self._faults.carry(self._process, COORDINATOR, serve)
+        return await answer
+
+
+def _attempt(operation: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return operation(), None
+    except Exception as error:
+        return None, error
+
+
+def _settle(answer: asyncio.Future[T], outcome: tuple[T | None, Exception | None]) -> None:
+    """Bring the answer home, unless nobody waits for it any more."""
+    result, error = outcome
+    if answer.done():
+        return
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)  # type: ignore[arg-type]

@@ -1,0 +1,90 @@
+"""Six faults of one line each, planted in a copy of the packages: every one must be caught."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.simulation.drive import REPEAT, worker
+
+PACKAGES = ("goverse", "goverse_node", "goverse_gate", "tests/simulation")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One line of production code, and what a careless author would have written."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS: tuple[Mutant, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    mutant: Mutant
+    seeds: int
+    caught_by: int | None
+    violation: str
+    seconds: float
+
+    def __str__(self) -> str:
+        if self.caught_by is None:
+            return f"{self.mutant.name}: SURVIVED {self.seeds} seeds"
+        return (
+            f"{self.mutant.name}: caught by seed {self.caught_by} "
+            f"({self.seconds:.1f} s): {self.violation}"
+        )
+
+
+def plant(mutant: Mutant, root: Path, folder: Path) -> None:
+    """Copy the packages below ``folder`` and change the one line. Raises ValueError."""
+    for package in PACKAGES:
+        shutil.copytree(
+            root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    target = folder / mutant.file
+    text = target.read_text()
+    if text.count(mutant.old) != 1:
+        raise ValueError(
+            f"mutant {mutant.name!r}: {mutant.old!r} occurs {text.count(mutant.old)} times "
+            f"in {mutant.file}, not once; the code has moved on, and so must the mutant"
+        )
+    target.write_text(text.replace(mutant.old, mutant.new))
+
+
+def try_mutant(mutant: Mutant, seeds: list[int], root: Path) -> Verdict:
+    """Play ``seeds`` on the mutant until an invariant breaks."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="goverse-mutant-") as folder:
+        plant(mutant, root, Path(folder))
+        results = worker(seeds, root=Path(folder))
+        try:
+            for result in results:
+                if result.violations:
+                    seconds = time.monotonic() - started
+                    return Verdict(mutant, len(seeds), result.seed, result.violations[0], seconds)
+        finally:
+            results.close()
+    return Verdict(mutant, len(seeds), None, "", time.monotonic() - started)
+
+
+def hunt(*, root: Path, jobs: int, seeds: int = 200, names: tuple[str, ...] = ()) -> bool:
+    """Try every mutant (or those named); print the verdicts. True: all were caught."""
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    caught = True
+    with ThreadPoolExecutor(jobs) as pool:
+        for verdict in pool.map(
+            lambda mutant: try_mutant(mutant, list(range(1, seeds + 1)), root), chosen
+        ):
+            print(verdict, flush=True)
+            caught &= verdict.caught_by is not None
+    print(f"a seed without the mutant: {REPEAT} N")
+    return caught

@@ -1,0 +1,61 @@
+"""One seed from its plan to the checks of its invariants."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from goverse.errors import GoverseError
+from goverse.testing.cluster import TEST_SETTINGS, Cluster
+from goverse.testing.loop import ProcessKilled, SimLoop, SimulationError, run_virtual
+from tests.simulation import invariants
+from tests.simulation.drive import Result
+from tests.simulation.history import History
+from tests.simulation.objects import Crowd, Friendly, Register
+from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, generate
+from tests.simulation.world import Run, crashes
+
+MAX_TIME_S = 600.0
+
+SETTINGS = replace(
+    TEST_SETTINGS,
+    cluster=replace(TEST_SETTINGS.cluster, lease_ttl_s=LEASE_TTL_S, initial_num_shards=NUM_SHARDS),
+)
+
+
+def play(seed: int, *, show: bool = False) -> Result:
+    """Play ``seed``. Whatever goes wrong becomes a violation; nothing is raised."""
+    scenario = generate(seed)
+    started = time.perf_counter()
+    runs: list[Run] = []
+    violations: list[str] = []
+
+    async def main(loop: SimLoop) -> str:
+        cluster = Cluster(
+            Register,
+            Friendly,
+            Crowd,
+            nodes=len(scenario.nodes),
+            gates=len(scenario.gates),
+            settings=SETTINGS,
+            seed=seed,
+            latency_s=(0.0002, 0.002),
+        )
+        run = Run(loop, cluster, scenario)
+        runs.append(run)
+        await run.play()
+        return loop.trace.digest
+
+    digest = ""
+    with crashes(violations):
+        try:
+            digest = run_virtual(main, seed=seed, max_time_s=MAX_TIME_S)
+        except (SimulationError, GoverseError, ProcessKilled, TimeoutError) as error:
+            violations.append(f"I3: the run did not end: {type(error).__name__}: {error}")
+    history: History | None = runs[0].history if runs else None
+    if history is not None:
+        violations = invariants.check(history) + violations
+    stats = runs[0].stats() if runs else {}
+    if show and runs:
+        print("\n".join(runs[0].loop.trace.tail()))
+    return Result(seed, digest, tuple(violations), stats, time.perf_counter() - started)

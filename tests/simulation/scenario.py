@@ -1,0 +1,205 @@
+"""From a seed to a plan of faults: which cluster, and what happens to it when. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+LEASE_TTL_S = 3.0
+NUM_SHARDS = 16
+COORDINATOR = "coordinator"
+
+
+@dataclass(frozen=True, order=True)
+class Step:
+    """At ``at`` seconds after the start, do ``action`` with ``args``."""
+
+    at: float
+    action: str
+    args: tuple[str | float, ...] = ()
+
+    def __str__(self) -> str:
+        words = [f"{arg:.3f}" if isinstance(arg, float) else str(arg) for arg in self.args]
+        return f"{self.at:7.3f} {self.action} {' '.join(words)}".rstrip()
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A cluster, its clients, and the steps, in order of time."""
+
+    seed: int
+    nodes: tuple[str, ...]
+    gates: tuple[str, ...]
+    clients: int
+    duration_s: float
+    steps: tuple[Step, ...] = field(default=())
+
+    def __str__(self) -> str:
+        head = (
+            f"seed {self.seed}: nodes {' '.join(self.nodes)}, gates {' '.join(self.gates)}, "
+            f"{self.clients} clients, {self.duration_s:.1f} s"
+        )
+        return "\n".join([head, *(f"  {step}" for step in self.steps)])
+
+
+class _Planner:
+    """Draws faults one after the other, keeping an account of who is there."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(f"scenario:{seed}")
+        self.nodes = [f"n{number}" for number in range(1, self.random.randint(2, 4) + 1)]
+        self.gates = [f"g{number}" for number in range(1, self.random.choice((1, 1, 2)) + 1)]
+        self.up = list(self.nodes)
+        self.steps: list[Step] = []
+        self.next_node = len(self.nodes) + 1
+
+    def add(self, at: float, action: str, *args: str | float) -> None:
+        self.steps.append(Step(at, action, args))
+
+    def node(self) -> str:
+        return self.random.choice(self.up)
+
+    def member(self) -> str:
+        return self.random.choice(self.up + self.gates)
+
+    def pair(self) -> tuple[str, str]:
+        a = self.node()
+        return a, self.random.choice([name for name in self.up + self.gates if name != a])
+
+    # -- the faults; each returns nothing and adds its steps ------------------------------------
+
+    def join(self, at: float) -> None:
+        name = f"n{self.next_node}"
+        self.next_node += 1
+        self.up.append(name)
+        self.add(at, "start_node", name)
+
+    def leave(self, at: float) -> None:
+        if len(self.up) < 2:
+            return self.join(at)
+        name = self.node()
+        self.up.remove(name)
+        self.add(at, "stop", name)
+        if self.random.random() < 0.6:
+            self.add(at + self.random.uniform(0.5, 4.0), "start_node", name)
+            self.up.append(name)
+        return None
+
+    def kill(self, at: float) -> None:
+        name = self.node()
+        self.add(at, "kill", name)
+        self.add(at + self.random.uniform(0.05, 5.0), "start_node", name)
+
+    def kill_gate(self, at: float) -> None:
+        name = self.random.choice(self.gates)
+        self.add(at, "kill", name)
+        self.add(at + self.random.uniform(0.05, 4.0), "start_gate", name)
+
+    def pause(self, at: float) -> None:
+        """Below the lease's TTL, about as long, or far past it."""
+        low, high = self.random.choice(((0.1, 2.0), (2.0, 3.5), (3.2, 9.0)))
+        name = self.node()
+        self.add(at, "pause", name)
+        self.add(at + self.random.uniform(low, high), "resume", name)
+
+    def pause_unseen(self, at: float) -> None:
+        """A node sleeps past its lease while the gates do not hear of what follows."""
+        name = self.node()
+        length = self.random.uniform(3.0, 6.0)
+        for gate in self.gates:
+            self.add(at, "cut", gate, COORDINATOR)
+            self.add(at + length + self.random.uniform(0.5, 3.0), "mend", gate, COORDINATOR)
+        self.add(at + self.random.uniform(0.0, 0.3), "pause", name)
+        self.add(at + length, "resume", name)
+
+    def cut_pair(self, at: float) -> None:
+        a, b = self.pair()
+        self.add(at, self.random.choice(("cut", "cut", "cut_one_way")), a, b)
+        self.add(at + self.random.uniform(0.2, 8.0), "mend", a, b)
+
+    def slow_pair(self, at: float) -> None:
+        a, b = self.pair()
+        self.add(at, "slow", a, b, self.random.uniform(0.02, 1.0))
+        self.add(at + self.random.uniform(1.0, 8.0), "mend", a, b)
+
+    def isolate(self, at: float) -> None:
+        """One node reaches nobody, the coordinator included."""
+        name = self.node()
+        end = at + self.random.uniform(0.5, 8.0)
+        for other in [*self.up, *self.gates, COORDINATOR]:
+            if other != name:
+                self.add(at, "cut", name, other)
+                self.add(end, "mend", name, other)
+
+    def cut_coordinator(self, at: float) -> None:
+        name = self.member()
+        action = self.random.choice(("cut", "cut", "cut_one_way"))
+        args = (name, COORDINATOR) if self.random.random() < 0.5 else (COORDINATOR, name)
+        self.add(at, action, *args)
+        self.add(at + self.random.uniform(0.2, 8.0), "mend", *args)
+
+    def slow_coordinator(self, at: float) -> None:
+        name = self.member()
+        self.add(at, "slow", name, COORDINATOR, self.random.uniform(0.05, 1.5))
+        self.add(at + self.random.uniform(1.0, 8.0), "mend", name, COORDINATOR)
+
+    def lose_answers(self, at: float) -> None:
+        name = self.node()
+        share = self.random.uniform(0.2, 0.9)
+        self.add(at, "lose", COORDINATOR, name, share)
+        self.add(at + self.random.uniform(0.5, 5.0), "mend", name, COORDINATOR)
+
+    def outage(self, at: float) -> None:
+        """The coordinator is gone for everybody, for less or more than the lease's TTL."""
+        end = at + self.random.choice(
+            (self.random.uniform(0.2, 2.0), self.random.uniform(2.0, 7.0))
+        )
+        self.add(at, "outage")
+        self.add(end, "end_outage")
+
+    def pin(self, at: float) -> None:
+        shard = float(self.random.randrange(NUM_SHARDS))
+        self.add(at, "pin", shard, self.node())
+        if self.random.random() < 0.5:
+            self.add(at + self.random.uniform(1.0, 6.0), "unpin", shard)
+
+    def compact(self, at: float) -> None:
+        self.add(at, "compact")
+
+
+_KINDS: dict[str, tuple[Callable[[_Planner, float], None], int]] = {
+    "join": (_Planner.join, 2),
+    "leave": (_Planner.leave, 3),
+    "kill": (_Planner.kill, 4),
+    "kill_gate": (_Planner.kill_gate, 1),
+    "pause": (_Planner.pause, 4),
+    "pause_unseen": (_Planner.pause_unseen, 3),
+    "cut_pair": (_Planner.cut_pair, 3),
+    "slow_pair": (_Planner.slow_pair, 3),
+    "isolate": (_Planner.isolate, 2),
+    "cut_coordinator": (_Planner.cut_coordinator, 3),
+    "slow_coordinator": (_Planner.slow_coordinator, 2),
+    "lose_answers": (_Planner.lose_answers, 2),
+    "outage": (_Planner.outage, 1),
+    "pin": (_Planner.pin, 2),
+    "compact": (_Planner.compact, 1),
+}
+
+
+def generate(seed: int) -> Scenario:
+    """The scenario of ``seed``; the same in every process."""
+    planner = _Planner(seed)
+    nodes, gates = tuple(planner.nodes), tuple(planner.gates)
+    makers = [maker for maker, _ in _KINDS.values()]
+    weights = [weight for _, weight in _KINDS.values()]
+    at = planner.random.uniform(0.3, 1.0)
+    for _ in range(planner.random.randint(2, 6)):
+        planner.random.choices(makers, weights)[0](planner, at)
+        at += planner.random.choice(
+            (planner.random.uniform(0.0, 0.5), planner.random.uniform(0.5, 4.0))
+        )
+    steps = tuple(sorted(planner.steps, key=lambda step: step.at))
+    duration_s = max(step.at for step in steps) + planner.random.uniform(0.0, 1.0)
+    clients = planner.random.randint(2, 4)
+    return Scenario(seed, nodes, gates, clients, duration_s, steps)

@@ -1,0 +1,314 @@
+"""A cluster with its clients, the steps of a scenario, and the checks made on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from goverse.cluster.records import ClaimValue, decode
+from goverse.ids import Epoch
+from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
+from goverse.testing.cluster import Cluster
+from goverse.testing.faults import COORDINATOR
+from goverse.testing.loop import ProcessKilled, SimLoop, current_process
+from goverse.testing.member import Kind, Member
+from tests.simulation.history import CallRecord, History, start_history
+from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
+from tests.simulation.workload import Workload
+
+RECOVERY_S = LEASE_TTL_S + 2.0
+CANCEL_S = 1.0
+REST_S = 5.0
+
+
+class Run:
+    """One scenario being played."""
+
+    def __init__(self, loop: SimLoop, cluster: Cluster, scenario: Scenario) -> None:
+        self.loop = loop
+        self.cluster = cluster
+        self.scenario = scenario
+        self.history = History(
+            now=loop.time,
+            process=current_process.get,
+            claimed=self._claimed,
+            record=loop.record,
+            on_cancelled=self._watch_cancelled,
+        )
+        start_history(self.history)
+        self._random = random.Random(f"run:{scenario.seed}")
+        self._workloads: list[Workload] = []
+        self._background: list[asyncio.Task[None]] = []
+        self._disturbances = 0
+
+    def stats(self) -> dict[str, float]:
+        answered = sum(call.outcome == "ok" for call in self.history.calls.values())
+        return {
+            "calls": len(self.history.calls),
+            "answered": answered,
+            "turns": len(self.history.turns),
+            "steps": len(self.scenario.steps),
+            "virtual_s": round(self.loop.elapsed_s, 1),
+            "loop_steps": self.loop.steps,
+        }
+
+    async def play(self) -> None:
+        async with self.cluster:
+            self.cluster.store.subscribe(self.cluster.keys.prefix, self._check_owners)
+            clients = [
+                asyncio.create_task(self._client(f"client{number}"), name=f"client {number}")
+                for number in range(1, self.scenario.clients + 1)
+            ]
+            await self._run_steps()
+            await self._heal()
+            await self._check_recovery()
+            for workload in self._workloads:
+                workload.stop()
+            for client in clients:
+                await client
+            await self._check_rest()
+        self._check_nothing_left()
+
+    # -- clients --------------------------------------------------------------------------------
+
+    async def _client(self, name: str) -> None:
+        gate = self._random.choice(self.scenario.gates)
+        source = random.Random(f"{self.scenario.seed}:{name}")
+        await self.loop.run_in(name, self._call_away(name, gate, source))
+
+    async def _call_away(self, name: str, gate: str, source: random.Random) -> None:
+        client = await self.cluster.client(gate, name=name)
+        workload = Workload(name, client, self.history, source)
+        self._workloads.append(workload)
+        await workload.run()
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    async def _run_steps(self) -> None:
+        started = self.loop.time()
+        for step in self.scenario.steps:
+            await asyncio.sleep(max(0.0, started + step.at - self.loop.time()))
+            self.loop.record(f"step {step.action} {step.args}")
+            self._disturbances += 1
+            self._do(step)
+        await asyncio.sleep(max(0.0, started + self.scenario.duration_s - self.loop.time()))
+
+    def _do(self, step: Step) -> None:
+        """Carry out one step; one that makes no sense any more is left out."""
+        cluster, faults = self.cluster, self.cluster.faults
+        match step.action, step.args:
+            case "start_node" | "start_gate", (str(name),):
+                if not self._alive(name):
+                    start = (
+                        cluster.start_node if step.action == "start_node" else cluster.start_gate
+                    )
+                    self._in_background(self._start(start(name)), f"start {name}")
+            case "stop", (str(name),):
+                if self._alive(name) and not cluster.member(name).paused:
+                    self._in_background(cluster.stop(name), f"stop {name}")
+            case "kill", (str(name),):
+                if self._alive(name):
+                    self.history.forget_process(cluster.member(name).process)
+                    cluster.kill(name)
+            case "pause", (str(name),):
+                if self._alive(name):
+                    cluster.pause(name)
+            case "resume", (str(name),):
+                cluster.resume(name)
+            case "outage", ():
+                faults.close_port(COORDINATOR)
+            case "end_outage", ():
+                faults.open_port(COORDINATOR)
+            case "compact", ():
+                cluster.store.compact(cluster.store.revision)
+            case "pin", (float(shard), str(name)):
+                self._in_background(self._pin(int(shard), name), "pin")
+            case "unpin", (float(shard),):
+                self._in_background(self._pin(int(shard), None), "unpin")
+            case action, args:
+                getattr(faults, action)(*args)
+
+    def _alive(self, name: str) -> bool:
+        return any(member.name == name and member.alive for member in self.cluster.members)
+
+    async def _start(self, starting: object) -> None:
+        try:
+            await starting  # type: ignore[misc]
+        except ProcessKilled:
+            pass
+
+    async def _pin(self, shard: int, node: str | None) -> None:
+        await self.cluster.pin(shard, node)
+
+    def _in_background(self, coro: object, name: str) -> None:
+        self._background.append(asyncio.create_task(coro, name=name))  # type: ignore[arg-type]
+
+    # -- after the faults -------------------------------------------------------------------------
+
+    async def _heal(self) -> None:
+        """End every fault, bring back who is missing, and let orderly stops finish."""
+        self._disturbances += 1
+        self.loop.record("healing")
+        self.cluster.heal()
+        for member in self.cluster.members:
+            if member.alive and member.paused:
+                self.cluster.resume(member.name)
+        for gate in self.scenario.gates:
+            if not self._alive(gate):
+                self._in_background(self._start(self.cluster.start_gate(gate)), f"start {gate}")
+        if not any(m.alive for m in self.cluster.members if m.kind is Kind.NODE):
+            self._in_background(self._start(self.cluster.start_node("n1")), "start n1")
+
+    async def _check_recovery(self) -> None:
+        healed = self.loop.time()
+        stopping = [task for task in self._background if task.get_name().startswith("stop")]
+        try:
+            async with asyncio.timeout(RECOVERY_S + 10.0 * bool(stopping)):
+                for task in stopping:
+                    await task
+                    healed = self.loop.time()
+                await self.cluster.wait_all_claimed(RECOVERY_S)
+        except TimeoutError:
+            owners = self.cluster.owners()
+            self.history.violate("I5", f"claimed {len(owners)} of {NUM_SHARDS}: {owners}")
+            return
+        left_s = healed + RECOVERY_S - self.loop.time()
+        probes = [
+            asyncio.create_task(workload.probe(f"shard#{shard}/probe", left_s))
+            for shard in range(NUM_SHARDS)
+            for workload in [self._workloads[shard % len(self._workloads)]]
+        ]
+        for shard, probe in enumerate(probes):
+            outcome = await probe
+            if outcome != "ok":
+                self.history.violate(
+                    "I5", f"shard {shard} answers {outcome} {RECOVERY_S} s after the faults"
+                )
+        for task in self._background:
+            await task
+
+    async def _check_rest(self) -> None:
+        """Everything that waited or ran for a call is gone."""
+        try:
+            await self.cluster.wait_until(lambda: not self._busy(), REST_S)
+        except TimeoutError:
+            self.history.violate("I6", f"at rest there still is: {'; '.join(self._busy())}")
+        for call in self.history.calls.values():
+            if call.outcome == "waiting" and self._process_lives(call.caller):
+                self.history.violate("I6", f"{call.token} from {call.caller} still waits")
+
+    def _busy(self) -> list[str]:
+        """Who still has something to do; empty at rest."""
+        found = [f"turn {turn.token} on {turn.node}" for turn in self.history.running()]
+        for member in self.cluster.members:
+            if member.alive:
+                found.extend(f"{member.name}: {what}" for what in busy(member))
+        return found
+
+    def _check_nothing_left(self) -> None:
+        for member in self.cluster.members:
+            tasks = self.loop.tasks_of(member.process)
+            if tasks and not self.loop.is_killed(member.process):
+                self.history.violate("I6", f"{member.process} has stopped and left {tasks}")
+        for error in self.loop.errors:
+            self.history.violate("I8", error)
+
+    def _process_lives(self, process: str) -> bool:
+        return not self.loop.is_killed(process)
+
+    # -- the truth --------------------------------------------------------------------------------
+
+    def _claimed(self, process: str, object: str, epoch: Epoch) -> bool:
+        """Whether the coordinator holds ``process``'s claim of the object under ``epoch``."""
+        name = process.partition("#")[0]
+        id = object.partition("/")[2]
+        shard = shard_of(id, NUM_SHARDS)
+        if shard == NODE_SHARD:
+            key = f"{self.cluster.keys.prefix}nodes/{name}"
+            item = self.cluster.store.get(key)
+            return node_of(id) == name and item is not None and item.create_revision == epoch[1]
+        item = self.cluster.store.get(self.cluster.keys.claim(shard))
+        if item is None or item.create_revision != epoch.revision:
+            return False
+        return decode(item, ClaimValue).node == name
+
+    def _check_owners(self) -> None:
+        """I4, at every change in the coordinator: who believes to own, owns."""
+        claims = self.cluster.claims()
+        for member in self.cluster.members:
+            node = member.node
+            if not member.alive or node is None or not node.member.valid():
+                continue
+            for shard in node.catalog.snapshot().shards:
+                if shard.number == NODE_SHARD:
+                    continue
+                claim = claims.get(shard.number)
+                if claim is None or claim.create_revision != shard.epoch.revision:
+                    self.history.violate(
+                        "I4",
+                        f"at {self.loop.elapsed_s:.3f} {member.process} believes to own shard "
+                        f"{shard.number} under {shard.epoch}; the claim is {claim}",
+                    )
+
+    def _watch_cancelled(self, call: CallRecord) -> None:
+        """I7: with no fault in between, the turn of a cancelled call is over soon."""
+        if self._quiet():
+            before = self._disturbances
+            self.loop.call_later(CANCEL_S, self._check_cancelled, call, before)
+
+    def _check_cancelled(self, call: CallRecord, disturbances: int) -> None:
+        if not self._quiet() or self._disturbances != disturbances:
+            return
+        for turn in self.history.by_token.get(call.token, ()):
+            if turn.ended is None:
+                self.history.violate(
+                    "I7", f"{call.token} was cancelled {CANCEL_S} s ago; {turn.node} still runs it"
+                )
+
+    def _quiet(self) -> bool:
+        paused = any(member.alive and member.paused for member in self.cluster.members)
+        return self.cluster.faults.snapshot().clean and not paused
+
+
+def busy(member: Member) -> list[str]:
+    """What one member still has to do, by its own account."""
+    found: list[str] = []
+    if member.node is not None:
+        state = member.node.snapshot()
+        if state.local_calls:
+            found.append(f"{state.local_calls} local calls")
+        if state.catalog.held:
+            found.append(f"{state.catalog.held} calls held back")
+        found.extend(f"shard {s.number} busy" for s in state.catalog.shards if s.busy)
+        found.extend(_waiting(state.member.view.waiting))
+    return found
+
+
+def _waiting(number: int) -> list[str]:
+    return [f"{number} calls wait for an owner"] if number else []
+
+
+@contextmanager
+def crashes(violations: list[str]) -> Iterator[None]:
+    """Collect what the cluster logs about tasks that crashed."""
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "ended with an exception" in record.msg:
+                violations.append(f"I8: {record.getMessage()}: {record.exc_info[1]!r}")  # type: ignore[index]
+
+    logger = logging.getLogger("goverse")
+    before = logger.level, logger.propagate
+    collector = Collector(logging.ERROR)
+    logger.addHandler(collector)
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(collector)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

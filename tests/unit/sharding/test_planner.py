@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goverse.sharding import Hold, Plan, PlanInput, PlanNode, Reason, plan
+from goverse.sharding.rendezvous import choices
+
+NAMES = ("n1", "n2", "n3", "n4")
+SHARDS = 64
+
+
+def settle(state: PlanInput, found: Plan) -> PlanInput:
+    """The state after the changes were written and every node did as it was told."""
+    targets = list(state.targets)
+    for change in found.changes:
+        assert targets[change.shard] == change.previous
+        targets[change.shard] = change.node
+    return replace(state, targets=tuple(targets), claims=tuple(targets))
+
+
+def placed(*nodes: PlanNode, shards: int = SHARDS) -> PlanInput:
+    """A cluster at rest on ``nodes``."""
+    empty = PlanInput(nodes, (None,) * shards, (None,) * shards)
+    return settle(empty, plan(empty))
+
+
+def nodes_of(*names: str) -> tuple[PlanNode, ...]:
+    return tuple(map(PlanNode, names))
+
+
+@st.composite
+def states(draw: st.DrawFn) -> PlanInput:
+    nodes = tuple(
+        PlanNode(name, draw(st.sampled_from([0.0, 1.0, 2.5])), draw(st.booleans()))
+        for name in draw(st.lists(st.sampled_from(NAMES), unique=True))
+    )
+    somebody = st.sampled_from([*NAMES, "gone", None])
+    shards = draw(st.integers(1, 24))
+    row = st.lists(somebody, min_size=shards, max_size=shards).map(tuple)
+    return PlanInput(
+        nodes,
+        targets=draw(row),
+        claims=draw(row),
+        pins=draw(st.dictionaries(st.integers(0, shards - 1), st.sampled_from([*NAMES, "gone"]))),
+        restarting=tuple(draw(st.lists(st.sampled_from([*NAMES, "gone"]), unique=True))),
+        stable=draw(st.booleans()),
+        stalled=tuple(draw(st.lists(st.integers(0, shards - 1), unique=True))),
+        max_moves=draw(st.integers(0, 6)),
+        max_changes=draw(st.integers(0, 30)),
+    )
+
+
+@given(states())
+@settings(max_examples=300, deadline=None)
+def test_every_plan_keeps_the_rules(state: PlanInput) -> None:
+    found = plan(state)
+    accepting = {node.name for node in state.nodes if node.accepts and node.weight > 0}
+    live = {node.name for node in state.nodes}
+    assert len(found.changes) <= state.max_changes
+    assert sum(c.reason is Reason.BALANCE for c in found.changes) <= state.max_moves
+    assert len({change.shard for change in found.changes}) == len(found.changes)
+    for change in found.changes:
+        assert change.node in accepting
+        assert change.node != change.previous == state.targets[change.shard]
+        pin = state.pins.get(change.shard)
+        assert pin not in accepting or change.node == pin
+        if change.previous not in accepting:
+            assert change.previous not in state.restarting
+        if change.previous in accepting and pin not in accepting:
+            assert state.stable and change.reason is Reason.BALANCE
+        if change.reason is Reason.FAILOVER:
+            assert change.previous not in live
+        if change.previous is None:
+            assert state.stable
+
+
+@given(states())
+@settings(max_examples=200, deadline=None)
+def test_a_plan_is_determined_by_its_input(state: PlanInput) -> None:
+    shuffled = replace(state, nodes=state.nodes[::-1])
+    assert plan(state) == plan(shuffled)
+
+
+@given(states())
+@settings(max_examples=200, deadline=None)
+def test_planning_the_result_plans_nothing(state: PlanInput) -> None:
+    state = replace(state, max_moves=100, max_changes=100)
+    assert plan(settle(state, plan(state))).changes == ()
+
+
+@given(states())
+@settings(max_examples=100, deadline=None)
+def test_bounded_plans_arrive_at_the_same_place(state: PlanInput) -> None:
+    whole = replace(state, claims=state.targets, max_moves=100, max_changes=100)
+    small = replace(whole, max_moves=2, max_changes=3)
+    for _ in range(40):
+        small = settle(small, plan(small))
+    assert small.targets == settle(whole, plan(whole)).targets
+
+
+def test_the_first_plan_waits_for_stability() -> None:
+    empty = PlanInput(nodes_of("n1", "n2"), (None,) * SHARDS, (None,) * SHARDS, stable=False)
+    assert plan(empty) == Plan((), {Hold.NOT_STABLE: SHARDS}, ())
+    found = plan(replace(empty, stable=True))
+    assert {change.reason for change in found.changes} == {Reason.FIRST}
+    assert {change.node for change in found.changes} == {"n1", "n2"}
+
+
+def test_only_the_shards_of_a_dead_node_move_and_at_once() -> None:
+    before = placed(*nodes_of("n1", "n2", "n3"))
+    found = plan(replace(before, nodes=nodes_of("n1", "n2"), stable=False))
+    orphans = [shard for shard, node in enumerate(before.targets) if node == "n3"]
+    assert [change.shard for change in found.changes] == orphans
+    assert {change.reason for change in found.changes} == {Reason.FAILOVER}
+
+
+def test_a_restarting_node_keeps_its_shards_until_its_grace_ends() -> None:
+    before = placed(*nodes_of("n1", "n2"))
+    away = replace(before, nodes=nodes_of("n1"), restarting=("n2",))
+    mine = before.targets.count("n2")
+    assert plan(away) == Plan((), {Hold.RESTARTING: mine}, ())
+    assert len(plan(replace(away, restarting=())).changes) == mine
+    # The same while it is still there and winds up.
+    leaving = replace(away, nodes=(PlanNode("n1"), PlanNode("n2", accepts=False)))
+    assert plan(leaving).changes == ()
+
+
+def test_a_draining_node_is_emptied_without_waiting_for_stability() -> None:
+    before = placed(*nodes_of("n1", "n2"))
+    found = plan(
+        replace(before, nodes=(PlanNode("n1"), PlanNode("n2", accepts=False)), stable=False)
+    )
+    assert len(found.changes) == before.targets.count("n2")
+    assert {(change.node, change.reason) for change in found.changes} == {("n1", Reason.DRAIN)}
+
+
+def test_moves_for_balance_are_few_at_a_time_and_wait_for_stability() -> None:
+    before = replace(placed(*nodes_of("n1")), nodes=nodes_of("n1", "n2"), max_moves=5)
+    misplaced = choices(SHARDS, (("n1", 1.0), ("n2", 1.0))).count("n2")
+    held = plan(replace(before, stable=False))
+    assert held == Plan((), {Hold.NOT_STABLE: misplaced}, ())
+    found = plan(before)
+    assert len(found.changes) == 5
+    assert found.held == {Hold.MOVES_LIMIT: misplaced - 5}
+    # Written, but not moved yet: nothing more may start.
+    moving = replace(settle(before, found), claims=before.claims)
+    assert plan(moving).changes == ()
+    # Two owners do not let go. They must not stop the rest for ever.
+    stuck = tuple(change.shard for change in found.changes[:2])
+    assert len(plan(replace(moving, stalled=stuck)).changes) == 2
+
+
+def test_L17_a_pinned_shard_fails_over_and_returns() -> None:
+    pinned = replace(placed(*nodes_of("n1", "n2", "n3")), pins={7: "n2"}, stable=False)
+    there = settle(pinned, plan(pinned))
+    assert there.targets[7] == "n2"
+
+    dead = replace(there, nodes=nodes_of("n1", "n3"))
+    found = plan(dead)
+    assert found.lost_pins == (7,)
+    assert found.held[Hold.PIN_UNAVAILABLE] == 1
+    elsewhere = settle(dead, found)
+    assert elsewhere.targets[7] in ("n1", "n3")
+
+    back = settle(
+        replace(elsewhere, nodes=there.nodes), plan(replace(elsewhere, nodes=there.nodes))
+    )
+    assert back.targets[7] == "n2"
+    unpinned = replace(back, pins={}, stable=True)
+    free = settle(unpinned, plan(unpinned))
+    assert free.targets == choices(SHARDS, (("n1", 1.0), ("n2", 1.0), ("n3", 1.0)))
+
+
+def test_a_pinned_shard_waits_for_its_restarting_node_without_a_warning() -> None:
+    pinned = replace(placed(*nodes_of("n1", "n2")), pins={7: "n2"})
+    there = settle(pinned, plan(pinned))
+    away = plan(replace(there, nodes=nodes_of("n1"), restarting=("n2",)))
+    assert (away.changes, away.lost_pins) == ((), ())
+
+
+def test_the_most_urgent_changes_come_first() -> None:
+    before = placed(*nodes_of("n1", "n2", "n3"))
+    found = plan(replace(before, nodes=nodes_of("n2", "n3", "n4"), max_changes=1_000))
+    kinds = [change.reason for change in found.changes]
+    assert kinds == sorted(kinds, key=list(Reason).index)
+    assert {Reason.FAILOVER, Reason.BALANCE} <= set(kinds)
+
+
+def test_without_a_node_nothing_moves() -> None:
+    before = placed(*nodes_of("n1"))
+    assert plan(replace(before, nodes=())) == Plan((), {Hold.NO_NODE: SHARDS}, ())
