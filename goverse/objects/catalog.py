@@ -130,6 +130,9 @@ class Catalog:
         self._epochs: dict[int, Epoch] = {}
         #: Every activation that is not dead, across shards: the fast path of a call.
         self._activations: dict[tuple[str, str], Activation] = {}
+        #: Discarded activations whose turns are not over yet: the next one waits for them, so that
+        #: turns of one object never overlap in this process.
+        self._ending: dict[ObjectId, asyncio.Event] = {}
         self._held_limit = HeldLimit(limits.max_waiting_calls)
         self._tasks = Tasks("objects")
         self._deadlines = Deadlines()
@@ -266,7 +269,11 @@ class Catalog:
         self._activations[id] = shard.activations[id] = activation
         if self._services.observer is not None:
             self._services.observer.activated(id.type)
-        activation.begin_activation(call)
+        predecessor = self._ending.get(id)
+        if predecessor is not None and predecessor.is_set():
+            predecessor = None
+            del self._ending[id]
+        activation.begin_activation(call, predecessor)
         self._watch_idle(activation, activation.created)
         return activation
 
@@ -426,8 +433,11 @@ class Catalog:
         shard.state = ShardState.CLOSED
         if self._shards.get(shard.number) is shard:
             del self._shards[shard.number]
+        self._ending = {id: over for id, over in self._ending.items() if not over.is_set()}
         for activation in list(shard.activations.values()):
             activation.discard(reason)
+            if activation.ended is not None and not activation.object_type.options.concurrent:
+                self._ending[activation.object_id] = activation.ended
         for turn in shard.take_held():
             turn.room = None
             turn.refuse(shard.not_owner())

@@ -117,7 +117,7 @@ class Metrics:
         # Ownership.
         self.shards = Gauge(
             "goverse_shards",
-            "Shards by what they are to this node: targeted, claimed, opening, closing.",
+            "Shards by what they are to this node: targeted, claimed, open.",
             ("state",),
         )
         self.members = Gauge(

@@ -13,8 +13,6 @@ import traceback
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from goverse_gate.app import run_gate
-
 from goverse import process
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.faults import ConfigError
@@ -23,6 +21,7 @@ from goverse.config.settings import Settings
 from goverse.objects import ModuleLoadError, Registry, load_entry_points, load_modules
 from goverse.observability.metrics import Metrics
 from goverse_cli.dev.plan import HOST, Plan, plan_from_json
+from goverse_gate.app import run_gate
 from goverse_node.app import run_node
 
 

@@ -73,16 +73,16 @@ class Loose(Coordinator):
         self._inner = inner
         self.lose: Callable[[Sequence[Put | Delete]], bool] = lambda operations: False
         self.before: Callable[[Sequence[Put | Delete]], None] = lambda operations: None
-        self.transactions = 0
+        self.results: list[tuple[Sequence[Put | Delete], bool]] = []
         self.lost = 0
         self.grants = 0
 
     async def transact(
         self, compares: Sequence[Compare], operations: Sequence[Put | Delete]
     ) -> TxnResult:
-        self.transactions += 1
         self.before(operations)
         result = await self._inner.transact(compares, operations)
+        self.results.append((operations, result.succeeded))
         if self.lose(operations):
             self.lost += 1
             raise CoordinatorUnavailable("the answer was lost")
@@ -152,7 +152,7 @@ class Process:
     def mend(self) -> None:
         self.world.faults.mend(self.process, COORDINATOR)
 
-    async def drain(self, mode: LeaveMode = LeaveMode.LEAVE, *, timeout_s: float = 10.0) -> bool:
+    async def drain(self, mode: LeaveMode = LeaveMode.PERMANENT, *, timeout_s: float = 10.0) -> bool:
         coro = self.node.drain(mode, timeout_s=timeout_s)
         return await self.world.loop.run_in(self.process, coro)
 
