@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -84,6 +85,38 @@ async def test_two_nodes_a_gate_and_etcd_come_and_go() -> None:
         await session.shows("Ready again")
         assert json.loads(await session.paste(session.tries[0])) in (5, 20)
 
+        assert await session.press_ctrl_c() == 0
+        stops = [
+            session.shown.index(f"{name:<4} | ", session.shown.index("Stopping;"))
+            for name in ("gate", "n1", "n2")
+        ]
+        assert min(stops) == stops[0], "the gate stops first"
+        await session.leaves_nothing()
+
+
+async def test_changed_code_is_rolled_out_without_losing_a_call(tmp_path: Path) -> None:
+    app = tmp_path / "counter.py"
+    shutil.copy(COUNTER, app)
+    async with dev_session(app, "--nodes", "2") as session:
+        await session.shows(BANNER_END)
+        app.write_text(COUNTER.read_text().replace("+= amount", "+= 10 * amount"))
+        await session.shows("counter.py changed: restarting")
+        answers = [5]
+        async with asyncio.timeout(60):
+            while set(answers[-10:]) != {50}:
+                line = session.tries[0].replace("my-counter", f"c{len(answers)}")
+                answers.append(json.loads(await session.paste(line)))
+        assert set(answers) == {5, 50}
+        assert await session.press_ctrl_c() == 0
+        await session.leaves_nothing()
+
+
+async def test_a_second_ctrl_c_waits_for_nobody() -> None:
+    async with dev_session(COUNTER, "--nodes", "2") as session:
+        await session.shows(BANNER_END)
+        os.kill(session.pid_of("serve", "n1"), signal.SIGSTOP)
+        session.process.send_signal(signal.SIGINT)
+        await session.shows("Stopping; once more to stop at once.")
         assert await session.press_ctrl_c() == 0
         await session.leaves_nothing()
 
