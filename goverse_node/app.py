@@ -7,7 +7,7 @@ coordinator last, so that peers accept what this node sends until it has nothing
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -95,9 +95,7 @@ class _Facts:
 
     node_name: str
     member: NodeMember
-
-    def lease_valid(self) -> bool:
-        return self.member.valid()
+    lease_valid: Callable[[], bool]
 
     def shard_of(self, id: str) -> int:
         return self.member.view.shard_of(id)
@@ -136,7 +134,7 @@ async def run_node(
         router = Router(member.view, pool, name, local, limits, runtime, observer=observer)
         catalog = Catalog(
             registry,
-            _Facts(name, member),
+            _Facts(name, member, member.membership.valid),
             router,
             settings.objects,
             limits,

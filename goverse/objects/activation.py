@@ -65,6 +65,7 @@ class Services:
     expose_errors: bool
     observer: ObjectObserver | None
     tasks: Tasks
+    loop: asyncio.AbstractEventLoop
     next_turn: Callable[[], int]
     run_work: Callable[[Activation, Action], Awaitable[None]]
     removed: Callable[[Activation, list[Turn]], None]
@@ -76,6 +77,7 @@ class Activation:
 
     __slots__ = (
         "_background",
+        "_has_state",
         "_keeper",
         "created",
         "ended",
@@ -107,7 +109,7 @@ class Activation:
         self.ended: asyncio.Event | None = None
         #: Turns that run now, by number.
         self.turns: dict[int, Turn] = {}
-        self.last_used = self.created = asyncio.get_running_loop().time()
+        self.last_used = self.created = services.loop.time()
         self._background: Background | None = None
         #: The task that runs a lifecycle hook, if one runs.
         self.hook_task: asyncio.Task[Any] | None = None
@@ -115,6 +117,7 @@ class Activation:
         self.idle_handle: Handle | None = None
         self.instance: Object = object_type.cls()
         self._keeper = StateKeeper(object_type.state, self.instance)
+        self._has_state = bool(object_type.state)
         self.instance.__dict__["__goverse_host__"] = self
 
     def __str__(self) -> str:
@@ -214,15 +217,14 @@ class Activation:
             turn.give_up()
             raise turn.interrupt or self.shard.not_owner()
         work = turn.work
-        tracked = work is not None and work.tracked and bool(self.object_type.state)
+        tracked = self._has_state and work is not None and work.tracked
         if tracked:
             self._remember(turn)
         self.begin(turn)
         observer = services.observer
-        started = 0.0
         if observer is not None:
-            started = asyncio.get_running_loop().time()
             observer.turn_started(self.object_id.type, turn.call.method or turn.call.verb.name)
+        started = services.loop.time()
         token = CURRENT.set(turn)
         error: BaseException | None = None
         result: Any = None
@@ -251,10 +253,9 @@ class Activation:
             failure = self._failure(turn, error)
         self._end(turn)
         if observer is not None:
-            seconds = asyncio.get_running_loop().time() - started
-            status = outcome.status_of(failure)
+            status = "ok" if failure is None else outcome.status_of(failure)
             method = turn.call.method or turn.call.verb.name
-            observer.turn_ended(self.object_id.type, method, status, seconds)
+            observer.turn_ended(self.object_id.type, method, status, self.last_used - started)
         if isinstance(failure, asyncio.CancelledError):
             raise failure
         self.check_may_leave(turn)
@@ -278,7 +279,7 @@ class Activation:
     def begin(self, turn: Turn) -> None:
         """``turn`` runs from now on, in the current task."""
         turn.number = self.services.next_turn()
-        task = asyncio.current_task()
+        task = asyncio.current_task(self.services.loop)
         assert task is not None
         turn.task = task
         turn.cancelling = task.cancelling()
@@ -287,7 +288,7 @@ class Activation:
 
     def _end(self, turn: Turn) -> None:
         self.forget(turn)
-        self.last_used = asyncio.get_running_loop().time()
+        self.last_used = self.services.loop.time()
         if turn.call.verb is Verb.DELETE and self.state is not DEAD:
             self.retire()
         self.leave(turn)

@@ -150,4 +150,4 @@ def timer_turn(activation: Activation, work: Action, deadline: float) -> Turn:
     """A turn that no call began."""
     id = activation.object_id
     call = Call(id.type, id.id, f"timer {work.name}", b"", deadline)
-    return Turn(call, work, None, deadline)
+    return Turn(call, work, None, deadline, work.shared)

@@ -44,7 +44,7 @@ from goverse.objects.background import Action, timer_turn
 from goverse.objects.context import CallDefaults
 from goverse.objects.definition import ObjectType
 from goverse.objects.registry import Registry
-from goverse.objects.shard import HeldLimit, Shard, ShardState
+from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
 from goverse.objects.snapshots import (
     CatalogSnapshot,
     ObjectSnapshot,
@@ -106,6 +106,8 @@ class Catalog:
         self._deadlines = Deadlines()
         self._idle = Deadlines(step_s=0.25)
         self._stopped = False
+        loop = asyncio.get_running_loop()
+        self._now = loop.time
         self._services = Services(
             outgoing=outgoing,
             lease_valid=node.lease_valid,
@@ -118,6 +120,7 @@ class Catalog:
             expose_errors=settings.expose_errors,
             observer=observer,
             tasks=self._tasks,
+            loop=loop,
             next_turn=itertools.count(1).__next__,
             run_work=self._run_work,
             removed=self._removed,
@@ -127,11 +130,11 @@ class Catalog:
 
     async def invoke(self, call: Call) -> Reply:
         """Run ``call`` in a turn of its object. Raises NotOwner if its shard is not open here."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         activation = self._activations.get((call.type, call.id))
         object_type = activation.object_type if activation else self._check_address(call)
         turn = self._turn(call, object_type, now)
-        self._place(turn)
+        self._place(turn, activation)
         return await self._run(turn)
 
     async def _run(self, turn: Turn) -> Reply:
@@ -163,7 +166,9 @@ class Catalog:
             raise NotImplementedYet("reliable calls (a call id) are not supported yet")
         if call.codec not in encoding.NONE:
             raise NotImplementedYet("payloads of codec 'any' are not supported yet")
-        deadline = min(call.deadline, now + _MAX_TIMEOUT_S)
+        deadline = call.deadline
+        if deadline > now + _MAX_TIMEOUT_S:
+            deadline = now + _MAX_TIMEOUT_S
         method = arguments = None
         if call.verb is Verb.CALL:
             method = object_type.methods.get(call.method)
@@ -180,22 +185,23 @@ class Catalog:
             arguments = method.signature.decode(call.payload, call.codec)
             if method.timeout_s is not None:
                 deadline = min(deadline, now + method.timeout_s)
-        turn = Turn(call, method, arguments, deadline)
+        turn = Turn(call, method, arguments, deadline, method is not None and method.shared)
         if deadline <= now:
             raise turn.not_begun()
         return turn
 
-    def _place(self, turn: Turn) -> None:
-        """Admit ``turn``, or hold it back. No await from the check of ownership to the mailbox."""
-        call = turn.call
-        activation = self._activations.get((call.type, call.id))
+    def _place(self, turn: Turn, activation: Activation | None) -> None:
+        """Admit ``turn``, or hold it back. No await from the check of ownership to the mailbox.
+
+        :param activation: the one that stands at this moment.
+        """
         if activation is not None:
             shard: Shard | None = activation.shard
         else:
-            shard = self._shards.get(self._shard_of(call.id))
-        if shard is None or not self._node.lease_valid():
-            raise self._not_owner(call)
-        if shard.holds_back(turn):
+            shard = self._shards.get(self._shard_of(turn.call.id))
+        if shard is None or not self._services.lease_valid():
+            raise self._not_owner(turn.call)
+        if shard.state is not OPEN and shard.holds_back(turn):
             shard.hold(turn)
         else:
             self._admit(turn, shard, activation)
@@ -250,7 +256,7 @@ class Catalog:
         activation.check_alive()
         now = asyncio.get_running_loop().time()
         turn = timer_turn(activation, work, now + self._services.defaults.call_timeout_s)
-        self._place(turn)
+        self._place(turn, activation)
         await self._run(turn)
 
     # -- ends of activations
@@ -271,7 +277,7 @@ class Catalog:
         for turn in turns:
             turn.room = None
             try:
-                self._place(turn)
+                self._place(turn, self._activations.get((turn.call.type, turn.call.id)))
             except GoverseError as error:
                 turn.refuse(error)
 

@@ -34,6 +34,9 @@ class ShardState(enum.Enum):
     CLOSED = "closed"
 
 
+OPEN = ShardState.OPEN
+
+
 class HeldLimit:
     """How many calls all shards of a node hold back together."""
 
@@ -110,7 +113,7 @@ class Shard:
     def ended(self) -> None:
         """A turn that was counted as busy has ended or left its mailbox."""
         self.busy -= 1
-        if not self.busy:
+        if not self.busy and self._quiet is not None:
             self.wake()
 
     def wake(self) -> None:

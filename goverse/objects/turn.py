@@ -17,6 +17,8 @@ import enum
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from goverse.call import Call, ChainEntry, Codec, Reply
 from goverse.errors import DeadlineExceeded, Executed, FailedPrecondition, GoverseError
 from goverse.ids import ObjectId
@@ -67,62 +69,41 @@ class WaitingRoom(Protocol):
     def withdraw(self, turn: Turn) -> None: ...
 
 
-class Turn:
-    """The frame of a running method, and before that its place in a queue."""
+class Turn(msgspec.Struct, eq=False):
+    """The frame of a running method, and before that its place in a queue.
 
-    __slots__ = (
-        "_entry",
-        "activation",
-        "arguments",
-        "before",
-        "call",
-        "cancelled",
-        "cancelling",
-        "deadline",
-        "future",
-        "inner",
-        "inner_idle",
-        "interrupt",
-        "is_hook",
-        "mailbox",
-        "number",
-        "outgoing",
-        "parent",
-        "room",
-        "shared",
-        "state",
-        "task",
-        "work",
-    )
+    :param work: None for create and delete.
+    :param shared: whether ``work`` is.
+    """
 
-    def __init__(self, call: Call, work: Work | None, arguments: Any, deadline: float) -> None:
-        self.call = call
-        #: None for create and delete.
-        self.work = work
-        self.arguments = arguments
-        self.deadline = deadline
-        self.shared = work is not None and work.shared
-        self.state = WAITING
-        self.number = 0
-        self.is_hook = False
-        self.activation: Activation | None = None
-        #: The mailbox that it entered: the activation's, or the one of the turn it is part of.
-        self.mailbox: Mailbox | None = None
-        self.room: WaitingRoom | None = None
-        self.future: asyncio.Future[None] | None = None
-        self.task: asyncio.Task[Any] | None = None
-        self.cancelling = 0
-        #: Why it must end, and whether its task was cancelled for that.
-        self.interrupt: GoverseError | None = None
-        self.cancelled = False
-        #: Declared state at its beginning, if it would be rolled back.
-        self.before: bytes | None = None
-        #: The suspended turn that it is part of; the turns that are part of it.
-        self.parent: Turn | None = None
-        self.inner: Mailbox | None = None
-        self.inner_idle: asyncio.Future[None] | None = None
-        self.outgoing: dict[int, Call] | None = None
-        self._entry: ChainEntry | None = None
+    # A struct for its constructor: one call of C for every call of an object.
+    call: Call
+    work: Work | None
+    arguments: Any
+    deadline: float
+    shared: bool = False
+    state: TurnState = WAITING
+    number: int = 0
+    is_hook: bool = False
+    activation: Activation | None = None
+    mailbox: Mailbox | None = None
+    """The mailbox that it entered: the activation's, or the one of the turn it is part of."""
+    room: WaitingRoom | None = None
+    future: asyncio.Future[None] | None = None
+    task: asyncio.Task[Any] | None = None
+    cancelling: int = 0
+    interrupt: GoverseError | None = None
+    """Why it must end."""
+    cancelled: bool = False
+    """Whether its task was cancelled for that."""
+    before: bytes | None = None
+    """Declared state at its beginning, if it would be rolled back."""
+    parent: Turn | None = None
+    """The suspended turn that it is part of."""
+    inner: Mailbox | None = None
+    inner_idle: asyncio.Future[None] | None = None
+    outgoing: dict[int, Call] | None = None
+    _entry: ChainEntry | None = None
 
     # -- waiting
 
