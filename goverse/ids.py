@@ -13,7 +13,7 @@ MAX_ID_BYTES = 512
 MAX_TYPE_CHARS = 128
 NUM_SLOTS = 65_536
 
-# C0 and C1 controls, and surrogates, which UTF-8 cannot carry.
+# C0 and C1 controls, and surrogates, which UTF-8 cannot carry. None of them is printable.
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MEMBER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
 
@@ -69,7 +69,7 @@ def check_id(id: str) -> str:
     """Return ``id`` if it can name an object: 1 to 512 bytes, no controls. Raises ValueError."""
     if not id:
         raise ValueError("object id is empty")
-    if _FORBIDDEN.search(id):
+    if not id.isprintable() and _FORBIDDEN.search(id):
         raise ValueError(f"object id {id[:64]!r} has a control character or a lone surrogate")
     # A character takes at most four bytes: short ids need no encoding to be measured.
     if len(id) * 4 > MAX_ID_BYTES and len(id.encode()) > MAX_ID_BYTES:

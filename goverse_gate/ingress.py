@@ -63,6 +63,7 @@ class Ingress:
         self._router = router
         self._limits = limits
         self._metrics = metrics
+        self._now = asyncio.get_running_loop().time
         self._calls = 0
         self._doors = 0
         self._timeouts = {
@@ -86,7 +87,7 @@ class Ingress:
         self._doors -= 1
 
     async def _invoke(self, door: Door, call: Call) -> Reply:
-        started = asyncio.get_running_loop().time()
+        started = self._now()
         status = "ok"
         try:
             admitted = self._admit(door, call, started)
@@ -113,8 +114,7 @@ class Ingress:
                 "the gate failed; its log says why", executed=Executed.UNKNOWN
             ) from error
         finally:
-            duration_s = asyncio.get_running_loop().time() - started
-            self._metrics.operation_ended(OPERATIONS[call.verb], status, duration_s)
+            self._metrics.operation_ended(OPERATIONS[call.verb], status, self._now() - started)
 
     def _admit(self, door: Door, call: Call, now: float) -> Call:
         """The call as the cluster may see it. Raises what it is refused for."""

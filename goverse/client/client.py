@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from goverse.config.settings import LimitSettings
 from goverse.objects.access import create, delete, interface_of
 from goverse.objects.context import CallDefaults
 from goverse.objects.definition import Object
-from goverse.objects.reference import reference
+from goverse.objects.reference import Binding, Reference
 from goverse.transport.carrier import Network
 from goverse.transport.grpc_network import GrpcNetwork
 
@@ -35,11 +36,12 @@ class Client:
 
     def __init__(self, session: Session, limits: LimitSettings) -> None:
         self._session = session
-        self._defaults = CallDefaults(
+        defaults = CallDefaults(
             call_timeout_s=limits.default_call_timeout_s,
             create_timeout_s=limits.default_create_timeout_s,
             delete_timeout_s=limits.default_delete_timeout_s,
         )
+        self._binding = Binding(session, defaults, asyncio.get_running_loop().time)
 
     @property
     def client_id(self) -> str:
@@ -57,7 +59,7 @@ class Client:
         values. `goverse.options` gives its calls another timeout. Raises ValueError for what
         cannot be an id.
         """
-        return reference(interface_of(target), id, self._session, self._defaults)
+        return Reference(interface_of(target), id, self._binding)
 
     @overload
     async def create(self, target: type[T], id: str, *, timeout_s: float | None = None) -> T: ...

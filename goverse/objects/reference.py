@@ -8,7 +8,7 @@ CallTarget can make references; inside an object's method the running turn is th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
@@ -47,11 +47,19 @@ class Interface(Protocol):
         ...
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class Binding(NamedTuple):
-    """Who carries the calls of a reference made outside of objects."""
+    """Who carries the calls of a reference made outside of objects.
+
+    :param now: the time of the loop that they are made in, for deadlines.
+    """
 
     invoker: CallTarget
     defaults: CallDefaults
+    now: Callable[[], float] = _now
 
 
 # The binding of references found in a result while it is decoded: a client's own references
@@ -193,27 +201,26 @@ async def change_existence(target: Reference, verb: Verb, timeout_s: float | Non
     """Create or delete the object explicitly."""
     if not isinstance(target, Reference):
         raise TypeError(f"expected a reference made by get(), not {target!r:.60}")
-    invoker, defaults = _target(target, f"to {verb.name.lower()} it")
+    invoker, defaults, now = _target(target, f"to {verb.name.lower()} it")
     if timeout_s is None:
         timeout_s = target._timeout_s or (
             defaults.create_timeout_s if verb is Verb.CREATE else defaults.delete_timeout_s
         )
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    await invoker.invoke(Call(target._type, target._id, "", b"", deadline, verb=verb))
+    await invoker.invoke(Call(target._type, target._id, "", b"", now() + timeout_s, verb=verb))
 
 
 async def _call(
     target: Reference, name: str, payload: bytes, method: MethodInterface | None
 ) -> Any:
     binding = target._binding
-    invoker, defaults = binding or _target(target, "to call it")
+    invoker, defaults, now = binding or _target(target, "to call it")
     timeout_s = target._timeout_s
     if timeout_s is None:
         timeout_s = method.timeout_s if method is not None else None
         if timeout_s is None:
             timeout_s = defaults.call_timeout_s
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    reply = await invoker.invoke(Call(target._type, target._id, name, payload, deadline))
+    call = Call(target._type, target._id, name, payload, now() + timeout_s)
+    reply = await invoker.invoke(call)
     if method is None:
         return _decode_untyped(target, name, reply.payload)
     signature = method.signature

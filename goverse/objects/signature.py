@@ -176,6 +176,8 @@ class Signature:
                 f"{self._where} takes {len(self.positional)} positional arguments, got {len(args)}"
             )
         bound = dict(zip(self.positional, args, strict=False))
+        if not kwargs and len(bound) == len(self.names):
+            return bound
         for name, value in kwargs.items():
             if name in bound:
                 raise TypeError(f"{self._where} got two values for argument {name!r}")

@@ -149,7 +149,10 @@ class Inbound:
         ):
             self._turn_down(number, payload_bytes)
             return
-        deadline = self._now() + min(frame.remaining_ms, MAX_REMAINING_MS) / 1000
+        remaining_ms = frame.remaining_ms
+        if remaining_ms > MAX_REMAINING_MS:
+            remaining_ms = MAX_REMAINING_MS
+        deadline = self._now() + remaining_ms / 1000
         end = deadline + GRACE_S
         self.served[number] = served = Served(self, number, payload_bytes, end)
         self.bytes += payload_bytes

@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from goverse.aio.backoff import Backoff
 from goverse.aio.tasks import Tasks
@@ -204,10 +205,13 @@ class Peer:
         self._last_error = ""
         self._dropped = ""
 
-    async def invoke(self, call: Call) -> Reply:
+    # A plain function, as `Link.invoke`: the coroutine of a link that stands is handed on.
+    def invoke(self, call: Call) -> Coroutine[Any, Any, Reply]:
         link = self.link()
-        if link is None:
-            link = await self._wait_link(call)
+        return link.invoke(call) if link is not None else self._invoke_later(call)
+
+    async def _invoke_later(self, call: Call) -> Reply:
+        link = await self._wait_link(call)
         return await link.invoke(call)
 
     def link(self) -> Link | None:

@@ -207,10 +207,10 @@ def extra_of(call: Call) -> CallExtra | None:
 
 def extra_bytes(call: Call) -> int:
     """About how many bytes `extra_of` takes."""
-    if not (call.chain or call.principal or call.client_id or call.call_id or call.trace):
-        return 0
-    size = 48 + len(call.principal) + len(call.client_id) + len(call.call_id) + len(call.trace)
-    return size + sum(32 + len(entry.type) + len(entry.id) for entry in call.chain)
+    size = len(call.principal) + len(call.client_id) + len(call.call_id) + len(call.trace)
+    if call.chain:
+        size += sum(32 + len(entry.type) + len(entry.id) for entry in call.chain)
+    return size + 48 if size else 0
 
 
 def remaining_ms(remaining_s: float) -> int:
