@@ -107,7 +107,7 @@ class EtcdProcess:
         if self._process is not None and self._process.poll() is None:
             raise RuntimeError(f"etcd {self.options.name} runs already")
         self.options.data_dir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-S", "-E", str(_LAUNCHER), str(os.getpid())]
+        command = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
         command += [str(self.options.binary), *self._arguments()]
         # A session of its own: a Ctrl-C in the terminal is for us, and we stop it in our order.
         with self.log_file.open("ab") as output:
