@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from goverse import process
+from goverse.cluster.registration import package_version
 from goverse.config.addresses import member_name
 from goverse.config.faults import ConfigError
 from goverse.config.load import Loaded, load
