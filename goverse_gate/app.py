@@ -84,8 +84,15 @@ class Gate:
             self.member.snapshot(),
             owners=owners,
             connected=self.pool.connected(),
-            stopping=self.stopping,
+            faults=self._faults(),
         )
+
+    def _faults(self) -> list[str]:
+        if self.stopping:
+            return ["this gate is stopping"]
+        if self._http_server is not None and not self._http_server.serving:
+            return ["the HTTP listener has ended, the log says why"]
+        return []
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new calls, and let those of clients end within ``timeout_s``."""
