@@ -11,11 +11,12 @@ from typing import Any
 import click
 
 from goverse import process
+from goverse.cluster.registration import package_version
 from goverse.config.addresses import member_name
 from goverse.config.faults import ConfigError
 from goverse.config.load import Loaded, load
 from goverse.config.render import render
-from goverse_gate.app import package_version, run_gate
+from goverse_gate.app import run_gate
 
 _FLAGS = {
     "id": "gate.id",

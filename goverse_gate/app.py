@@ -11,7 +11,6 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from goverse.cluster.agent import GateMember, MemberSnapshot
 from goverse.cluster.records import Kind
@@ -24,6 +23,7 @@ from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
 from goverse.routing import Router
+from goverse.routing.metrics import RouterMetrics
 from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import LinkConfig
 from goverse.transport.pool import LinkPool, PoolSnapshot
@@ -31,7 +31,6 @@ from goverse_gate.http_app import HttpApp, HttpLimits, HttpSnapshot
 from goverse_gate.http_server import HttpServer, HttpServerSnapshot, open_http
 from goverse_gate.ingress import Ingress, IngressSnapshot
 from goverse_gate.node_links import NodeLinks
-from goverse_gate.observers import RouterMetrics
 from goverse_gate.readiness import gate_readiness
 from goverse_gate.session import Sessions, SessionsSnapshot
 
@@ -154,7 +153,6 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
             name=name,
             address=gate.address,
             ops_address=gate.ops_address,
-            version=package_version(),
         )
         await member.start_view()
         await member.start(identity)
@@ -164,14 +162,6 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
         if gate.http_address:
             log.info("gate %s serves HTTP on %s", name, gate.http_address)
         yield gate
-
-
-def package_version() -> str:
-    """The version that this process runs; empty outside of an installation."""
-    try:
-        return version("goverse")
-    except PackageNotFoundError:
-        return ""
 
 
 async def _serve_http(settings: Settings, limits: LimitSettings, gate: Gate) -> None:
@@ -208,4 +198,5 @@ def _watch(metrics: Metrics, gate: Gate) -> None:
     metrics.waiting_calls.watch(lambda: member.view.snapshot().waiting)
     metrics.sessions.watch(lambda: gate.sessions.snapshot().sessions)
     metrics.links.watch(lambda: len(gate.pool.connected()))
+    metrics.calls_in_flight.watch(gate.pool.calls_in_flight)
     metrics.lease_remaining_seconds.watch(lambda: member.membership.snapshot().lease_remaining_s)

@@ -43,6 +43,10 @@ class Counter(goverse.Object):
         raise KeyError("inside")
 
     @goverse.method
+    async def echo(self, text: str) -> str:
+        return text
+
+    @goverse.method
     async def client(self) -> str:
         return goverse.context().client_id
 

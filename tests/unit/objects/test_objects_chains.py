@@ -7,7 +7,7 @@ from objects_kit import EPOCH, make_call, running, turns_of_the_loop, value_of
 
 import goverse
 from goverse.call import ChainEntry
-from goverse.errors import Fenced
+from goverse.errors import Fenced, NotOwner
 from goverse.ids import ObjectId
 from tests.support.eventually import eventually
 
@@ -20,6 +20,7 @@ class Party(goverse.Object):
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
+        self.gates: dict[str, asyncio.Event] = {}
 
     def _get(self, id: str):
         return goverse.get(type(self), id)
@@ -67,14 +68,16 @@ class Party(goverse.Object):
         return [int(found[0]) for found in await asyncio.gather(*calls)]
 
     @goverse.method
-    async def leave_behind(self, other: str) -> int:
-        """Returns without waiting for a call that comes back."""
-        me = goverse.context().object_id.id
-        task = asyncio.get_running_loop().create_task(self._get(other).ask([me]))
-        self.kept = task
-        for _ in range(6):
-            await turns_of_the_loop(1)
-        return self.value
+    async def wait_for(self, name: str, fail: bool = False) -> str:
+        self.log.append(f"begin {name}")
+        self.value += 1
+        try:
+            await self.gates.setdefault(name, asyncio.Event()).wait()
+        finally:
+            self.log.append(f"end {name}")
+        if fail:
+            raise goverse.ApplicationError("no")
+        return name
 
     @goverse.method(read_only=True)
     async def read_then(self, other: str, then: str) -> int:
@@ -221,16 +224,65 @@ async def test_inner_turns_run_one_at_a_time():
         assert sorted(found) == list(range(1, 10))
 
 
+def inner_call(method: str, **arguments):
+    """A call that comes back to turn 1 of Open/a."""
+    return make_call("Open", "a", method, chain=(ChainEntry("Open", "a", EPOCH, 1),), **arguments)
+
+
 async def test_a_turn_is_not_over_before_the_turns_that_are_part_of_it():
     async with running(Open) as node:
-        node.get(Open, "b")
-        await node.get(Open, "b").bump()
-        outer = node.call("Open", "a", "leave_behind", other="b")
-        other = node.call("Open", "a", "bump")
-        await outer
-        assert value_of(await other) >= 1
-        activation = node.catalog._activations[("Open", "a")]
-        await eventually(lambda: activation.mailbox.idle and not activation.turns)
+        outer = node.call("Open", "a", "wait_for", name="outer")
+        await turns_of_the_loop()
+        inner = [node.send(inner_call("wait_for", name=name)) for name in ("inner", "second")]
+        other = node.call("Open", "a", "wait_for", name="other")
+        await turns_of_the_loop()
+        party = node.catalog._activations[("Open", "a")].instance
+        party.gates["outer"].set()
+        await turns_of_the_loop()
+        assert not outer.done() and party.log == ["begin outer", "begin inner", "end outer"]
+        party.gates["inner"].set()
+        await turns_of_the_loop()
+        party.gates["second"].set()
+        assert [value_of(await call) for call in (outer, *inner)] == ["outer", "inner", "second"]
+        await turns_of_the_loop()
+        party.gates["other"].set()
+        await other
+        assert party.log[-4:] == ["begin second", "end second", "begin other", "end other"]
+
+
+@pytest.mark.parametrize("how", ["fails", "cancelled", "cancelled at its end"])
+async def test_a_turn_that_fails_takes_the_turns_that_are_part_of_it_along(how):
+    async with running(Open) as node:
+        outer = node.call("Open", "a", "wait_for", name="outer", fail=how == "fails")
+        await turns_of_the_loop()
+        inner = [node.send(inner_call("wait_for", name=name)) for name in ("inner", "second")]
+        await turns_of_the_loop()
+        party = node.catalog._activations[("Open", "a")].instance
+        if how != "cancelled":
+            party.gates["outer"].set()
+            await turns_of_the_loop()
+        if how != "fails":
+            outer.cancel()
+        for call, executed in zip(inner, ("unknown", "no"), strict=True):
+            with pytest.raises(goverse.FailedPrecondition, match="has failed") as caught:
+                await call
+            assert caught.value.executed.value == executed
+        with pytest.raises(goverse.ApplicationError if how == "fails" else asyncio.CancelledError):
+            await outer
+        assert await node.get(Open, "a").peek() == 0
+        assert sum(shard.busy for shard in node.catalog.snapshot().shards) == 0
+
+
+async def test_discarding_ends_inner_turns_too():
+    async with running(Open) as node:
+        outer = node.call("Open", "a", "wait_for", name="outer")
+        await turns_of_the_loop()
+        inner = [node.send(inner_call("wait_for", name=name)) for name in ("inner", "second")]
+        await turns_of_the_loop()
+        node.catalog.discard_all("lost")
+        for call, error in zip((outer, *inner), (Fenced, Fenced, NotOwner), strict=True):
+            with pytest.raises(error):
+                await call
 
 
 async def test_a_read_only_turn_admits_read_only_calls_only():
@@ -291,6 +343,22 @@ async def test_a_chain_that_names_an_ended_turn_waits_like_any_call():
         await node.get(Party, "a").bump()
         chain = (ChainEntry("Party", "a", EPOCH, 1),)
         assert value_of(await node.send(make_call("Party", "a", "bump", chain=chain))) == 2
+
+
+async def test_L21_a_call_of_a_running_turn_keeps_its_place_when_the_drain_begins():
+    """It waits in a mailbox already; held back, its turn and the drain would wait for ever."""
+    async with running(Party) as node:
+        a, b = "shard#1/a", "shard#1/b"
+        busy = node.call("Party", b, "wait_for", name="busy")
+        first = node.call("Party", a, "ask", path=[b])
+        await turns_of_the_loop()
+        assert [one.waiting for one in node.catalog.objects()] == [0, 1]
+        closing = asyncio.ensure_future(node.catalog.close_shard(1, drain_timeout_s=3))
+        await turns_of_the_loop()
+        node.catalog._activations[("Party", b)].instance.gates["busy"].set()
+        assert value_of(await first) == ["2"]
+        assert value_of(await busy) == "busy"
+        assert await closing
 
 
 @pytest.mark.parametrize("cls", [Party, Open])

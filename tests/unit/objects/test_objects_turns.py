@@ -12,7 +12,7 @@ from objects_kit import make_call, running, turns_of_the_loop, value_of
 import goverse
 from goverse.call import Codec
 from goverse.config.settings import LimitSettings, ObjectSettings
-from goverse.errors import NotOwner, Overloaded
+from goverse.errors import Fenced, NotOwner, Overloaded
 
 
 @dataclasses.dataclass
@@ -93,6 +93,10 @@ class Worker(goverse.Object):
         self.value += 1
         if how == "raise":
             raise ValueError("kept")
+        if how == "odd":
+            self.odd = [object()]
+        if how == "clean":
+            self.odd = None
 
     @goverse.method
     async def stubborn(self) -> str:
@@ -284,6 +288,17 @@ async def test_L10_a_turn_without_rollback_keeps_what_it_did_and_later_ones_begi
         assert value_of(await node.call("Worker", "x", "state"))[0] == 3
 
 
+async def test_state_that_cannot_be_kept_fails_the_next_turn_before_it_begins():
+    async with running(Worker) as node:
+        await node.call("Worker", "x", "keep", how="odd")
+        with pytest.raises(goverse.ObjectFailed, match=r"odd\[0\]: type object") as caught:
+            await node.call("Worker", "x", "change", how="ok")
+        assert caught.value.executed is goverse.Executed.NO
+        await node.call("Worker", "x", "keep", how="clean")
+        await node.call("Worker", "x", "change", how="ok")
+        assert sum(shard.busy for shard in node.catalog.snapshot().shards) == 0
+
+
 async def test_L10_random_turns_leave_what_the_successful_ones_did():
     choose = random.Random(7)
     async with running(Worker) as node:
@@ -368,6 +383,22 @@ async def test_without_a_lease_no_turn_begins():
             await node.call("Worker", "x", "change", how="ok")
         assert caught.value.executed is goverse.Executed.NO
         assert instance_of(node).value == 1
+
+
+async def test_a_turn_that_was_granted_does_not_begin_without_a_lease():
+    async with running(Worker) as node:
+        first = node.call("Worker", "x", "write", name="first")
+        second = node.call("Worker", "x", "write", name="second")
+        await turns_of_the_loop()
+        worker = instance_of(node)
+        node.facts.lease = False
+        worker.gate("first").set()
+        with pytest.raises(NotOwner) as caught:
+            await second
+        assert caught.value.executed is goverse.Executed.NO
+        assert worker.log == ["begin first", "end first"]
+        with pytest.raises(Fenced):
+            await first
 
 
 async def test_the_observer_sees_every_turn_once():

@@ -6,7 +6,7 @@ from goverse.observability.metrics import Metrics
 
 
 class RouterMetrics:
-    """A `goverse.routing.RouterObserver`."""
+    """A `RouterObserver`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
