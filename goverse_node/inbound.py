@@ -7,13 +7,12 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 
-from goverse.transport.hello import Hello, Role
-from goverse.transport.link import Link, LinkConfig, open_link
-
 from goverse.call import CallTarget
 from goverse.errors import GoverseError, Overloaded, PermissionDenied, Unavailable
 from goverse.ids import MemberId
 from goverse.transport.carrier import Carrier
+from goverse.transport.hello import Hello, Role
+from goverse.transport.link import Link, LinkConfig, open_link
 
 log = logging.getLogger(__name__)
 
