@@ -59,7 +59,8 @@ def check_type(name: str) -> str:
     """Return ``name`` if it can name an object type. Raises ValueError."""
     if not name.isidentifier() or len(name) > MAX_TYPE_CHARS:
         raise ValueError(
-            f"object type {name[:64]!r} must be an identifier of at most {MAX_TYPE_CHARS} characters"
+            f"object type {name[:64]!r} must be an identifier "
+            f"of at most {MAX_TYPE_CHARS} characters"
         )
     return name
 

@@ -19,6 +19,7 @@ from goverse.cluster.registration import Identity, Registration
 from goverse.cluster.view import ClusterView, ViewSnapshot
 from goverse.config.settings import ClusterSettings, LimitSettings
 from goverse.coordination.api import Coordinator, CoordinatorUnavailable
+from goverse.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 class LeaveMode(enum.Enum):
     """What becomes of a node's shards when it stops."""
 
-    LEAVE = "leave"
+    PERMANENT = "permanent"
     """Others take them, while it still serves."""
     RESTART = "restart"
     """They wait for it, for `restart_grace_s`."""
@@ -98,10 +99,10 @@ class NodeMember(GateMember):
     leadership: Leadership
     ownership: Ownership
 
-    def prepare(self, host: ShardHost, *, drain_timeout_s: float = 2.0) -> None:
+    def prepare(self, host: ShardHost, metrics: Metrics, *, drain_timeout_s: float = 2.0) -> None:
         """Join the parts; ``host`` often needs `view` and `valid`, so it comes after them."""
         writer = ClaimWriter(
-            self._coordinator, self.keys, answer_limit_s=self._settings.lease_ttl_s / 2
+            self._coordinator, self.keys, metrics, answer_limit_s=self._settings.lease_ttl_s / 2
         )
         self.leadership = Leadership(
             self._coordinator,
@@ -110,6 +111,7 @@ class NodeMember(GateMember):
             self.keys,
             self._settings,
             self._runtime,
+            metrics,
         )
         self.ownership = Ownership(
             self.view,
@@ -136,7 +138,7 @@ class NodeMember(GateMember):
             log.warning("leaving without telling the others: %s", error)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        if mode is LeaveMode.LEAVE:
+        if mode is LeaveMode.PERMANENT:
             await self.ownership.hand_over(timeout_s=timeout_s)
         # Even when the time is over: what is idle closes at once, and is released properly.
         return await self.ownership.close_all(timeout_s=max(deadline - loop.time(), 1.0))

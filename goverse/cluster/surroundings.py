@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from goverse.observability.metrics import Metrics
-
 from goverse.aio.runtime import Runtime
 from goverse.coordination.api import Coordinator
+from goverse.observability.metrics import Metrics
 from goverse.transport.carrier import Network
 
 

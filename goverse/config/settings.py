@@ -1,7 +1,8 @@
 """Every setting: one class per concern, one docstring per field.
 
 Attributes ending in ``_s`` are seconds; in YAML and in the environment the same key is written
-without the suffix and with a unit (``lease_ttl: 10s``). Loading is in `goverse.config.load`.
+without the suffix and with a unit (``lease_ttl: 10s``). Attributes ending in ``_bytes`` keep their
+name and may have a unit (``max_payload_bytes: 64MiB``). Loading is in `goverse.config.load`.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class NodeSettings:
     """Where links and the admin service are served."""
 
     advertise: str = ""
-    """host:port that others reach it by; empty: POD_IP, else the listen address."""
+    """host:port that others reach it by; empty: POD_IP, else the listen address, or the host's name
+    where that is every address."""
 
     ops_listen: str = "127.0.0.1:48001"
     """Where health, readiness and metrics are served; ``off`` for nowhere."""
@@ -92,6 +94,13 @@ class NodeSettings:
 
     drain_timeout_s: float = 2.0
     """How long a closing shard waits for running turns."""
+
+    shutdown_mode: str = "permanent"
+    """What a stopping node does with its shards: permanent (others take them first) or restart
+    (they wait for it to come back, for ``cluster.restart_grace``)."""
+
+    shutdown_timeout_s: float = 20.0
+    """How long a stopping node may take to give up its shards."""
 
     insecure: bool = False
     """Allow listening beyond loopback without TLS."""
@@ -108,7 +117,8 @@ class GateSettings:
     """Where client sessions are served."""
 
     advertise: str = ""
-    """host:port that others reach it by; empty: POD_IP, else the listen address."""
+    """host:port that others reach it by; empty: POD_IP, else the listen address, or the host's name
+    where that is every address."""
 
     http_listen: str = "127.0.0.1:8080"
     """Where HTTP is served; ``off`` for nowhere."""
@@ -117,7 +127,10 @@ class GateSettings:
     """Where health, readiness and metrics are served; ``off`` for nowhere."""
 
     allowed_origins: tuple[str, ...] = ()
-    """Origins of web pages that may call over HTTP."""
+    """Origins of web pages that may call over HTTP, such as https://app.example; ``*`` is all."""
+
+    shutdown_timeout_s: float = 10.0
+    """How long a stopping gate lets the calls end that its clients have made."""
 
     insecure: bool = False
     """Allow listening beyond loopback without TLS."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib.resources
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,11 +35,29 @@ def bundled_etcd() -> Path:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody uses right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback interface that nobody uses right now.
+
+    Below the range from which systems choose the ports of outgoing connections: one of those
+    would be taken again while a server restarts.
+    """
+    source = random.SystemRandom()
+    while True:
+        port = source.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def tied_to_this_process(command: Sequence[str]) -> list[str]:
+    """``command`` (its program by path) made to be killed when this process ends, however it ends.
+
+    The kernel ties it to the *thread* that starts it: start it from the main thread.
+    """
+    return [sys.executable, "-S", "-E", str(_LAUNCHER), str(os.getpid()), *command]
 
 
 @dataclass(frozen=True)
@@ -96,8 +116,7 @@ class EtcdProcess:
         if self._process is not None and self._process.poll() is None:
             raise RuntimeError(f"etcd {self.options.name} runs already")
         self.options.data_dir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-S", "-E", str(_LAUNCHER), str(os.getpid())]
-        command += [str(self.options.binary), *self._arguments()]
+        command = tied_to_this_process([str(self.options.binary), *self._arguments()])
         # A session of its own: a Ctrl-C in the terminal is for us, and we stop it in our order.
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(

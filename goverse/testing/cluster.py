@@ -14,12 +14,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from goverse.cluster.keys import Keys
-from goverse.cluster.records import ClaimValue, decode
-from goverse.transport.loopback import LoopbackHub
-
 from goverse import client as client_library
 from goverse.aio.runtime import Runtime
+from goverse.cluster.admin import pin_shard, unpin_shard
+from goverse.cluster.keys import Keys
+from goverse.cluster.records import ClaimValue, decode
 from goverse.config.settings import ClusterSettings, Settings
 from goverse.coordination.api import KeyValue
 from goverse.coordination.memory import MemoryStore
@@ -27,6 +26,7 @@ from goverse.objects import Object, Registry, load_modules
 from goverse.testing.faults import Faults, FaultsSnapshot
 from goverse.testing.loop import SimLoop, sim_runtime
 from goverse.testing.member import Kind, Member, MemberSnapshot, World
+from goverse.transport.loopback import LoopbackHub
 
 #: Short enough for tests in real time, long enough for a busy machine.
 TEST_SETTINGS = Settings(
@@ -178,6 +178,17 @@ class Cluster:
     def members(self) -> tuple[Member, ...]:
         """The latest process of each name, in the order of first births."""
         return tuple(self._members.values())
+
+    async def pin(self, shard: int, node: str | None) -> None:
+        """Pin a shard to a node, or unpin it, as an operator does."""
+        operator = self.store.connect(self._runtime("operator"))
+        try:
+            if node is None:
+                await unpin_shard(operator, self._keys, shard)
+            else:
+                await pin_shard(operator, self._keys, shard, node)
+        finally:
+            await operator.close()
 
     # -- faults ---------------------------------------------------------------------------------
 

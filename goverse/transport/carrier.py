@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 
 class CarrierClosed(Exception):
@@ -54,8 +54,14 @@ class Network(Protocol):
         """Open a stream to host:port. Raises `CarrierClosed`."""
         ...
 
-    async def listen(self, address: str, accept: Accept) -> Listener:
-        """Serve; ``accept(carrier)`` runs as long as the stream lives."""
+    async def listen(
+        self, address: str, accept: Accept, *, services: Sequence[Any] = ()
+    ) -> Listener:
+        """Serve; ``accept(carrier)`` runs as long as the stream lives.
+
+        :param services: further services for the same address, in the carrier's own form (gRPC:
+            generic handlers). A carrier that has no such thing leaves them out.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -88,6 +88,8 @@ class History:
     violations: list[str] = field(default_factory=list)
     _running: dict[int, dict[int, Turn]] = field(default_factory=dict)
     _activations: int = 0
+    closed: bool = False
+    """Set at the end: what the frames of dead processes say while they are thrown away is void."""
 
     def violate(self, invariant: str, text: str) -> None:
         self.violations.append(f"{invariant}: {text}")
@@ -117,6 +119,8 @@ class History:
         return turn
 
     def end_turn(self, turn: Turn, how: str) -> None:
+        if self.closed or turn.how == "killed":
+            return
         turn.ended = self.now()
         turn.how = how
         turn.claimed_at_end = self.claimed(turn.node, turn.object, turn.epoch)
@@ -141,6 +145,8 @@ class History:
         return call
 
     def end_call(self, call: CallRecord, outcome: str, executed: str = "") -> None:
+        if self.closed:
+            return
         call.ended = self.now()
         call.outcome, call.executed = outcome, executed
         self.record(f"call {call.token} {outcome} {executed} #{call.activation} {call.count}")

@@ -43,7 +43,10 @@ def play(seed: int, *, show: bool = False) -> Result:
         )
         run = Run(loop, cluster, scenario)
         runs.append(run)
-        await run.play()
+        try:
+            await run.play()
+        finally:
+            run.history.closed = True
         return loop.trace.digest
 
     digest = ""

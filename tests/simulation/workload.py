@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any, Protocol
+from typing import Any
 
+import goverse
+from goverse.client import Client
 from goverse.errors import GoverseError
 from goverse.ids import Epoch
 from tests.simulation.history import CallRecord, History
 
 OBJECTS = 12
-
-
-class Client(Protocol):
-    """What the workload needs of `goverse.client`."""
-
-    async def call(
-        self, type: str, id: str, method: str, args: dict[str, Any], timeout_s: float
-    ) -> Any: ...
 
 
 class Workload:
@@ -103,9 +97,8 @@ class Workload:
         )
         try:
             async with asyncio.timeout(cancel_s):
-                answer = await self._client.call(
-                    type, id, method, {"token": token, **args}, timeout_s
-                )
+                target = goverse.options(self._client.get(type, id), timeout_s=timeout_s)
+                answer = await getattr(target, method)(token=token, **args)
         except GoverseError as error:
             self._history.end_call(call, error.code, error.executed.value)
         except TimeoutError:

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from goverse.cluster.records import ClaimValue, decode
-
+from goverse.errors import GoverseError
 from goverse.ids import Epoch
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
 from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
-from goverse.testing.member import Kind
+from goverse.testing.member import Kind, Member
 from tests.simulation.history import CallRecord, History, start_history
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
@@ -142,7 +142,10 @@ class Run:
             pass
 
     async def _pin(self, shard: int, node: str | None) -> None:
-        await self.cluster.pin(shard, node)
+        try:
+            await self.cluster.pin(shard, node)
+        except GoverseError:
+            pass  # nobody promised that the node is there
 
     def _in_background(self, coro: object, name: str) -> None:
         self._background.append(asyncio.create_task(coro, name=name))  # type: ignore[arg-type]
@@ -203,7 +206,11 @@ class Run:
 
     def _busy(self) -> list[str]:
         """Who still has something to do; empty at rest."""
-        raise NotImplementedError
+        found = [f"turn {turn.token} on {turn.node}" for turn in self.history.running()]
+        for member in self.cluster.members:
+            if member.alive:
+                found.extend(f"{member.name}: {what}" for what in busy(member))
+        return found
 
     def _check_nothing_left(self) -> None:
         for member in self.cluster.members:
@@ -234,7 +241,21 @@ class Run:
 
     def _check_owners(self) -> None:
         """I4, at every change in the coordinator: who believes to own, owns."""
-        raise NotImplementedError
+        claims = self.cluster.claims()
+        for member in self.cluster.members:
+            node = member.node
+            if not member.alive or node is None or not node.member.valid():
+                continue
+            for shard in node.catalog.snapshot().shards:
+                if shard.number == NODE_SHARD:
+                    continue
+                claim = claims.get(shard.number)
+                if claim is None or claim.create_revision != shard.epoch.revision:
+                    self.history.violate(
+                        "I4",
+                        f"at {self.loop.elapsed_s:.3f} {member.process} believes to own shard "
+                        f"{shard.number} under {shard.epoch}; the claim is {claim}",
+                    )
 
     def _watch_cancelled(self, call: CallRecord) -> None:
         """I7: with no fault in between, the turn of a cancelled call is over soon."""
@@ -254,6 +275,24 @@ class Run:
     def _quiet(self) -> bool:
         paused = any(member.alive and member.paused for member in self.cluster.members)
         return self.cluster.faults.snapshot().clean and not paused
+
+
+def busy(member: Member) -> list[str]:
+    """What one member still has to do, by its own account."""
+    found: list[str] = []
+    if member.node is not None:
+        state = member.node.snapshot()
+        if state.local_calls:
+            found.append(f"{state.local_calls} local calls")
+        if state.catalog.held:
+            found.append(f"{state.catalog.held} calls held back")
+        found.extend(f"shard {s.number} busy" for s in state.catalog.shards if s.busy)
+        found.extend(_waiting(state.member.view.waiting))
+    return found
+
+
+def _waiting(number: int) -> list[str]:
+    return [f"{number} calls wait for an owner"] if number else []
 
 
 @contextmanager

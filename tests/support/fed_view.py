@@ -103,5 +103,3 @@ def told(story: Callable[[Story], Coroutine[Any, Any, None]]) -> Callable[[], No
 
     run.__name__ = story.__name__
     return run
-
-

@@ -20,6 +20,7 @@ from goverse.coordination import Compare, Coordinator, CoordinatorUnavailable, D
 from goverse.coordination.api import KeyValue, Lease, Snapshot, TxnResult, Watch
 from goverse.coordination.memory import MemoryStore
 from goverse.ids import Epoch
+from goverse.observability.metrics import Metrics
 from goverse.sharding import NODE_SHARD
 from goverse.testing.channel import FaultyChannel
 from goverse.testing.faults import COORDINATOR, Faults
@@ -133,7 +134,7 @@ class Process:
 
     async def run(self, weight: float) -> None:
         if isinstance(self.member, NodeMember):
-            self.member.prepare(self.host, drain_timeout_s=0.5)
+            self.member.prepare(self.host, Metrics(), drain_timeout_s=0.5)
         await self.member.start_view()
         await self.member.start(Identity(self.kind, self.name, f"{self.name}:1", weight=weight))
 
@@ -152,7 +153,9 @@ class Process:
     def mend(self) -> None:
         self.world.faults.mend(self.process, COORDINATOR)
 
-    async def drain(self, mode: LeaveMode = LeaveMode.LEAVE, *, timeout_s: float = 10.0) -> bool:
+    async def drain(
+        self, mode: LeaveMode = LeaveMode.PERMANENT, *, timeout_s: float = 10.0
+    ) -> bool:
         coro = self.node.drain(mode, timeout_s=timeout_s)
         return await self.world.loop.run_in(self.process, coro)
 
@@ -181,7 +184,9 @@ class World:
 
     # -- members ------------------------------------------------------------------------------
 
-    def spawn(self, name: str, kind: Kind = Kind.NODE, *, weight: float = 1.0, **over: Any) -> Process:
+    def spawn(
+        self, name: str, kind: Kind = Kind.NODE, *, weight: float = 1.0, **over: Any
+    ) -> Process:
         """Start a process; it joins in its own time."""
         self.births += 1
         process = Process(self, name, kind, replace(self.settings, **over))
@@ -223,9 +228,7 @@ class World:
 
     def all_open(self) -> bool:
         """Every shard is served by somebody whose lease holds."""
-        served = sorted(
-            shard for p in self.live if p.member.valid() for shard in p.host.shards
-        )
+        served = sorted(shard for p in self.live if p.member.valid() for shard in p.host.shards)
         return served == list(range(self.settings.initial_num_shards))
 
     def settled(self) -> bool:

@@ -64,7 +64,6 @@ class EtcdCoordinator(Coordinator):
         self._watches: list[Feed] = []
         self._leases: list[EtcdLease] = []
         self._ticker: asyncio.Task[None] | None = None
-        self._closed = False
 
     async def get(self, key: str) -> KeyValue | None:
         answer = await self._repeat(self._range(rpc.RangeRequest(key=key.encode())))
@@ -79,7 +78,7 @@ class EtcdCoordinator(Coordinator):
         self, compares: Sequence[Compare], operations: Sequence[Put | Delete]
     ) -> TxnResult:
         check_transaction(compares, operations)
-        request = codec.transaction(compares, operations)
+        request = codec.transaction(compares, operations, codec.own_key(self._settings))
         try:
             answer = await self._within_deadline(self._send_once(request))
         except RequestFailed as error:
@@ -109,7 +108,8 @@ class EtcdCoordinator(Coordinator):
             await asyncio.sleep(backoff.next_s())
 
     async def _revision(self) -> int:
-        answer = await self._repeat(self._range(rpc.RangeRequest(key=b"\0", count_only=True)))
+        request = rpc.RangeRequest(key=codec.own_key(self._settings), count_only=True)
+        answer = await self._repeat(self._range(request))
         revision: int = answer.header.revision
         return revision
 
@@ -187,13 +187,12 @@ class EtcdCoordinator(Coordinator):
         limit_s = self._settings.operation_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                if self._closed:
-                    raise CoordinatorUnavailable("this client is closed")
                 return await operation
         except TimeoutError:
-            raise CoordinatorUnavailable(
-                f"no answer from etcd within {limit_s:.0f} s; {self._endpoints.last_error}"
-            ) from None
+            before = self._endpoints.last_error
+            text = f"no answer from etcd within {limit_s:.1f} s" + (before and f"; {before}")
+            self._endpoints.last_error = before or text
+            raise CoordinatorUnavailable(text) from None
 
     def snapshot(self) -> CoordinatorSnapshot:
         return CoordinatorSnapshot(
@@ -205,10 +204,9 @@ class EtcdCoordinator(Coordinator):
         )
 
     async def close(self) -> None:
-        self._closed = True
         for lease in self._leases:
             await lease.abandon()
-        await self._tasks.close()
         await self._endpoints.close()
+        await self._tasks.close()
         for lease in self._leases:
             await lease.wait_thread_ended()

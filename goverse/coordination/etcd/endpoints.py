@@ -9,6 +9,7 @@ from goverse.aio.backoff import Backoff
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.config.settings import EtcdSettings
+from goverse.coordination.api import CoordinatorUnavailable
 from goverse.coordination.etcd.connection import Connection
 from goverse.coordination.etcd.failures import RequestFailed
 
@@ -34,6 +35,7 @@ class Endpoints:
         self._next = 0
         self._current: Connection | None = None
         self._connector: asyncio.Task[None] | None = None
+        self._closed = False
         self.last_error = ""
 
     @property
@@ -43,8 +45,13 @@ class Endpoints:
         return current.address if current is not None and current.usable else ""
 
     async def connection(self) -> Connection:
-        """A usable connection; waits for one for ever, so bound it."""
+        """A usable connection; waits for one for ever, so bound it.
+
+        Raises `CoordinatorUnavailable` when this is closed.
+        """
         while True:
+            if self._closed:
+                raise CoordinatorUnavailable("this client is closed")
             current = self._current
             if current is not None and current.usable:
                 return current
@@ -52,9 +59,8 @@ class Endpoints:
                 self._connector = self._tasks.spawn("connect", self._connect())
             # Many wait for the one task that connects; giving up waiting does not stop it.
             await asyncio.wait([self._connector])
-            if self._connector.cancelled():
-                raise asyncio.CancelledError
-            self._connector.result()
+            if not self._connector.cancelled():
+                self._connector.result()
 
     async def _connect(self) -> None:
         if self._current is not None:
@@ -96,7 +102,11 @@ class Endpoints:
             raise
 
     async def close(self) -> None:
-        """Call when the tasks have ended."""
+        """Whoever waits for a connection learns that the client is closed."""
+        self._closed = True
+        if self._connector is not None:
+            self._connector.cancel()
+            await asyncio.wait([self._connector])
         if self._current is not None:
             await self._current.close()
             self._current = None

@@ -15,6 +15,7 @@ class Fate(enum.Enum):
     UNKNOWN = "unknown"  # may have been carried out, or may yet be
 
 
+REVISION_COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 LEASE_NOT_FOUND = "etcdserver: requested lease not found"
 
 # Sent by etcd before it proposes anything. "no leader" comes from the interceptor that honours

@@ -12,10 +12,11 @@ from aetcd import rpc
 from goverse.aio.backoff import Backoff
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
+from goverse.coordination.api import Changes, CoordinatorUnavailable
 from goverse.coordination.etcd import codec
 from goverse.coordination.etcd.connection import Connection
 from goverse.coordination.etcd.endpoints import Endpoints
-from goverse.coordination.etcd.failures import Fate, RequestFailed, explain
+from goverse.coordination.etcd.failures import REVISION_COMPACTED, Fate, RequestFailed, explain
 from goverse.coordination.etcd.lineage import Lineage
 from goverse.coordination.feed import Feed
 
@@ -58,7 +59,10 @@ class WatchPump:
 
     async def run(self, feed: Feed) -> None:
         while True:
-            connection = await self._endpoints.connection()
+            try:
+                connection = await self._endpoints.connection()
+            except CoordinatorUnavailable:
+                return  # the client is closed
             try:
                 await self._position(connection, feed)
                 await self._follow(connection, feed)
@@ -75,7 +79,10 @@ class WatchPump:
     async def _position(self, connection: Connection, feed: Feed) -> None:
         """List when that is needed; otherwise make sure that it is not."""
         if not self._must_list:
-            await self._read(connection, rpc.RangeRequest(key=b"\0", count_only=True))
+            await self._read(
+                connection, rpc.RangeRequest(key=feed.prefix.encode(), count_only=True)
+            )
+            await self._hear_witness(connection)
             if self._history == self._lineage.number:
                 return
         prefix = feed.prefix
@@ -84,7 +91,24 @@ class WatchPump:
         self._history, self._revision = self._lineage.number, listed.revision
         self._must_list = False
         feed.heard()
+        newest = max(listed.items.values(), key=lambda item: item.mod_revision, default=None)
+        if newest is not None:
+            self._lineage.remember(newest)
         await feed.put(listed)
+
+    async def _hear_witness(self, connection: Connection) -> None:
+        witness = self._lineage.witness
+        if witness is None:
+            return
+        request = rpc.RangeRequest(key=witness.key.encode(), revision=witness.mod_revision)
+        try:
+            answer = await connection.ask(connection.kv.Range, request, LIST_S)
+        except RequestFailed as error:
+            if error.text.startswith(REVISION_COMPACTED):
+                return  # no longer known, which proves nothing
+            raise
+        found = codec.key_value(answer.kvs[0]) if answer.kvs else None
+        self._lineage.confront(witness, found, answer.header)
 
     async def _read(self, connection: Connection, request: Any) -> Any:
         mark = self._lineage.mark()
@@ -116,12 +140,11 @@ class WatchPump:
                 # Counted in rounds of the loop, not in seconds: after the loop hung, what has
                 # arrived meanwhile is read before the next round.
                 silent = 0 if self._heard or feed.full else silent + 1
-                if silent > MAX_SILENT_HEARTBEATS:
-                    connection.lose(f"{connection.address} is silent")
+                if silent == MAX_SILENT_HEARTBEATS:
+                    connection.lose("it is silent")
                     continue
-                if not self._heard:
-                    request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
-                    await _write(stream, request)
+                request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
+                await _write(stream, request)
         finally:
             stream.cancel()
             reader.cancel()
@@ -136,6 +159,12 @@ class WatchPump:
                 fragment=True,
             )
         )
+
+    def _remember(self, changes: Changes) -> None:
+        for item in changes.items.values():
+            if item is not None:
+                self._lineage.remember(item)
+                return  # all of one revision are as good
 
     async def _receive(self, stream: Any, feed: Feed) -> Exception:
         """Read until the stream ends. Returns why, as raising would be logged as a crash."""
@@ -160,6 +189,7 @@ class WatchPump:
                     if changes.revision > self._revision:
                         await feed.put(changes)
                         self._revision = changes.revision
+                        self._remember(changes)
         except grpc.aio.AioRpcError as error:
             return explain(error.code(), error.details())
 

@@ -30,7 +30,7 @@ from goverse.coordination.memory.watch import WatchPump
 T = TypeVar("T")
 
 READ_ATTEMPT_S = 2.0  # a read is repeated after this, doubling
-WRITE_ATTEMPT_S = 7.0  # etcd gives up on a write after this
+WRITE_ATTEMPT_S = 3.0  # a write without an answer is reported after this
 
 
 class MemoryCoordinator(Coordinator):

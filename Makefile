@@ -1,0 +1,45 @@
+# Everything a developer types. Needs Python 3.11 or newer, pip and make; the rest goes to .venv
+# and .tools inside this folder.
+
+PYTHON ?= python3
+SEEDS ?= 50
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help run test check proto simulate bench clean
+
+help:
+	@echo "make run              two nodes, a gate and the counter sample on this machine"
+	@echo "make test             everything the project checks of itself, under 20 minutes"
+	@echo "make check            formatting, lint, types, layers"
+	@echo "make proto            regenerate goverse/transport/pb from proto/"
+	@echo "make simulate         SEEDS=$(SEEDS) simulated clusters with faults"
+	@echo "make bench            calls per second through gate and node"
+	@echo "make clean            remove .venv, .tools and every cache"
+
+run: $(VENV)/run.stamp
+	@exec $(BIN)/goverse-cli dev samples/counter/counter.py --nodes 2
+
+test: $(VENV)/test.stamp
+	@scripts/setup-test
+	@scripts/test
+
+check: $(VENV)/test.stamp
+	@scripts/check
+
+proto:
+	@PYTHON="$(PYTHON)" scripts/gen-proto
+
+simulate: $(VENV)/test.stamp
+	@exec $(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+bench: $(VENV)/test.stamp
+	@exec $(BIN)/python -m benchmarks calls
+
+clean:
+	rm -rf $(VENV) .tools .cache reports *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# A stamp is younger than what it was made from, so that an edit of either file installs again.
+$(VENV)/%.stamp: pyproject.toml constraints.txt
+	@PYTHON="$(PYTHON)" scripts/setup $*

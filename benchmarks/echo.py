@@ -1,0 +1,103 @@
+"""The limit that calls are measured against: a bare batched echo, one hop, nothing else.
+
+One bidirectional grpc.aio stream whose messages are msgpack arrays of ``[number, payload]``.
+Both sides gather what waits while a write is in flight into the next message, as links do.
+
+``python -m benchmarks.echo serve`` prints its port; ``python -m benchmarks.echo load ADDRESS``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+
+import grpc.aio
+import msgspec
+import uvloop
+
+from benchmarks.load import drive
+
+METHOD = "/benchmarks.Echo/Open"
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[tuple[int, bytes]])
+
+
+async def _echo(request: grpc.aio.ServicerContext, context: grpc.aio.ServicerContext) -> None:
+    waiting: list[tuple[int, bytes]] = []
+    wake = asyncio.Event()
+
+    async def write() -> None:
+        while True:
+            await wake.wait()
+            wake.clear()
+            batch = waiting.copy()
+            waiting.clear()
+            await context.write(_encoder.encode(batch))
+
+    writer = asyncio.create_task(write())
+    try:
+        while (message := await context.read()) is not grpc.aio.EOF:
+            waiting.extend(_decoder.decode(message))
+            wake.set()
+    finally:
+        writer.cancel()
+
+
+async def serve() -> None:
+    server = grpc.aio.server()
+    handler = grpc.stream_stream_rpc_method_handler(_echo)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("benchmarks.Echo", {"Open": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"127.0.0.1:{port}", flush=True)
+    await server.wait_for_termination()
+
+
+async def load(address: str, callers: int, warmup_s: float, seconds: float) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stream = channel.stream_stream(METHOD)()
+        waiting: list[tuple[int, bytes]] = []
+        wake = asyncio.Event()
+        replies: dict[int, asyncio.Future[bytes]] = {}
+        loop = asyncio.get_running_loop()
+        payload = bytes(64)
+        number = 0
+
+        async def write() -> None:
+            while True:
+                await wake.wait()
+                wake.clear()
+                batch = waiting.copy()
+                waiting.clear()
+                await stream.write(_encoder.encode(batch))
+
+        async def read() -> None:
+            while (message := await stream.read()) is not grpc.aio.EOF:
+                for key, body in _decoder.decode(message):
+                    replies.pop(key).set_result(body)
+
+        async def call(_: int) -> bytes:
+            nonlocal number
+            number += 1
+            reply = replies[number] = loop.create_future()
+            waiting.append((number, payload))
+            wake.set()
+            return await reply
+
+        tasks = [asyncio.create_task(write()), asyncio.create_task(read())]
+        result = await drive(call, callers, warmup_s, seconds)
+        for task in tasks:
+            task.cancel()
+        print(json.dumps(asdict(result)))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        uvloop.run(serve())
+    else:
+        _, _, address, callers, warmup, seconds = sys.argv
+        uvloop.run(load(address, int(callers), float(warmup), float(seconds)))

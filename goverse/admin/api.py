@@ -1,0 +1,203 @@
+"""The model of the admin API, and the interface that a node, a client and the CLI's fakes share.
+
+Fields are those of ``proto/goverse/v1/admin.proto``, name by name; a test holds them together.
+They are also the keys of the CLI's JSON output, so they are never renamed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+DEFAULT_SHARDS = 1_000
+MAX_SHARDS = 10_000
+DEFAULT_OBJECTS = 100
+MAX_OBJECTS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A registered node or gate, and how many shards are its own."""
+
+    name: str
+    incarnation: str = ""
+    kind: str = "node"
+    address: str = ""
+    ops_address: str = ""
+    weight: float = 1.0
+    version: str = ""
+    state: str = ""
+    leader: bool = False
+    claimed: int = 0
+    targeted: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberList:
+    members: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCounts:
+    """``claimed`` and ``pinned`` overlap with the states; the four states add up to ``total``."""
+
+    total: int = 0
+    claimed: int = 0
+    pinned: int = 0
+    owned: int = 0
+    migrating: int = 0
+    unclaimed: int = 0
+    unassigned: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warning:
+    """Something an operator may want to act upon."""
+
+    code: str
+    message: str
+    shards: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """How many shards are not where balance wants them, and why they are left there."""
+
+    reason: str
+    shards: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterStatus:
+    """The cluster at a glance, as ``source`` (a node's name, or etcd) sees it."""
+
+    cluster_id: str = ""
+    generation: int = 0
+    num_shards: int = 0
+    revision: int = 0
+    current: bool = True
+    leader: str = ""
+    source: str = ""
+    nodes: tuple[Member, ...] = ()
+    gates: tuple[Member, ...] = ()
+    shards: ShardCounts = ShardCounts()
+    warnings: tuple[Warning, ...] = ()
+    held: tuple[Held, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Where a shard should be and where it is.
+
+    ``owned`` by its target, ``migrating`` (claimed by somebody else), ``unclaimed`` (a target
+    and no claim) or ``unassigned`` (neither).
+    """
+
+    shard: int
+    state: str = "unassigned"
+    target: str = ""
+    owner: str = ""
+    owner_address: str = ""
+    epoch: str = ""
+    pinned: bool = False
+    pinned_node: str = ""
+    failed_over: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPage:
+    shards: tuple[Shard, ...] = ()
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """Where an object lives or would live. Slot and shard are -1 for ``node#`` ids."""
+
+    type: str
+    id: str
+    slot: int = -1
+    shard: int = -1
+    owner: str = ""
+    owner_address: str = ""
+    epoch: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectInfo:
+    """One activation."""
+
+    type: str
+    id: str
+    node: str = ""
+    shard: int = 0
+    epoch: str = ""
+    state: str = ""
+    queued: int = 0
+    running: int = 0
+    idle_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectPage:
+    """``unreachable`` names the nodes that did not answer: their objects are missing."""
+
+    objects: tuple[ObjectInfo, ...] = ()
+    next_page_token: str = ""
+    unreachable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallResult:
+    """``result`` is the JSON value that the method returned, still encoded."""
+
+    result: bytes = b"null"
+
+
+class Admin(Protocol):
+    """What operators see and do. Every method raises errors of `goverse.errors`."""
+
+    async def get_status(self, *, local_only: bool = False) -> ClusterStatus:
+        """``local_only``: as far as the node that is asked knows, without asking the leader."""
+        ...
+
+    async def list_nodes(self) -> MemberList: ...
+
+    async def list_gates(self) -> MemberList: ...
+
+    async def list_shards(
+        self, *, node: str = "", state: str = "", page_size: int = 0, page_token: str = ""
+    ) -> ShardPage:
+        """One page, by number. ``node``: owner, target or pin; ``state``: one, or ``pinned``."""
+        ...
+
+    async def get_shard(self, shard: int) -> Shard: ...
+
+    async def pin_shard(self, shard: int, *, node: str) -> Shard:
+        """Keep ``shard`` on ``node``; the move happens later. Idempotent."""
+        ...
+
+    async def unpin_shard(self, shard: int) -> Shard:
+        """Give ``shard`` back to the balance. Idempotent."""
+        ...
+
+    async def locate_object(self, type: str, id: str) -> Location: ...
+
+    async def list_objects(
+        self,
+        *,
+        node: str = "",
+        type: str = "",
+        id_prefix: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        local_only: bool = False,
+    ) -> ObjectPage:
+        """Active objects by node, type and id. ``local_only``: of the node that is asked."""
+        ...
+
+    async def call_object(
+        self, type: str, id: str, method: str, args: bytes = b"", *, timeout_s: float = 0.0
+    ) -> CallResult:
+        """Call a method with a JSON object of arguments by name."""
+        ...

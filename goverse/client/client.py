@@ -1,0 +1,119 @@
+"""What a program holds: a client, and the references that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast, overload
+
+from goverse.aio.runtime import Runtime
+from goverse.client.session import Session, SessionSnapshot
+from goverse.config.addresses import parse_address
+from goverse.config.settings import LimitSettings
+from goverse.objects.access import create, delete, interface_of
+from goverse.objects.context import CallDefaults
+from goverse.objects.definition import Object
+from goverse.objects.reference import reference
+from goverse.transport.carrier import Network
+from goverse.transport.grpc_network import GrpcNetwork
+
+T = TypeVar("T", bound=Object)
+
+DEFAULT_ADDRESS = "localhost:49000"
+DEFAULT_PORT = 49000
+CLOSE_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class ClientSnapshot:
+    session: SessionSnapshot
+
+
+class Client:
+    """Makes references to objects. Made by `connect`."""
+
+    def __init__(self, session: Session, limits: LimitSettings) -> None:
+        self._session = session
+        self._defaults = CallDefaults(
+            call_timeout_s=limits.default_call_timeout_s,
+            create_timeout_s=limits.default_create_timeout_s,
+            delete_timeout_s=limits.default_delete_timeout_s,
+        )
+
+    @property
+    def client_id(self) -> str:
+        """What the gate calls this client: another one after each reconnect, empty between."""
+        return self._session.client_id
+
+    @overload
+    def get(self, target: type[T], id: str) -> T: ...
+    @overload
+    def get(self, target: str, id: str) -> Any: ...
+    def get(self, target: type[Object] | str, id: str) -> Any:
+        """A reference to the object ``id`` of a class, or of the type with that name.
+
+        By class it is typed as the class; by name it takes keyword arguments and gives plain
+        values. `goverse.options` gives its calls another timeout. Raises ValueError for what
+        cannot be an id.
+        """
+        return reference(interface_of(target), id, self._session, self._defaults)
+
+    @overload
+    async def create(self, target: type[T], id: str, *, timeout_s: float | None = None) -> T: ...
+    @overload
+    async def create(self, target: str, id: str, *, timeout_s: float | None = None) -> Any: ...
+    async def create(
+        self, target: type[Object] | str, id: str, *, timeout_s: float | None = None
+    ) -> Any:
+        """Activate the object now and return a reference to it. Raises `Conflict` if it is
+        active already."""
+        ref = cast(Object, self.get(target, id))
+        await create(ref, timeout_s=timeout_s)
+        return ref
+
+    async def delete(
+        self, target: type[Object] | str, id: str, *, timeout_s: float | None = None
+    ) -> None:
+        """End the object and forget its state; succeeds whether or not it is active."""
+        await delete(cast(Object, self.get(target, id)), timeout_s=timeout_s)
+
+    def snapshot(self) -> ClientSnapshot:
+        return ClientSnapshot(self._session.snapshot())
+
+
+@asynccontextmanager
+async def connect(
+    *addresses: str,
+    wait_s: float = 0.0,
+    limits: LimitSettings | None = None,
+    network: Network | None = None,
+    runtime: Runtime | None = None,
+) -> AsyncIterator[Client]:
+    """A client of the cluster behind the gates at ``addresses`` (host:port).
+
+    :param addresses: of any number of gates; one is used at a time, another when it goes.
+    :param wait_s: how long to keep trying when no gate answers at first.
+    :param limits: default timeouts and the largest payload; as on the gate.
+    :param network: how to reach gates; gRPC unless told otherwise.
+    :param runtime: time and chance, for simulations.
+
+    Raises `Unavailable` if no gate answers, ValueError for what cannot be an address.
+    """
+    limits = limits or LimitSettings()
+    gates = _parsed(addresses)
+    own_network = GrpcNetwork() if network is None else None
+    session = Session(cast(Network, network or own_network), gates, limits, runtime or Runtime())
+    try:
+        await session.open(wait_s)
+        yield Client(session, limits)
+    finally:
+        await session.close(CLOSE_TIMEOUT_S)
+        if own_network is not None:
+            await own_network.close()
+
+
+def _parsed(addresses: Sequence[str]) -> tuple[str, ...]:
+    texts = addresses or (DEFAULT_ADDRESS,)
+    parsed = [str(parse_address(text, default_port=DEFAULT_PORT)) for text in texts]
+    return tuple(dict.fromkeys(parsed))

@@ -1,0 +1,427 @@
+"""One live object on this node: its instance, its mailbox, its turns. See DESIGN.md."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from goverse.aio.deadlines import Handle
+from goverse.aio.tasks import Tasks
+from goverse.call import Call, CallTarget, Reply, Verb
+from goverse.config.settings import LimitSettings
+from goverse.errors import (
+    Executed,
+    Fenced,
+    GoverseError,
+    Overloaded,
+    TooLarge,
+)
+from goverse.ids import Epoch, ObjectId
+from goverse.objects import encoding, lifecycle, outcome, reentry
+from goverse.objects.background import Action, Background, Timer
+from goverse.objects.context import CURRENT, CallDefaults
+from goverse.objects.mailbox import Mailbox, MailboxFull
+from goverse.objects.state import StateKeeper
+from goverse.objects.turn import ENDED, RUNNING, Turn
+
+if TYPE_CHECKING:
+    from goverse.objects.definition import Object, ObjectType
+    from goverse.objects.shard import Shard
+
+
+class ActivationState(enum.IntEnum):
+    ACTIVATING = 0
+    ACTIVE = 1
+    DEACTIVATING = 2
+    DEAD = 3
+
+
+ACTIVATING, ACTIVE, DEACTIVATING, DEAD = ActivationState
+
+
+class ObjectObserver(Protocol):
+    """Told what happens to objects; counts it."""
+
+    def activated(self, type_name: str) -> None: ...
+
+    def deactivated(self, type_name: str) -> None: ...
+
+    def turn_started(self, type_name: str, method: str) -> None: ...
+
+    def turn_ended(self, type_name: str, method: str, status: str, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the catalog gives to all its activations."""
+
+    outgoing: CallTarget
+    lease_valid: Callable[[], bool]
+    limits: LimitSettings
+    defaults: CallDefaults
+    expose_errors: bool
+    observer: ObjectObserver | None
+    tasks: Tasks
+    next_turn: Callable[[], int]
+    run_work: Callable[[Activation, Action], Awaitable[None]]
+    removed: Callable[[Activation, list[Turn]], None]
+    """Called once when an activation has ended, with the turns that waited for it."""
+
+
+class Activation:
+    """Runs the turns of one object under one epoch."""
+
+    __slots__ = (
+        "_background",
+        "_keeper",
+        "created",
+        "ended",
+        "epoch",
+        "hook_task",
+        "idle_handle",
+        "instance",
+        "last_used",
+        "mailbox",
+        "object_id",
+        "object_type",
+        "services",
+        "shard",
+        "state",
+        "turns",
+    )
+
+    def __init__(
+        self, services: Services, shard: Shard, object_id: ObjectId, object_type: ObjectType
+    ) -> None:
+        self.services = services
+        self.shard = shard
+        self.epoch: Epoch = shard.epoch
+        self.object_id = object_id
+        self.object_type = object_type
+        self.state = ACTIVE
+        self.mailbox = Mailbox(services.limits.max_mailbox_calls)
+        #: Set once it is dead and its last turn is over: a turn that is told to end may take time.
+        self.ended: asyncio.Event | None = None
+        #: Turns that run now, by number.
+        self.turns: dict[int, Turn] = {}
+        self.last_used = self.created = asyncio.get_running_loop().time()
+        self._background: Background | None = None
+        #: The task that runs a lifecycle hook, if one runs.
+        self.hook_task: asyncio.Task[Any] | None = None
+        #: The catalog's timer for it, so that the end of the activation ends it too.
+        self.idle_handle: Handle | None = None
+        self.instance: Object = object_type.cls()
+        self._keeper = StateKeeper(object_type.state, self.instance)
+        self.instance.__dict__["__goverse_host__"] = self
+
+    def __str__(self) -> str:
+        return str(self.object_id)
+
+    # -- what the instance may ask for
+
+    @property
+    def id(self) -> str:
+        return self.object_id.id
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> None:
+        self._in_background().spawn(coro, name)
+
+    def start_timer(
+        self, delay_s: float, interval_s: float | None, action: Callable[[], Awaitable[Any]]
+    ) -> Timer:
+        return self._in_background().start_timer(delay_s, interval_s, action)
+
+    def _in_background(self) -> Background:
+        if self._background is None:
+            self._background = Background(self)
+            self._keeper.shared = True
+        return self._background
+
+    # -- admission: synchronous, so that no await lies between the check of ownership and here
+
+    def admit(self, turn: Turn) -> None:
+        """Let ``turn`` run or wait. Raises Overloaded, FailedPrecondition."""
+        mailbox: Mailbox | None = self.mailbox
+        chain = turn.call.chain
+        if chain:
+            outer = self._suspended(turn)
+            if outer is not None:
+                mailbox = reentry.join(turn, outer, self.object_type.options)
+        granted = True
+        if mailbox is not None:
+            try:
+                granted = mailbox.enter(turn)
+            except MailboxFull:
+                turn.parent = None
+                raise Overloaded(
+                    f"{turn.call}: {mailbox.waiting} calls wait and {mailbox.running} run there "
+                    "already"
+                ) from None
+        turn.activation = self
+        turn.mailbox = mailbox
+        turn.room = self
+        self.shard.busy += 1
+        if granted:
+            turn.granted()
+
+    def _suspended(self, turn: Turn) -> Turn | None:
+        """The innermost turn running here that waits for ``turn``, by its chain."""
+        for entry in reversed(turn.call.chain):
+            if entry.id == self.object_id.id and entry.type == self.object_id.type:
+                found = self.turns.get(entry.turn)
+                if found is not None and entry.epoch == self.epoch:
+                    return found
+        return None
+
+    def withdraw(self, turn: Turn) -> None:
+        """``turn`` was given up while it waited here."""
+        if turn.mailbox is not None:
+            turn.mailbox.withdraw(turn)
+        self._left(turn)
+
+    def leave(self, turn: Turn) -> None:
+        """``turn`` gives its place to the next."""
+        if turn.mailbox is not None:
+            turn.mailbox.leave()
+        self._left(turn)
+
+    def _left(self, turn: Turn) -> None:
+        if turn.parent is not None:
+            reentry.ended(turn.parent)
+        self.shard.ended()
+
+    def take_waiting(self, *, chained: bool) -> list[Turn]:
+        """Remove turns that have not begun, in order; without ``chained`` only those that begin
+        a chain, since nobody's running turn waits for them."""
+        entries = self.mailbox.take_waiting(
+            lambda entry: isinstance(entry, Turn) and (chained or not entry.call.chain)
+        )
+        turns = [entry for entry in entries if isinstance(entry, Turn)]
+        for turn in turns:
+            turn.room = turn.mailbox = turn.activation = None
+            self.shard.ended()
+        return turns
+
+    # -- turns
+
+    async def run(self, turn: Turn) -> Reply:
+        """Run a granted turn to its outcome, in the calling task."""
+        services = self.services
+        if turn.interrupt is not None or self.state is not ACTIVE or not services.lease_valid():
+            turn.give_up()
+            raise turn.interrupt or self.shard.not_owner()
+        work = turn.work
+        tracked = work is not None and work.tracked and bool(self.object_type.state)
+        if tracked:
+            self._remember(turn)
+        self.begin(turn)
+        observer = services.observer
+        started = 0.0
+        if observer is not None:
+            started = asyncio.get_running_loop().time()
+            observer.turn_started(self.object_id.type, turn.call.method or turn.call.verb.name)
+        token = CURRENT.set(turn)
+        error: BaseException | None = None
+        result: Any = None
+        try:
+            if work is not None:
+                result = await work.start(self.instance, turn.arguments)
+            elif turn.call.verb is Verb.DELETE:
+                await lifecycle.before_delete(self)
+        except BaseException as caught:
+            error = caught
+            if type(caught) is GeneratorExit and asyncio.current_task() is not turn.task:
+                self._end(turn)  # the coroutine is being closed, not run: nothing may be awaited
+                raise
+        CURRENT.reset(token)
+        if turn.inner is not None and not turn.inner.idle:
+            error = await reentry.finish(turn, error, self.turns)
+        payload = b""
+        failure: BaseException | None = None
+        if error is None and turn.interrupt is None:
+            try:
+                payload = self._conclude(turn, result, tracked)
+            except GoverseError as fault:
+                fault.details["rolled_back"] = self._roll_back(turn)
+                failure = fault
+        else:
+            failure = self._failure(turn, error)
+        self._end(turn)
+        if observer is not None:
+            seconds = asyncio.get_running_loop().time() - started
+            status = outcome.status_of(failure)
+            method = turn.call.method or turn.call.verb.name
+            observer.turn_ended(self.object_id.type, method, status, seconds)
+        if isinstance(failure, asyncio.CancelledError):
+            raise failure
+        self.check_may_leave(turn)
+        if failure is not None:
+            raise failure
+        return Reply(payload, turn.call.codec)
+
+    def check_may_leave(self, turn: Turn) -> None:
+        """Immediately before a reply or an error leaves: without a valid lease somebody else may
+        own the object by now, and nothing that this activation did may be seen. Raises Fenced."""
+        if not self.services.lease_valid():
+            raise Fenced(f"{turn.call}: the lease ended during the turn; its effect is discarded")
+
+    def check_alive(self) -> None:
+        """Before anything else leaves, or begins, on behalf of this activation. Raises Fenced."""
+        if self.state is DEAD:
+            raise Fenced(f"{self} is not active here any more", executed=Executed.NO)
+        if not self.services.lease_valid():
+            raise Fenced(f"{self}: the node's lease has ended", executed=Executed.NO)
+
+    def begin(self, turn: Turn) -> None:
+        """``turn`` runs from now on, in the current task."""
+        turn.number = self.services.next_turn()
+        task = asyncio.current_task()
+        assert task is not None
+        turn.task = task
+        turn.cancelling = task.cancelling()
+        turn.state = RUNNING
+        self.turns[turn.number] = turn
+
+    def _end(self, turn: Turn) -> None:
+        self.forget(turn)
+        self.last_used = asyncio.get_running_loop().time()
+        if turn.call.verb is Verb.DELETE and self.state is not DEAD:
+            self.retire()
+        self.leave(turn)
+
+    def forget(self, turn: Turn) -> None:
+        """``turn`` runs no more."""
+        turn.state = ENDED
+        self.turns.pop(turn.number, None)
+        if self.ended is not None and not self.turns:
+            self.ended.set()
+
+    def _conclude(self, turn: Turn, result: Any, tracked: bool) -> bytes:
+        """Encode the result, and the state that it reflects. Raises ObjectFailed, TooLarge."""
+        work, call = turn.work, turn.call
+        if work is None:
+            return encoding.NONE[call.codec]
+        try:
+            payload = work.encode(result, call.codec)
+        except encoding.EncodingFault as fault:
+            raise outcome.cannot_encode(turn, "its result", fault) from None
+        limit = self.services.limits.max_payload_bytes
+        if len(payload) > limit:
+            raise TooLarge(
+                f"{call}: its result has {len(payload)} bytes, above max_payload of {limit}",
+                executed=Executed.UNKNOWN,
+            )
+        if turn.parent is not None:
+            return payload  # the turn that it is part of looks at the state once, at its end
+        if tracked:
+            try:
+                self._keeper.end()
+            except encoding.EncodingFault as fault:
+                raise outcome.cannot_encode(turn, "the declared state", fault) from None
+        elif not work.read_only:
+            self._keeper.changed()
+        return payload
+
+    def _failure(self, turn: Turn, error: BaseException | None) -> BaseException:
+        """Undo the turn; what is raised to its caller."""
+        rolled_back = self._roll_back(turn)
+        if turn.cancelled and turn.task is not None:
+            turn.task.uncancel()
+        if error is not None and outcome.cancelled_by_caller(turn, error):
+            return error
+        if turn.interrupt is not None:
+            turn.interrupt.details["rolled_back"] = rolled_back
+            return turn.interrupt
+        assert error is not None
+        expose = self.services.expose_errors
+        return outcome.failure_of(turn, error, rolled_back=rolled_back, expose=expose)
+
+    # -- rollback
+
+    def _remember(self, turn: Turn) -> None:
+        """Keep what ``turn`` would be rolled back to. Raises ObjectFailed."""
+        try:
+            turn.before = self._keeper.begin(nested=turn.parent is not None)
+        except encoding.EncodingFault as fault:
+            turn.give_up()
+            error = outcome.cannot_encode(turn, "the declared state", fault)
+            error.executed = Executed.NO
+            raise error from None
+
+    def _roll_back(self, turn: Turn) -> bool:
+        """Undo what a failed turn did to declared state; whether that is so."""
+        if turn.before is None or self.state is DEAD:
+            if turn.work is None or not turn.work.read_only:
+                self._keeper.changed()
+            return False
+        self._keeper.roll_back(turn.before, nested=turn.parent is not None)
+        return True
+
+    # -- the end of the activation
+
+    def retire(self, *, hand_over: bool = True) -> list[Turn]:
+        """Orderly end. Who waited gets a new activation, or is returned if not ``hand_over``."""
+        waiting = self.take_waiting(chained=True)
+        self._die()
+        self.services.removed(self, waiting if hand_over else [])
+        return waiting
+
+    @property
+    def dead(self) -> bool:
+        return self.state is DEAD
+
+    def begin_activation(self, first: Call, predecessor: asyncio.Event | None) -> None:
+        """Run the hook of a class that has one, once the turns of ``predecessor`` are over."""
+        if self.object_type.activates or predecessor is not None:
+            self.state = ACTIVATING
+            lifecycle.activate(self, first, predecessor)
+
+    def activated(self) -> None:
+        """The hook has ended well."""
+        if self.state is ACTIVATING:
+            self.state = ACTIVE
+
+    def begin_deactivation(self) -> None:
+        """End an idle activation in an orderly way, through its hook if it has one."""
+        assert self.mailbox.idle and self.state is ACTIVE
+        if self.object_type.deactivates:
+            self.state = DEACTIVATING
+            lifecycle.deactivate(self)
+        else:
+            self.retire()
+
+    def discard(self, reason: outcome.Reason) -> None:
+        """End it now: synchronously, nothing of it may leave afterwards. Turns that run end with
+        ``reason``; those that wait were not executed."""
+        if self.state is DEAD:
+            return
+        waiting = self.take_waiting(chained=True)
+        self._die()
+        if self.hook_task is not None:
+            self.hook_task.cancel()
+        for turn in list(self.turns.values()):
+            if not turn.is_hook:
+                turn.stop(reason(turn))
+            reentry.refuse_waiting(turn, lambda _: self.shard.not_owner())
+        if self.turns:
+            self.ended = asyncio.Event()
+        self.services.removed(self, [])
+        for turn in waiting:
+            turn.refuse(self.shard.not_owner())
+
+    def _die(self) -> None:
+        self.state = DEAD
+        if self._background is not None:
+            self._background.cancel()
+
+    # -- for people
+
+    def describe_running(self) -> str:
+        """The turns that run, for messages."""
+        return ", ".join(
+            f"{turn.call.method or turn.call.verb.name.lower()} (turn {turn.number})"
+            for turn in self.turns.values()
+        )

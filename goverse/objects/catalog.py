@@ -1,0 +1,461 @@
+"""All activations of one node, by shard. The last hop of a call before its object.
+
+Here ownership is decided: a call is admitted only into a shard that this node holds a claim on,
+is open, and whose lease is valid; and its activation is found or made in the same breath, with
+no await between, so that the shard cannot leave in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from typing import Protocol
+
+from goverse.aio.deadlines import Deadlines
+from goverse.aio.runtime import Runtime
+from goverse.aio.tasks import Tasks
+from goverse.call import Call, CallTarget, Reply, Verb
+from goverse.config.settings import LimitSettings, ObjectSettings
+from goverse.errors import (
+    Conflict,
+    Executed,
+    Fenced,
+    GoverseError,
+    InvalidArgument,
+    NotFound,
+    NotImplementedYet,
+    NotOwner,
+    ObjectFailed,
+    TooLarge,
+    Unavailable,
+)
+from goverse.ids import NO_EPOCH, Epoch, ObjectId, check_id
+from goverse.objects import encoding, outcome
+from goverse.objects.activation import (
+    ACTIVE,
+    DEACTIVATING,
+    Activation,
+    ObjectObserver,
+    Services,
+)
+from goverse.objects.autoload import Autoload, keep_trying
+from goverse.objects.background import Action, timer_turn
+from goverse.objects.context import CallDefaults
+from goverse.objects.definition import ObjectType
+from goverse.objects.registry import Registry
+from goverse.objects.shard import HeldLimit, Shard, ShardState
+from goverse.objects.snapshots import (
+    CatalogSnapshot,
+    ObjectSnapshot,
+    snapshot_of,
+    snapshot_of_shard,
+)
+from goverse.objects.turn import WAITING, Turn
+
+log = logging.getLogger(__name__)
+
+#: Deadlines further away than this are cut to it.
+_MAX_TIMEOUT_S = 7 * 86_400.0
+
+
+class NodeFacts(Protocol):
+    """What the node tells its catalog."""
+
+    @property
+    def node_name(self) -> str: ...
+
+    def lease_valid(self) -> bool:
+        """Whether this node's lease certainly holds at this instant."""
+        ...
+
+    def shard_of(self, id: str) -> int:
+        """The shard of an object's id. Raises ValueError for an id that has none."""
+        ...
+
+
+class Catalog:
+    """A CallTarget for the objects of this node; opened and closed shard by shard."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        node: NodeFacts,
+        outgoing: CallTarget,
+        settings: ObjectSettings,
+        limits: LimitSettings,
+        runtime: Runtime,
+        *,
+        observer: ObjectObserver | None = None,
+    ) -> None:
+        self._registry = registry
+        self._node = node
+        self._settings = settings
+        self._runtime = runtime
+        self._autoload = Autoload(settings.autoload, registry, node.node_name)
+        self._shards: dict[int, Shard] = {}
+        #: The newest epoch known of shards that were open here: what NotOwner tells.
+        self._epochs: dict[int, Epoch] = {}
+        #: Every activation that is not dead, across shards: the fast path of a call.
+        self._activations: dict[tuple[str, str], Activation] = {}
+        #: Discarded activations whose turns are not over yet: the next one waits for them, so that
+        #: turns of one object never overlap in this process.
+        self._ending: dict[ObjectId, asyncio.Event] = {}
+        self._held_limit = HeldLimit(limits.max_waiting_calls)
+        self._tasks = Tasks("objects")
+        self._deadlines = Deadlines()
+        self._idle = Deadlines(step_s=0.25)
+        self._stopped = False
+        self._services = Services(
+            outgoing=outgoing,
+            lease_valid=node.lease_valid,
+            limits=limits,
+            defaults=CallDefaults(
+                limits.default_call_timeout_s,
+                limits.default_create_timeout_s,
+                limits.default_delete_timeout_s,
+            ),
+            expose_errors=settings.expose_errors,
+            observer=observer,
+            tasks=self._tasks,
+            next_turn=itertools.count(1).__next__,
+            run_work=self._run_work,
+            removed=self._removed,
+        )
+
+    # -- calls
+
+    async def invoke(self, call: Call) -> Reply:
+        """Run ``call`` in a turn of its object. Raises NotOwner if its shard is not open here."""
+        now = asyncio.get_running_loop().time()
+        activation = self._activations.get((call.type, call.id))
+        object_type = activation.object_type if activation else self._check_address(call)
+        turn = self._turn(call, object_type, now)
+        self._place(turn)
+        return await self._run(turn)
+
+    async def _run(self, turn: Turn) -> Reply:
+        handle = self._deadlines.add(turn.deadline, turn.expire)
+        try:
+            if turn.state is WAITING:
+                await turn.wait()
+            activation = turn.activation
+            if activation is not None:
+                return await activation.run(turn)
+        finally:
+            self._deadlines.cancel(handle)
+        # A deletion that found nothing to delete.
+        if not self._node.lease_valid():
+            raise NotOwner(f"{turn.call}: this node's lease has ended")
+        return Reply(encoding.NONE[turn.call.codec], turn.call.codec)
+
+    def _check_address(self, call: Call) -> ObjectType:
+        object_type = self._registry.get(call.type)
+        try:
+            check_id(call.id)
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
+        return object_type
+
+    def _turn(self, call: Call, object_type: ObjectType, now: float) -> Turn:
+        """Decode and validate; nothing has begun yet."""
+        if call.call_id:
+            raise NotImplementedYet("reliable calls (a call id) are not supported yet")
+        if call.codec not in encoding.NONE:
+            raise NotImplementedYet("payloads of codec 'any' are not supported yet")
+        deadline = min(call.deadline, now + _MAX_TIMEOUT_S)
+        method = arguments = None
+        if call.verb is Verb.CALL:
+            method = object_type.methods.get(call.method)
+            if method is None:
+                raise NotFound(
+                    object_type.explain_missing(call.method[:64]),
+                    details={"type": call.type, "method": call.method[:64]},
+                )
+            limit = self._services.limits.max_payload_bytes
+            if len(call.payload) > limit:
+                raise TooLarge(
+                    f"{call}: arguments of {len(call.payload)} bytes, above max_payload of {limit}"
+                )
+            arguments = method.signature.decode(call.payload, call.codec)
+            if method.timeout_s is not None:
+                deadline = min(deadline, now + method.timeout_s)
+        turn = Turn(call, method, arguments, deadline)
+        if deadline <= now:
+            raise turn.not_begun()
+        return turn
+
+    def _place(self, turn: Turn) -> None:
+        """Admit ``turn``, or hold it back. No await from the check of ownership to the mailbox."""
+        call = turn.call
+        activation = self._activations.get((call.type, call.id))
+        if activation is not None:
+            shard: Shard | None = activation.shard
+        else:
+            shard = self._shards.get(self._shard_of(call.id))
+        if shard is None or not self._node.lease_valid():
+            raise self._not_owner(call)
+        if shard.holds_back(turn):
+            shard.hold(turn)
+        else:
+            self._admit(turn, shard, activation)
+
+    def _shard_of(self, id: str) -> int:
+        try:
+            return self._node.shard_of(id)
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
+
+    def _not_owner(self, call: Call) -> NotOwner:
+        shard = self._shard_of(call.id)
+        epoch = self._epochs.get(shard, NO_EPOCH)
+        return NotOwner(f"{call}: shard {shard} is not open here", epoch=epoch)
+
+    def _admit(self, turn: Turn, shard: Shard, activation: Activation | None) -> None:
+        call = turn.call
+        if activation is None:
+            if call.verb is Verb.DELETE:
+                turn.granted()
+                return
+            activation = self._activate(call, shard)
+        elif call.verb is Verb.CREATE and activation.state is not DEACTIVATING:
+            raise Conflict(f"{call.type}/{call.id} is active already")
+        activation.admit(turn)
+
+    def _activate(self, call: Call, shard: Shard) -> Activation:
+        object_type = self._registry.get(call.type)
+        id = ObjectId(call.type, call.id)
+        try:
+            activation = Activation(self._services, shard, id, object_type)
+        except BaseException as error:
+            log.error("%s: making the instance failed", id, exc_info=error)
+            text = f"{id} could not be made: {type(error).__qualname__}"
+            if self._settings.expose_errors:
+                text += f": {error}"
+            details = {"type": type(error).__qualname__}
+            raise ObjectFailed(text, executed=Executed.NO, details=details) from None
+        self._activations[id] = shard.activations[id] = activation
+        if self._services.observer is not None:
+            self._services.observer.activated(id.type)
+        predecessor = self._ending.get(id)
+        if predecessor is not None and predecessor.is_set():
+            predecessor = None
+            del self._ending[id]
+        activation.begin_activation(call, predecessor)
+        self._watch_idle(activation, activation.created)
+        return activation
+
+    async def _run_work(self, activation: Activation, work: Action) -> None:
+        """A turn that the object asked for itself (a timer), placed like a call."""
+        activation.check_alive()
+        now = asyncio.get_running_loop().time()
+        turn = timer_turn(activation, work, now + self._services.defaults.call_timeout_s)
+        self._place(turn)
+        await self._run(turn)
+
+    # -- ends of activations
+
+    def _removed(self, activation: Activation, waiting: list[Turn]) -> None:
+        id = activation.object_id
+        if self._activations.get(id) is activation:
+            del self._activations[id]
+        activation.shard.activations.pop(id, None)
+        activation.shard.wake()
+        if activation.idle_handle is not None:
+            self._idle.cancel(activation.idle_handle)
+        if self._services.observer is not None:
+            self._services.observer.deactivated(id.type)
+        self._place_again(waiting)
+
+    def _place_again(self, turns: list[Turn]) -> None:
+        for turn in turns:
+            turn.room = None
+            try:
+                self._place(turn)
+            except GoverseError as error:
+                turn.refuse(error)
+
+    def _watch_idle(self, activation: Activation, since: float) -> None:
+        """One timer per activation, set again when it finds that the object was used: using an
+        object costs no timer."""
+        timeout_s = activation.object_type.options.idle_timeout_s
+        if timeout_s is None:
+            timeout_s = self._settings.idle_timeout_s
+        if timeout_s == float("inf") or self._autoload.covers(activation.object_id):
+            return
+        activation.idle_handle = self._idle.add(
+            since + timeout_s, lambda: self._check_idle(activation, timeout_s)
+        )
+
+    def _check_idle(self, activation: Activation, timeout_s: float) -> None:
+        if activation.dead:
+            return
+        now = asyncio.get_running_loop().time()
+        if not activation.mailbox.idle or activation.state is not ACTIVE:
+            self._watch_idle(activation, now)
+        elif now - activation.last_used < timeout_s:
+            self._watch_idle(activation, activation.last_used)
+        else:
+            activation.begin_deactivation()
+
+    # -- shards
+
+    def begin_opening(self, shard: int, epoch: Epoch) -> None:
+        """The claim is held: arriving calls wait from now on. An older opening is dropped.
+
+        Raises ValueError for an epoch below the one known, RuntimeError after `stop`.
+        """
+        if self._stopped:
+            raise RuntimeError("the catalog is stopped")
+        known = self._epochs.get(shard, NO_EPOCH)
+        if epoch < known:
+            raise ValueError(f"shard {shard}: epoch {epoch} is older than {known}")
+        current = self._shards.get(shard)
+        if current is not None:
+            if current.epoch == epoch:
+                return
+            # Another claim: what ran or waited under the old one is not carried over.
+            self._discard(current, _superseded)
+        self._epochs[shard] = epoch
+        self._shards[shard] = Shard(shard, epoch, self._held_limit)
+
+    async def open_shard(self, shard: int, epoch: Epoch) -> None:
+        """Let calls in, those that waited first."""
+        self.begin_opening(shard, epoch)
+        opening = self._shards[shard]
+        if opening.state is not ShardState.OPENING:
+            return
+        self._let_in(opening)
+        for id in self._autoload.objects_of(shard, self._node.shard_of):
+            timeout_s = self._services.defaults.create_timeout_s
+            self._tasks.spawn(
+                f"autoload {id}", keep_trying(id, opening, self, self._runtime, timeout_s)
+            )
+
+    def _let_in(self, shard: Shard) -> None:
+        # Placed here, at once and in order: their tasks wake later, and a call that arrives in
+        # between must not overtake them.
+        shard.state = ShardState.OPEN
+        self._place_again(shard.take_held())
+
+    async def close_shard(self, shard: int, *, drain_timeout_s: float) -> bool:
+        """Close in an orderly way. False: turns ran past the timeout, and it is open again.
+
+        Calls that begin a chain wait meanwhile, in order, also those in mailboxes: closed, they
+        go back with NotOwner; called off, they go on here.
+        """
+        closing = self._shards.get(shard)
+        if closing is None:
+            return True
+        if closing.draining:
+            raise RuntimeError(f"shard {shard} is being closed already")
+        if closing.state is ShardState.OPEN:
+            self._begin_drain(closing)
+            closed = False
+            try:
+                closed = await self._drain(closing, drain_timeout_s)
+            finally:
+                if closing.draining and not closed:
+                    self._let_in(closing)
+            if not closed:
+                return False
+        self._discard(closing, _stopping)
+        return True
+
+    def _begin_drain(self, shard: Shard) -> None:
+        shard.state = ShardState.DRAINING
+        for activation in list(shard.activations.values()):
+            for turn in activation.take_waiting(chained=False):
+                shard.keep(turn)
+
+    async def _drain(self, shard: Shard, timeout_s: float) -> bool:
+        """Wait until no turn runs, then end the activations; False if turns ran too long."""
+        loop = asyncio.get_running_loop()
+        if not await shard.wait_quiet(loop.time() + timeout_s):
+            return False
+        # From here on the move is not called off any more: objects have been told to end.
+        deadline = loop.time() + timeout_s
+        while shard.activations and shard.draining:
+            for activation in list(shard.activations.values()):
+                # A hook that runs may have called an object here, and made it busy again.
+                if activation.mailbox.idle and activation.state is ACTIVE:
+                    activation.begin_deactivation()
+            if not await shard.wait_quiet(deadline):
+                log.warning(
+                    "shard %d: %d objects did not end within %.1f s and are cut off",
+                    shard.number,
+                    len(shard.activations),
+                    timeout_s,
+                )
+                break
+        return True
+
+    def discard_all(self, reason: str) -> None:
+        """The lease is lost: end everything now. Nothing leaves afterwards."""
+        if self._shards:
+            log.warning("discarding %d objects: %s", len(self._activations), reason)
+        for shard in list(self._shards.values()):
+            self._discard(shard, lambda turn: Fenced(f"{turn.call}: {reason}"))
+
+    def _discard(self, shard: Shard, reason: outcome.Reason) -> None:
+        shard.state = ShardState.CLOSED
+        if self._shards.get(shard.number) is shard:
+            del self._shards[shard.number]
+        self._ending = {id: over for id, over in self._ending.items() if not over.is_set()}
+        for activation in list(shard.activations.values()):
+            activation.discard(reason)
+            if activation.ended is not None and not activation.object_type.options.concurrent:
+                self._ending[activation.object_id] = activation.ended
+        for turn in shard.take_held():
+            turn.room = None
+            turn.refuse(shard.not_owner())
+        shard.wake()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Orderly end of the process: no new chains; turns may end, then they are cancelled."""
+        self._stopped = True
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        shards = list(self._shards.values())
+        # All of them first: a turn on one shard may wait for an object on another.
+        for shard in shards:
+            if shard.state is ShardState.OPEN:
+                self._begin_drain(shard)
+        for shard in shards:
+            remaining_s = max(0.0, deadline - asyncio.get_running_loop().time())
+            if shard.draining:
+                await self._drain(shard, remaining_s)
+            self._discard(shard, _stopping)
+        await self._tasks.close()
+        self._deadlines.close()
+        self._idle.close()
+
+    # -- for people
+
+    def count_by_type(self) -> dict[tuple[str, ...], float]:
+        """How many activations there are of each type, as a gauge wants it."""
+        counts: dict[tuple[str, ...], float] = {}
+        for type_name, _ in self._activations:
+            counts[(type_name,)] = counts.get((type_name,), 0) + 1
+        return counts
+
+    def objects(self) -> tuple[ObjectSnapshot, ...]:
+        """Every activation, by type and id."""
+        now = asyncio.get_running_loop().time()
+        return tuple(snapshot_of(self._activations[key], now) for key in sorted(self._activations))
+
+    def snapshot(self) -> CatalogSnapshot:
+        return CatalogSnapshot(
+            shards=tuple(snapshot_of_shard(shard) for _, shard in sorted(self._shards.items())),
+            objects=len(self._activations),
+            held=self._held_limit.held,
+            stopped=self._stopped,
+        )
+
+
+def _stopping(turn: Turn) -> GoverseError:
+    text = f"{turn.call}: cut off while its shard closed"
+    return Unavailable(text, executed=Executed.UNKNOWN)
+
+
+def _superseded(turn: Turn) -> GoverseError:
+    return Fenced(f"{turn.call}: its shard has another epoch now")

@@ -1,0 +1,131 @@
+"""Hooks of an activation: they run as exclusive turns in tasks of the catalog, so that no
+caller's cancellation or deadline ends them halfway."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from goverse.call import Call, ChainEntry
+from goverse.errors import Executed
+from goverse.objects import outcome
+from goverse.objects.context import CURRENT
+from goverse.objects.turn import GRANTED, Turn
+
+if TYPE_CHECKING:
+    from goverse.objects.activation import Activation
+
+log = logging.getLogger(__name__)
+
+
+def activate(activation: Activation, first: Call, predecessor: asyncio.Event | None) -> None:
+    """Run on_activate; ``first`` is the call that caused it. Calls wait in the mailbox.
+
+    :param predecessor: set when the last turn of an earlier, discarded activation is over.
+    """
+    # With the chain of its cause: if the hook calls back into that chain, it is refused at once.
+    hook = _hook(activation, "on_activate", first.chain)
+    hook.call.principal, hook.call.client_id = first.principal, first.client_id
+    hook.call.trace = first.trace
+    activation.hook_task = activation.services.tasks.spawn(
+        f"activate {activation}", _activate(activation, hook, predecessor)
+    )
+
+
+def deactivate(activation: Activation) -> None:
+    """Run on_deactivate, then end the activation. Nothing runs or waits in it now."""
+    hook = _hook(activation, "on_deactivate", ())
+    activation.hook_task = activation.services.tasks.spawn(
+        f"deactivate {activation}", _deactivate(activation, hook)
+    )
+
+
+async def before_delete(activation: Activation) -> None:
+    """on_deactivate within the deleting turn. What it raises does not prevent the deletion."""
+    if not activation.object_type.deactivates:
+        return
+    try:
+        await activation.instance.on_deactivate()
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        log.error("%s: on_deactivate failed", activation, exc_info=error)
+
+
+async def _activate(activation: Activation, hook: Turn, predecessor: asyncio.Event | None) -> None:
+    try:
+        if predecessor is not None:
+            await predecessor.wait()
+            hook.deadline += asyncio.get_running_loop().time() - activation.created
+        error = None
+        if activation.object_type.activates:
+            error = await _run(activation, hook, activation.instance.on_activate)
+        if error is None:
+            activation.activated()
+        elif not activation.dead:
+            _activation_failed(activation, hook, error)
+    finally:
+        _close(activation, hook)
+
+
+def _activation_failed(activation: Activation, hook: Turn, error: BaseException) -> None:
+    expose = activation.services.expose_errors
+    failure = outcome.failure_of(hook, error, rolled_back=True, expose=expose)
+    for turn in activation.retire(hand_over=False):
+        # Its turn never began, so it was not executed, whatever the hook did before it failed.
+        # Everybody who waited is told: trying again for each would be as many slow failures.
+        refused = copy.copy(failure)
+        refused.executed = Executed.NO
+        turn.refuse(refused)
+
+
+async def _deactivate(activation: Activation, hook: Turn) -> None:
+    try:
+        error = await _run(activation, hook, activation.instance.on_deactivate)
+        if error is not None:
+            log.error("%s: on_deactivate failed", activation, exc_info=error)
+        if not activation.dead:
+            activation.retire()
+    finally:
+        _close(activation, hook)
+
+
+def _hook(activation: Activation, name: str, chain: tuple[ChainEntry, ...]) -> Turn:
+    """An exclusive turn of our own, in a mailbox that is empty."""
+    services = activation.services
+    deadline = asyncio.get_running_loop().time() + services.defaults.create_timeout_s
+    type_name, id = activation.object_id
+    hook = Turn(Call(type_name, id, name, b"", deadline, chain=chain), None, None, deadline)
+    hook.is_hook = True
+    hook.activation = activation
+    hook.mailbox = activation.mailbox
+    entered = activation.mailbox.enter(hook)
+    assert entered, f"{activation} is not idle"
+    hook.state = GRANTED
+    activation.shard.busy += 1
+    return hook
+
+
+async def _run(
+    activation: Activation, hook: Turn, function: Callable[[], Awaitable[None]]
+) -> BaseException | None:
+    """What the hook raised. Its own task, so the context variable need not be put back."""
+    activation.begin(hook)
+    CURRENT.set(hook)
+    try:
+        async with asyncio.timeout_at(hook.deadline):
+            await function()
+    except BaseException as error:
+        if type(error) is GeneratorExit or outcome.cancelled_by_caller(hook, error):
+            raise
+        return error
+    return None
+
+
+def _close(activation: Activation, hook: Turn) -> None:
+    activation.forget(hook)
+    activation.hook_task = None
+    activation.leave(hook)

@@ -1,0 +1,271 @@
+"""References: the address of an object, on which its methods can be called.
+
+A reference is a proxy: it exposes the decorated methods of its class and nothing else. Without
+the class, by type name alone, it takes keyword arguments and gives plain values. Whoever has a
+CallTarget can make references; inside an object's method the running turn is the target.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol
+
+from goverse.call import Call, CallTarget, Verb
+from goverse.errors import Executed, Internal, InvalidArgument, NotImplementedYet
+from goverse.ids import check_id, check_type
+from goverse.objects import encoding
+from goverse.objects.context import CURRENT, CallDefaults
+from goverse.objects.signature import Signature
+
+
+class MethodInterface(Protocol):
+    """What a reference needs to know of a method."""
+
+    @property
+    def signature(self) -> Signature: ...
+
+    @property
+    def timeout_s(self) -> float | None: ...
+
+
+class Interface(Protocol):
+    """What a reference needs to know of a class."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cls(self) -> type: ...
+
+    def method(self, name: str) -> MethodInterface | None: ...
+
+    def explain_missing(self, name: str) -> str:
+        """Why there is no method ``name`` to call."""
+        ...
+
+
+class Binding(NamedTuple):
+    """Who carries the calls of a reference made outside of objects."""
+
+    invoker: CallTarget
+    defaults: CallDefaults
+
+
+# The binding of references found in a result while it is decoded: a client's own references
+# call through the client, too.
+_decoding: ContextVar[Binding | None] = ContextVar("goverse_decoding", default=None)
+
+
+class Reference:
+    """The address of one object. Equal if type and id are.
+
+    ``isinstance(reference, Counter)`` holds, as its typing says; ``type(reference)`` is this.
+    """
+
+    __slots__ = ("_binding", "_id", "_interface", "_kind", "_timeout_s", "_type")
+
+    def __init__(
+        self,
+        interface: Interface | str,
+        id: str,
+        binding: Binding | None = None,
+        timeout_s: float | None = None,
+        kind: type | None = None,
+    ) -> None:
+        if isinstance(interface, str):
+            object.__setattr__(self, "_interface", None)
+            object.__setattr__(self, "_type", check_type(interface))
+            object.__setattr__(self, "_kind", kind or Reference)
+        else:
+            object.__setattr__(self, "_interface", interface)
+            object.__setattr__(self, "_type", interface.name)
+            object.__setattr__(self, "_kind", interface.cls)
+        object.__setattr__(self, "_id", check_id(id))
+        object.__setattr__(self, "_binding", binding or _decoding.get())
+        object.__setattr__(self, "_timeout_s", timeout_s)
+
+    _interface: Interface | None
+    _type: str
+    _id: str
+    _binding: Binding | None
+    _timeout_s: float | None
+    _kind: type
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return self._kind
+
+    @property
+    def id(self) -> str:
+        """The object's id."""
+        return self._id
+
+    def __getattr__(self, name: str) -> BoundMethod:
+        if name.startswith("_"):
+            raise AttributeError(f"{self!r} has no attribute {name!r}: methods are public names")
+        method = None
+        if self._interface is not None:
+            method = self._interface.method(name)
+            if method is None:
+                raise AttributeError(self._interface.explain_missing(name))
+        return BoundMethod(self, name, method)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(
+            f"{self!r} is the address of an object: its state changes through its methods only"
+        )
+
+    def __goverse_address__(self) -> tuple[str, str]:
+        return self._type, self._id
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reference):
+            return NotImplemented
+        return self._type == other._type and self._id == other._id
+
+    def __hash__(self) -> int:
+        return hash((self._type, self._id))
+
+    def __repr__(self) -> str:
+        return f"<goverse {self._type}/{self._id}>"
+
+    def __copy__(self) -> Reference:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Reference:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{self!r} cannot be pickled; pass its type and id")
+
+
+class BoundMethod:
+    """One method of one reference, ready to be called."""
+
+    __slots__ = ("_method", "_name", "_reference")
+
+    def __init__(self, reference: Reference, name: str, method: MethodInterface | None) -> None:
+        self._reference = reference
+        self._name = name
+        self._method = method
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Encode the arguments now; the coroutine makes the call when awaited."""
+        reference, name, method = self._reference, self._name, self._method
+        if method is not None:
+            payload = method.signature.encode_arguments(args, kwargs)
+        else:
+            payload = _encode_named(reference, name, args, kwargs)
+        return _call(reference, name, payload, method)
+
+    def __repr__(self) -> str:
+        return f"<goverse {self._reference._type}/{self._reference._id}.{self._name}>"
+
+
+def reference(
+    interface: Interface | str, id: str, invoker: CallTarget, defaults: CallDefaults
+) -> Reference:
+    """A reference whose calls go to ``invoker``: for clients. Raises ValueError for a bad id."""
+    return Reference(interface, id, Binding(invoker, defaults))
+
+
+def with_options(target: Reference, *, timeout_s: float | None, call_id: str | None) -> Reference:
+    """The same address with other options for its calls."""
+    if not isinstance(target, Reference):
+        raise TypeError(f"options apply to a reference made by get(), not to {target!r:.60}")
+    if call_id is not None:
+        raise NotImplementedYet("reliable calls (call_id) are not supported yet")
+    if timeout_s is not None and not timeout_s > 0:
+        raise ValueError(f"timeout_s must be above 0, not {timeout_s}")
+    return Reference(
+        target._interface or target._type,
+        target._id,
+        target._binding,
+        kind=target._kind,
+        timeout_s=timeout_s if timeout_s is not None else target._timeout_s,
+    )
+
+
+async def change_existence(target: Reference, verb: Verb, timeout_s: float | None) -> None:
+    """Create or delete the object explicitly."""
+    if not isinstance(target, Reference):
+        raise TypeError(f"expected a reference made by get(), not {target!r:.60}")
+    invoker, defaults = _target(target, f"to {verb.name.lower()} it")
+    if timeout_s is None:
+        timeout_s = target._timeout_s or (
+            defaults.create_timeout_s if verb is Verb.CREATE else defaults.delete_timeout_s
+        )
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    await invoker.invoke(Call(target._type, target._id, "", b"", deadline, verb=verb))
+
+
+async def _call(
+    target: Reference, name: str, payload: bytes, method: MethodInterface | None
+) -> Any:
+    binding = target._binding
+    invoker, defaults = binding or _target(target, "to call it")
+    timeout_s = target._timeout_s
+    if timeout_s is None:
+        timeout_s = method.timeout_s if method is not None else None
+        if timeout_s is None:
+            timeout_s = defaults.call_timeout_s
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    reply = await invoker.invoke(Call(target._type, target._id, name, payload, deadline))
+    if method is None:
+        return _decode_untyped(target, name, reply.payload)
+    signature = method.signature
+    if signature.result_has_references and binding is not None:
+        with _bound(binding):
+            return signature.decode_result(reply.payload)
+    return signature.decode_result(reply.payload)
+
+
+def _target(target: Reference, purpose: str) -> Binding:
+    if target._binding is not None:
+        return target._binding
+    frame = CURRENT.get()
+    if frame is None:
+        raise RuntimeError(
+            f"{target!r} is only an address here: {purpose} outside of an object's method, get "
+            "it from a client (goverse.client.connect(...), then client.get(...))"
+        )
+    return Binding(frame, frame.defaults)
+
+
+@contextmanager
+def _bound(binding: Binding) -> Iterator[None]:
+    token = _decoding.set(binding)
+    try:
+        yield
+    finally:
+        _decoding.reset(token)
+
+
+def _encode_named(
+    target: Reference, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bytes:
+    if args:
+        raise TypeError(
+            f"{target._type}.{name}: {target!r} was made by type name, so the order of arguments "
+            "is not known here; pass them by keyword"
+        )
+    if not kwargs:
+        return b""
+    try:
+        return encoding.encode(kwargs)
+    except encoding.EncodingFault as fault:
+        raise InvalidArgument(
+            f"{target._type}.{name}: {fault}", details={"path": fault.path}
+        ) from None
+
+
+def _decode_untyped(target: Reference, name: str, payload: bytes) -> Any:
+    try:
+        return encoding.decode_plain(payload)
+    except encoding.DECODE_ERRORS as error:
+        raise Internal(
+            f"{target._type}.{name} answered what is not msgpack: {error}", executed=Executed.YES
+        ) from None

@@ -1,0 +1,262 @@
+"""What a method takes and gives: one keyword-only struct of its arguments, made from its
+annotations once, at class definition; both ends of a call use it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import inspect as types
+
+from goverse.call import Codec
+from goverse.errors import Executed, Internal, InvalidArgument, NotImplementedYet
+from goverse.objects import encoding, foreign
+
+_PLAIN_DEFAULTS = (int, float, str, bytes, bool, type(None), tuple, frozenset)
+
+
+class UnresolvedName(Exception):
+    """An annotation names something that is not defined yet."""
+
+
+def resolve_hints(function: Any, names: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The annotations of a method or class as types. Raises `UnresolvedName`, TypeError."""
+    try:
+        return typing.get_type_hints(function, localns=dict(names), include_extras=True)
+    except NameError as error:
+        raise UnresolvedName(f"{where}: the annotation uses {error.name!r}, unknown here") from None
+    except Exception as error:
+        raise TypeError(f"{where}: the annotations cannot be read: {error}") from error
+
+
+class TypeFacts:
+    """What the whole tree below an annotation contains."""
+
+    __slots__ = ("json_is_faithful", "references")
+
+    def __init__(self, annotation: Any, where: str) -> None:
+        self.references = False
+        self.json_is_faithful = True
+        if isinstance(annotation, typing.TypeVar):
+            raise TypeError(f"{where}: a type variable cannot be validated; name a type")
+        try:
+            root = types.type_info(annotation)
+        except TypeError as error:
+            raise TypeError(f"{where}: unsupported annotation: {error}") from None
+        for part in _walk(root):
+            self._look_at(part, where)
+
+    def _look_at(self, part: types.Type, where: str) -> None:
+        if isinstance(part, types.CustomType):
+            # The class behind an object's annotation; encoding knows it by the same attribute.
+            if hasattr(part.cls, "__goverse_reference__"):
+                self.references = True
+            elif not foreign.is_supported(part.cls):
+                name = getattr(part.cls, "__qualname__", str(part.cls))
+                raise TypeError(
+                    f"{where}: type {name} is not supported; use builtins, dataclasses, msgspec "
+                    "structs, enums, datetimes, object classes, protobuf or pydantic messages"
+                )
+        # Integers can be too large and floats not finite; keys can be numbers.
+        unfaithful = (types.AnyType, types.IntType, types.FloatType, types.CustomType)
+        odd_keys = isinstance(part, types.DictType) and not isinstance(part.key_type, types.StrType)
+        if odd_keys or isinstance(part, unfaithful):
+            self.json_is_faithful = False
+
+
+def _walk(root: types.Type) -> Iterator[types.Type]:
+    """Every type below ``root``, once: struct and dataclass types can contain themselves."""
+    pending, seen = [root], set[int]()
+    while pending:
+        part = pending.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        for name in part.__struct_fields__:
+            child = getattr(part, name)
+            for item in child if isinstance(child, tuple) else (child,):
+                if isinstance(item, types.Type):
+                    pending.append(item)
+                elif isinstance(item, types.Field):
+                    pending.append(item.type)
+
+
+class Signature:
+    """Arguments and result of one method."""
+
+    def __init__(self, function: Callable[..., Any], names: Mapping[str, Any], where: str) -> None:
+        self._where = where
+        self._parameters = _parameters(function, where)
+        self.positional = tuple(
+            p.name for p in self._parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY
+        )
+        self.names = tuple(p.name for p in self._parameters)
+        self.required = tuple(p.name for p in self._parameters if p.default is p.empty)
+        hints = resolve_hints(function, names, where)
+        _check_annotated(self._parameters, hints, where)
+        self.result_type: Any = hints["return"]
+        self.struct = _struct(self._parameters, hints, where)
+        facts = [
+            TypeFacts(hints[p.name], f"{where}, parameter {p.name!r}") for p in self._parameters
+        ]
+        self._json_arguments_checked = all(fact.json_is_faithful for fact in facts)
+        result = TypeFacts(self.result_type, f"{where}, result")
+        self._json_result_checked = result.json_is_faithful
+        self.result_has_references = result.references
+        hook = encoding.decode_hook
+        self._decoders: dict[Codec, Callable[[bytes], Any]] = {
+            Codec.MSGPACK: msgspec.msgpack.Decoder(self.struct, dec_hook=hook).decode,
+            Codec.JSON: msgspec.json.Decoder(self.struct, dec_hook=hook).decode,
+        }
+        self._decode_result = msgspec.msgpack.Decoder(self.result_type, dec_hook=hook).decode
+        # Positional arguments as a tuple, straight from the struct; a getter of one name gives
+        # the bare value instead.
+        self._get = operator.attrgetter(*self.positional) if self.positional else None
+        self._single = len(self.positional) == 1
+        self._keyword_only = self.names[len(self.positional) :]
+
+    # -- the side that is called
+
+    def decode(self, payload: bytes, codec: Codec) -> Any:
+        """Validate arguments; a struct of them. Raises InvalidArgument naming the path."""
+        decoder = self._decoders.get(codec)
+        if decoder is None:
+            raise NotImplementedYet("arguments of codec 'any' are not supported yet")
+        try:
+            arguments = decoder(payload or encoding.NO_ARGUMENTS[codec])
+            if codec is Codec.JSON and not self._json_arguments_checked:
+                encoding.refuse_big_integers(arguments)
+        except encoding.DECODE_ERRORS as error:
+            path, why = encoding.explain(error)
+        except encoding.EncodingFault as fault:
+            path, why = fault.path, fault.why
+        else:
+            return arguments
+        raise InvalidArgument(
+            f"{self._where}: {path}: {why}" if path else f"{self._where}: {why}",
+            details={"path": path} if path else None,
+        )
+
+    def call(self, function: Callable[..., Any], instance: Any, arguments: Any) -> Any:
+        """``function(instance, ...)`` with decoded ``arguments``: the coroutine of the method."""
+        if self._keyword_only:
+            return function(instance, **msgspec.structs.asdict(arguments))
+        if self._get is None:
+            return function(instance)
+        if self._single:
+            return function(instance, self._get(arguments))
+        return function(instance, *self._get(arguments))
+
+    def encode_result(self, value: Any, codec: Codec) -> bytes:
+        """Raises `EncodingFault`."""
+        return encoding.encode(value, codec, checked=self._json_result_checked)
+
+    # -- the side that calls
+
+    def encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """Bind and encode. Raises TypeError for a wrong call, InvalidArgument for values that
+        cannot travel. What is left out is not sent: the object's own defaults apply."""
+        bound = self._bind(args, kwargs)
+        if not bound:
+            return b""
+        try:
+            return encoding.encode(bound)
+        except encoding.EncodingFault as fault:
+            raise InvalidArgument(f"{self._where}: {fault}", details={"path": fault.path}) from None
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if len(args) > len(self.positional):
+            raise TypeError(
+                f"{self._where} takes {len(self.positional)} positional arguments, got {len(args)}"
+            )
+        bound = dict(zip(self.positional, args, strict=False))
+        for name, value in kwargs.items():
+            if name in bound:
+                raise TypeError(f"{self._where} got two values for argument {name!r}")
+            if name not in self.names:
+                raise TypeError(f"{self._where} has no argument {name!r}")
+            bound[name] = value
+        missing = [name for name in self.required if name not in bound]
+        if missing:
+            raise TypeError(f"{self._where} misses argument {', '.join(map(repr, missing))}")
+        return bound
+
+    def decode_result(self, payload: bytes) -> Any:
+        """A msgpack result as the annotated type. Raises Internal if it is something else."""
+        try:
+            return self._decode_result(payload)
+        except encoding.DECODE_ERRORS as error:
+            path, why = encoding.explain(error)
+            raise Internal(
+                f"{self._where} answered something else than its annotation says: "
+                + (f"{path}: {why}" if path else why),
+                executed=Executed.YES,
+                details={"path": path},
+            ) from None
+
+
+def _parameters(function: Callable[..., Any], where: str) -> list[inspect.Parameter]:
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters:
+        raise TypeError(f"{where}: a method needs 'self'")
+    kinds = {
+        inspect.Parameter.VAR_POSITIONAL: "is variadic (*args)",
+        inspect.Parameter.VAR_KEYWORD: "is variadic (**kwargs)",
+        inspect.Parameter.POSITIONAL_ONLY: "is positional-only",
+    }
+    for parameter in parameters[1:]:
+        if parameter.kind in kinds:
+            raise TypeError(
+                f"{where}, parameter {parameter.name!r} {kinds[parameter.kind]}: "
+                "arguments travel by name, so each needs one"
+            )
+    if parameters[0].kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.KEYWORD_ONLY):
+        raise TypeError(f"{where}: a method needs 'self'")
+    return parameters[1:]
+
+
+def _check_annotated(
+    parameters: list[inspect.Parameter], hints: Mapping[str, Any], where: str
+) -> None:
+    for parameter in parameters:
+        if parameter.name not in hints:
+            raise TypeError(f"{where}, parameter {parameter.name!r} has no annotation")
+    if "return" not in hints:
+        raise TypeError(f"{where}: the result has no annotation (write -> None if there is none)")
+
+
+def _struct(
+    parameters: list[inspect.Parameter], hints: Mapping[str, Any], where: str
+) -> type[msgspec.Struct]:
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for parameter in parameters:
+        default = parameter.default
+        if default is parameter.empty:
+            fields.append((parameter.name, hints[parameter.name]))
+        elif isinstance(default, _PLAIN_DEFAULTS):
+            fields.append((parameter.name, hints[parameter.name], default))
+        else:
+            # A copy for each call: a default shared by all objects of a node would leak
+            # from one to another.
+            factory = _copier(default)
+            spec = msgspec.field(default_factory=factory)
+            fields.append((parameter.name, hints[parameter.name], spec))
+    try:
+        return msgspec.defstruct(
+            where.rpartition(".")[2] + "_arguments",
+            fields,
+            forbid_unknown_fields=True,
+            kw_only=True,
+        )
+    except TypeError as error:
+        raise TypeError(f"{where}: unsupported parameters: {error}") from None
+
+
+def _copier(default: Any) -> Callable[[], Any]:
+    return lambda: copy.deepcopy(default)

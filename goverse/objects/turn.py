@@ -1,0 +1,268 @@
+"""One call's execution in an activation, from its arrival to its outcome.
+
+::
+
+    WAITING ──granted──► GRANTED ──its task runs──► RUNNING ──► ENDED
+       │                    │                          │
+       └── given up ────────┴──────────────────────────┴─► ENDED
+
+A turn waits in a mailbox, or held back by a shard that is opening or draining; it can be moved
+between those without its task noticing. It runs in the task that brought the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from goverse.call import Call, ChainEntry, Codec, Reply
+from goverse.errors import DeadlineExceeded, Executed, FailedPrecondition, GoverseError
+from goverse.ids import ObjectId
+from goverse.objects.context import CallDefaults, Context
+
+if TYPE_CHECKING:
+    from goverse.objects.activation import Activation
+    from goverse.objects.mailbox import Mailbox
+
+#: Longest chain of suspended turns: recursion through objects ends here, not in the memory.
+MAX_CHAIN = 128
+
+
+class TurnState(enum.IntEnum):
+    WAITING = 0
+    GRANTED = 1
+    RUNNING = 2
+    ENDED = 3
+
+
+WAITING, GRANTED, RUNNING, ENDED = TurnState
+
+
+class Work(Protocol):
+    """What a turn does: a method of the class, or the action of a timer."""
+
+    @property
+    def read_only(self) -> bool: ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether it interleaves with other shared work."""
+        ...
+
+    @property
+    def tracked(self) -> bool:
+        """Whether declared state is compared, and rolled back if it fails."""
+        ...
+
+    def start(self, instance: Any, arguments: Any) -> Awaitable[Any]: ...
+
+    def encode(self, result: Any, codec: Codec) -> bytes: ...
+
+
+class WaitingRoom(Protocol):
+    """Where a turn can wait."""
+
+    def withdraw(self, turn: Turn) -> None: ...
+
+
+class Turn:
+    """The frame of a running method, and before that its place in a queue."""
+
+    __slots__ = (
+        "_entry",
+        "activation",
+        "arguments",
+        "before",
+        "call",
+        "cancelled",
+        "cancelling",
+        "deadline",
+        "future",
+        "inner",
+        "inner_idle",
+        "interrupt",
+        "is_hook",
+        "mailbox",
+        "number",
+        "outgoing",
+        "parent",
+        "room",
+        "shared",
+        "state",
+        "task",
+        "work",
+    )
+
+    def __init__(self, call: Call, work: Work | None, arguments: Any, deadline: float) -> None:
+        self.call = call
+        #: None for create and delete.
+        self.work = work
+        self.arguments = arguments
+        self.deadline = deadline
+        self.shared = work is not None and work.shared
+        self.state = WAITING
+        self.number = 0
+        self.is_hook = False
+        self.activation: Activation | None = None
+        #: The mailbox that it entered: the activation's, or the one of the turn it is part of.
+        self.mailbox: Mailbox | None = None
+        self.room: WaitingRoom | None = None
+        self.future: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.cancelling = 0
+        #: Why it must end, and whether its task was cancelled for that.
+        self.interrupt: GoverseError | None = None
+        self.cancelled = False
+        #: Declared state at its beginning, if it would be rolled back.
+        self.before: bytes | None = None
+        #: The suspended turn that it is part of; the turns that are part of it.
+        self.parent: Turn | None = None
+        self.inner: Mailbox | None = None
+        self.inner_idle: asyncio.Future[None] | None = None
+        self.outgoing: dict[int, Call] | None = None
+        self._entry: ChainEntry | None = None
+
+    # -- waiting
+
+    async def wait(self) -> None:
+        """Return once the turn is granted. Raises why it never will be."""
+        self.future = asyncio.get_running_loop().create_future()
+        try:
+            await self.future
+        except asyncio.CancelledError:
+            # Granted and cancelled in the same pass of the loop: the grant must go on to the
+            # next in the queue, or the object would never run again.
+            self.give_up()
+            raise
+        if self.state is not GRANTED and self.interrupt is not None:
+            raise self.interrupt
+
+    def granted(self) -> None:
+        self.state = GRANTED
+        self._wake()
+
+    def give_up(self) -> None:
+        """Leave the queue, or hand the grant back."""
+        if self.state is WAITING:
+            self.state = ENDED
+            if self.room is not None:
+                self.room.withdraw(self)
+        elif self.state is GRANTED:
+            self.state = ENDED
+            if self.activation is not None:
+                self.activation.leave(self)
+
+    def refuse(self, error: GoverseError) -> None:
+        """End it before it began; ``error`` is for its caller."""
+        self.interrupt = error
+        if self.state is WAITING:
+            self.give_up()
+            self._wake()
+
+    def _wake(self) -> None:
+        # A result also for a refusal: an exception in a future whose task is cancelled at the
+        # same time would never be fetched, and be reported as lost.
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+    # -- ending early
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self.state is RUNNING:
+            self.stop(self._overdue())
+        elif self.state is not ENDED:
+            self.refuse(self.not_begun())
+
+    def stop(self, reason: GoverseError) -> None:
+        """Interrupt a running turn; the first reason stays."""
+        if self.state is not RUNNING:
+            return
+        if self.interrupt is None:
+            self.interrupt = reason
+        # Never the task that runs right now: its method would meet the cancellation at a later,
+        # unrelated await, or the caller after it. Its calls and its result are refused instead.
+        if not self.cancelled and self.task is not asyncio.current_task():
+            assert self.task is not None
+            self.cancelled = True
+            self.task.cancel()
+
+    def _overdue(self) -> GoverseError:
+        text = f"{self.call} ran past its deadline"
+        if self.outgoing:
+            text += f", waiting for {', '.join(map(str, self.outgoing.values()))}"
+        return DeadlineExceeded(text + describe_chain(self.call), executed=Executed.UNKNOWN)
+
+    def not_begun(self) -> GoverseError:
+        """The error for a deadline that passed before the turn began."""
+        text = f"{self.call} did not get its turn before its deadline"
+        running = self.activation.describe_running() if self.activation is not None else ""
+        if running:
+            text += f"; the object is busy with {running}"
+        return DeadlineExceeded(text + describe_chain(self.call))
+
+    # -- the frame of the method
+
+    @property
+    def defaults(self) -> CallDefaults:
+        return self._activation.services.defaults
+
+    @property
+    def _activation(self) -> Activation:
+        assert self.activation is not None
+        return self.activation
+
+    def context(self) -> Context:
+        call, activation = self.call, self._activation
+        return Context(
+            object_id=ObjectId(call.type, call.id),
+            method=call.method,
+            epoch=activation.epoch,
+            principal=call.principal,
+            client_id=call.client_id,
+            deadline=self.deadline,
+            chain=call.chain,
+            trace=call.trace,
+        )
+
+    def entry(self) -> ChainEntry:
+        """This turn in the chain of the calls that it makes."""
+        if self._entry is None:
+            call = self.call
+            self._entry = ChainEntry(call.type, call.id, self._activation.epoch, self.number)
+        return self._entry
+
+    async def invoke(self, call: Call) -> Reply:
+        """Carry out a call that the method makes: it continues this turn's chain."""
+        activation, mine = self._activation, self.call
+        activation.check_alive()
+        call.principal = mine.principal
+        call.client_id = mine.client_id
+        call.trace = mine.trace
+        if self.state is ENDED:
+            # A task that outlived its turn: nobody waits in a suspended turn for what it does.
+            return await activation.services.outgoing.invoke(call)
+        if len(mine.chain) >= MAX_CHAIN:
+            raise FailedPrecondition(
+                f"{call} would be call {MAX_CHAIN + 1} of its chain{describe_chain(mine)}"
+            )
+        call.chain = (*mine.chain, self.entry())
+        call.deadline = min(call.deadline, self.deadline)
+        if self.outgoing is None:
+            self.outgoing = {}
+        key = id(call)
+        self.outgoing[key] = call
+        try:
+            return await activation.services.outgoing.invoke(call)
+        finally:
+            del self.outgoing[key]
+
+
+def describe_chain(call: Call) -> str:
+    """``; call chain: A/1 (turn 7) > B/2.get``; empty for a call that begins a chain."""
+    if not call.chain:
+        return ""
+    path = [f"{entry.type}/{entry.id} (turn {entry.turn})" for entry in call.chain]
+    return f"; call chain: {' > '.join([*path, str(call)])}"

@@ -1,0 +1,251 @@
+"""Every metric of a process, by name. The only module that knows prometheus_client.
+
+Components get the process's `Metrics` and move one of its attributes::
+
+    metrics.retries.inc("not_owner")
+    metrics.turn_seconds.observe(elapsed_s, type, method, "ok")
+    metrics.activations.watch(lambda: {("Counter",): 3})
+
+Each attribute's help text says when it moves. Counters move after the fact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import prometheus_client
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from goverse.errors import ApplicationError, GoverseError
+from goverse.observability.families import Counter, Gauge, Histogram, Labels
+
+log = logging.getLogger(__name__)
+
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+
+#: From a local turn (tens of microseconds) to the longest default deadline.
+SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+
+Sample = Mapping[str, Mapping[Labels, float]]
+
+
+def status_of(error: BaseException | None) -> str:
+    """The bounded word for an outcome: ``ok``, an error code, ``application_error``, ..."""
+    if error is None:
+        return "ok"
+    if isinstance(error, ApplicationError):
+        return "application_error"  # its code is the application's: as many as it likes
+    if isinstance(error, GoverseError):
+        return error.code
+    if isinstance(error, TimeoutError):
+        return "deadline_exceeded"
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    return "internal"
+
+
+class Metrics:
+    """One per process, handed down from the composition root.
+
+    :param member: this process's name, a label of the operation metrics; it may be set later,
+        once the name is known.
+    """
+
+    def __init__(self, member: str = "") -> None:
+        self.member = member
+
+        # Operations: what a caller in this process asked for, with its deadline.
+        self.operation_seconds = Histogram(
+            "goverse_operation_duration_seconds",
+            "Moves when an operation of this process ends, whatever its outcome.",
+            ("operation", "status"),
+            SECONDS,
+        )
+        self.operation_timeouts = Counter(
+            "goverse_operation_timeouts",
+            "Moves when an operation of this process ends by its deadline.",
+            ("operation",),
+        )
+        self.retries = Counter(
+            "goverse_retries",
+            "Moves when the router sends a call again, by why the attempt before it failed.",
+            ("reason",),
+        )
+        self.waiting_calls = Gauge(
+            "goverse_waiting_calls", "Calls that wait in this process for a shard's owner."
+        )
+
+        # Objects.
+        self.turn_seconds = Histogram(
+            "goverse_turn_duration_seconds",
+            "Moves when a turn ends, whatever its outcome.",
+            ("type", "method", "status"),
+            SECONDS,
+        )
+        self.activations = Gauge("goverse_activations", "Activations on this node.", ("type",))
+
+        # Links and sessions.
+        self.links = Gauge("goverse_links", "Open links to other members.")
+        self.calls_in_flight = Gauge(
+            "goverse_calls_in_flight", "Calls sent on links of this process and not yet answered."
+        )
+        self.sessions = Gauge("goverse_sessions", "Client sessions open on this gate.")
+        self.refused = Counter(
+            "goverse_refused_calls",
+            "Moves when a call is refused because a limit was reached, by which one.",
+            ("limit",),
+        )
+
+        # Ownership.
+        self.shards = Gauge(
+            "goverse_shards",
+            "Shards by what they are to this node: targeted, claimed, open.",
+            ("state",),
+        )
+        self.members = Gauge(
+            "goverse_members", "Members that this process sees, by kind: node, gate.", ("kind",)
+        )
+        self.lease_remaining_seconds = Gauge(
+            "goverse_lease_remaining_seconds", "How long this member's lease certainly still holds."
+        )
+        self.leases_lost = Counter(
+            "goverse_leases_lost",
+            "Moves when this member has given everything up: its lease ended.",
+        )
+        self.claims = Counter(
+            "goverse_claims",
+            "Moves when the coordinator has answered: made, refused, released.",
+            ("outcome",),
+        )
+        self.shard_moves = Counter(
+            "goverse_shard_moves",
+            "Moves when this leader has written a target that differs from the one before, by "
+            "why: failover, drain, pin, first, balance.",
+            ("reason",),
+        )
+        self.pins_unserved = Gauge(
+            "goverse_pins_unserved", "Pins whose node is away, so that another has the shard."
+        )
+
+        # The process itself.
+        self.loop_lag_seconds = Gauge(
+            "goverse_loop_lag_seconds",
+            "How long ago the event loop last came round, beyond its usual beat.",
+            threadsafe=True,
+        )
+        self.log_records_dropped = Counter(
+            "goverse_log_records_dropped", "Log records lost because their queue was full."
+        )
+
+        self.registry = prometheus_client.CollectorRegistry()
+        self._families = _Families(self)
+        self.registry.register(self._families)
+        prometheus_client.ProcessCollector(registry=self.registry)
+
+    def operation_ended(self, operation: str, status: str, duration_s: float) -> None:
+        """Count an operation: ``status`` is a result of `status_of`."""
+        self.operation_seconds.observe(duration_s, operation, status)
+        if status == "deadline_exceeded":
+            self.operation_timeouts.inc(operation)
+
+    @contextmanager
+    def operation(self, operation: str) -> Iterator[None]:
+        """Count what happens inside as one operation. Needs the running event loop's clock."""
+        now = asyncio.get_running_loop().time
+        started = now()
+        try:
+            yield
+        except BaseException as error:
+            self.operation_ended(operation, status_of(error), now() - started)
+            raise
+        self.operation_ended(operation, "ok", now() - started)
+
+    def sample(self) -> Sample:
+        """Ask every gauge's source. Called in the event loop, which owns what they read."""
+        found: dict[str, Mapping[Labels, float]] = {}
+        for gauge in self._families.gauges:
+            if gauge.threadsafe:
+                continue
+            try:
+                found[gauge.name] = gauge.read()
+            except Exception:
+                # One broken source must not take the others away from the operator.
+                log.exception("metric %s cannot be read", gauge.name)
+        return found
+
+    def exposition(self, sample: Sample | None = None) -> bytes:
+        """The text for a scrape; callable in any thread, by one at a time.
+
+        Without a ``sample`` the gauges that need the event loop are left out: an old number
+        would say that all is as it was.
+        """
+        self._families.sample = sample or {}
+        return prometheus_client.generate_latest(self.registry)
+
+    def names(self) -> tuple[str, ...]:
+        """Attribute names of all metrics."""
+        return tuple(self._families.by_attribute)
+
+
+class _Families(Collector):
+    """Hands the plain numbers to prometheus_client when it asks for them."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        kinds = (Counter, Gauge, Histogram)
+        self.by_attribute = {k: v for k, v in vars(metrics).items() if isinstance(v, kinds)}
+        self.gauges = [f for f in self.by_attribute.values() if isinstance(f, Gauge)]
+        self.sample: Sample = {}
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self.by_attribute.values():
+            if isinstance(family, Counter):
+                yield self._counter(family)
+            elif isinstance(family, Histogram):
+                yield self._histogram(family)
+            else:
+                yield from self._gauge(family)
+
+    def _counter(self, family: Counter) -> Metric:
+        labels, values = self._with_member(family.name, family.labels)
+        metric = CounterMetricFamily(family.name, family.help, labels=labels)
+        for child, value in family.children().items():
+            metric.add_metric([*child, *values], value)
+        return metric
+
+    def _histogram(self, family: Histogram) -> Metric:
+        labels, values = self._with_member(family.name, family.labels)
+        metric = HistogramMetricFamily(family.name, family.help, labels=labels)
+        bounds = [*map(str, family.bounds), "+Inf"]
+        for child, buckets in family.children().items():
+            total, cumulative = 0, []
+            for bound, count in zip(bounds, buckets.counts, strict=True):
+                total += count
+                cumulative.append((bound, float(total)))
+            metric.add_metric([*child, *values], cumulative, buckets.sum)
+        return metric
+
+    def _gauge(self, family: Gauge) -> Iterator[Metric]:
+        values = family.read() if family.threadsafe else self.sample.get(family.name, {})
+        if values:
+            metric = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+            for child, value in values.items():
+                metric.add_metric(list(child), value)
+            yield metric
+
+    def _with_member(self, name: str, labels: Labels) -> tuple[list[str], list[str]]:
+        if name.startswith("goverse_operation_"):
+            return [*labels, "member"], [self._metrics.member]
+        return list(labels), []

@@ -1,0 +1,131 @@
+"""What the main functions of node and gate share: from loaded settings to the last signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from goverse import coordination
+from goverse.aio.runtime import Runtime
+from goverse.aio.tasks import Tasks
+from goverse.cluster.surroundings import Surroundings
+from goverse.config.load import Loaded
+from goverse.config.reload import Reloader
+from goverse.config.settings import Settings
+from goverse.observability import logs
+from goverse.observability.metrics import Metrics
+from goverse.transport.grpc_network import GrpcNetwork
+
+log = logging.getLogger(__name__)
+
+EXIT_CANNOT_START = 1
+EXIT_CONFIG = 2
+EXIT_MODULE = 3
+EXIT_HURRIED = 130
+
+App = Callable[[Settings, Surroundings], AbstractAsyncContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a process was started with.
+
+    :param path: the file to follow; None for none.
+    :param read: reads everything again, as it was read at the start.
+    """
+
+    loaded: Loaded
+    path: Path | None
+    read: Callable[[], Loaded]
+
+
+def run(configuration: Configuration, name: str, app: App) -> int:
+    """Run ``app`` until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    :param name: of this process, in its log.
+    :returns: the exit status.
+    """
+    loaded = configuration.loaded
+    logging_ = logs.configure(loaded.settings.log, name)
+    try:
+        for warning in loaded.warnings:
+            log.warning("%s", warning)
+        return uvloop.run(_serve(configuration, app, logging_))
+    except OSError as error:
+        log.error("cannot start: %s", error)
+        return EXIT_CANNOT_START
+    finally:
+        logging_.close()
+
+
+async def _serve(configuration: Configuration, app: App, logging_: logs.Logging) -> int:
+    settings = configuration.loaded.settings
+    stopped = _stop_signals()
+    tasks = Tasks("process")
+    runtime, metrics = Runtime(), Metrics()
+    metrics.log_records_dropped.follow(lambda: logging_.dropped)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(tasks.close)
+        coordinator = await coordination.open(settings.cluster, runtime)
+        stack.push_async_callback(coordinator.close)
+        network = GrpcNetwork(limits=settings.limits)
+        stack.push_async_callback(network.close)
+        surroundings = Surroundings(coordinator, network, runtime, metrics)
+        running = tasks.spawn("app", _run_app(app, settings, surroundings, stopped))
+        if configuration.path is not None:
+            reloader = Reloader(
+                configuration.path,
+                configuration.loaded,
+                configuration.read,
+                lambda new: logging_.set_level(new.log.level),
+            )
+            tasks.spawn("reload", reloader.run())
+        await running
+    return 0
+
+
+async def _run_app(
+    app: App, settings: Settings, surroundings: Surroundings, stopped: asyncio.Event
+) -> None:
+    """Start, wait, stop. A signal during the start ends the start."""
+    starting = asyncio.current_task()
+    assert starting is not None
+    early = asyncio.get_running_loop().create_task(_cancel_when(stopped, starting))
+    try:
+        async with app(settings, surroundings):
+            early.cancel()
+            await stopped.wait()
+            log.info("stopping; a second signal ends the process at once")
+    except asyncio.CancelledError:
+        if not stopped.is_set():
+            raise
+        log.info("stopped while starting")
+    finally:
+        early.cancel()
+
+
+async def _cancel_when(event: asyncio.Event, task: asyncio.Task[None]) -> None:
+    await event.wait()
+    task.cancel()
+
+
+def _stop_signals() -> asyncio.Event:
+    stopped = asyncio.Event()
+
+    def received() -> None:
+        if stopped.is_set():
+            os._exit(EXIT_HURRIED)
+        stopped.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received)
+    return stopped

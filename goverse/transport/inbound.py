@@ -1,0 +1,280 @@
+"""The calls that the other side of a link makes: one task each, one answer each at most."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from goverse.call import Call, CallTarget, Reply
+from goverse.errors import (
+    DeadlineExceeded,
+    Executed,
+    Fenced,
+    GoverseError,
+    Internal,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+)
+from goverse.transport.chunks import Assemblies, Stream
+from goverse.transport.expiry import Expiry
+from goverse.transport.outbox import Outbox
+from goverse.transport.outgoing import Bounds
+from goverse.transport.wire import (
+    MAX_NUMBER,
+    MAX_REMAINING_MS,
+    CallFrame,
+    ChunkFrame,
+    Frame,
+    Of,
+    ReplyFrame,
+    WireError,
+    call_of,
+)
+from goverse.transport.wire_errors import error_frame
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 0.1
+"""How long past its deadline a call may run. Whoever runs it knows best how far it got, and the
+caller has given up on its own; this is for targets that forget the deadline."""
+
+_MAX_SPARE_CONTROLS = 1_024
+
+
+class Served(msgspec.Struct, eq=False):
+    """One call of the peer, and the item that sends its answer.
+
+    ::
+
+        arriving ──last chunk──> running ──reply or error──> answered ──taken──> gone
+            └──────────┴── cancelled, expired, link ended: gone, nothing is sent ──┘
+
+    ``bytes`` are those of the arguments, then those of the result; ``deadline`` is when the link
+    itself ends the call.
+    """
+
+    owner: Inbound
+    number: int
+    bytes: int
+    deadline: float
+    size: int = 0
+    call: Call | None = None
+    task: asyncio.Task[None] | None = None
+    answer: Reply | GoverseError | None = None
+
+    def frame(self, now: float) -> Frame | None:
+        owner, answer = self.owner, self.answer
+        if answer is None or not owner.release(self):
+            return None
+        if isinstance(answer, GoverseError):
+            return error_frame(self.number, answer, to_member=owner.peer_is_member)
+        payload = answer.payload
+        size = len(payload)
+        if size <= owner.bounds.max_chunk_bytes:
+            return ReplyFrame(self.number, payload, answer.codec)
+        owner.outbox.stream(Stream(self.number, Of.REPLY, payload))
+        return ReplyFrame(self.number, b"", answer.codec, size)
+
+    def unfit(self, error: Exception) -> Frame | None:
+        log.error("the reply to %s cannot be encoded: %s", self.call, error)
+        failure = Internal("the reply cannot be encoded", executed=Executed.YES)
+        return error_frame(self.number, failure, to_member=self.owner.peer_is_member)
+
+
+class Inbound:
+    """Runs the peer's calls, within limits, and queues their answers.
+
+    A call counts until its answer has been taken by the carrier: a peer that calls and does not
+    read runs into its limit.
+
+    :param on_idle: called whenever the last call has gone.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        bounds: Bounds,
+        *,
+        peer_is_member: bool,
+        name: str,
+        on_idle: Callable[[], None],
+    ) -> None:
+        self.outbox = outbox
+        self.bounds = bounds
+        self.peer_is_member = peer_is_member
+        self.served: dict[int, Served] = {}
+        self.bytes = 0
+        self.arriving: Assemblies[tuple[CallFrame, Served]] = Assemblies()
+        self._task_name = f"{name}:call"
+        self._on_idle = on_idle
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._target: CallTarget
+        # Tasks are owned by their `Served` and not by a `Tasks`: that would cost two callbacks
+        # per call, and `_run` lets nothing escape that would have to be logged. Only a task that
+        # was cancelled and has not ended yet is kept here.
+        self._cancelled: dict[asyncio.Task[None], None] = {}
+        self._expiry = Expiry(self.served, self._expire)
+
+    @property
+    def tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """What still runs, cancelled calls included."""
+        running = [served.task for served in self.served.values() if served.task is not None]
+        return (*running, *self._cancelled)
+
+    def start(self, target: CallTarget) -> None:
+        self._target = target
+
+    # -- what arrives -------------------------------------------------------------------------
+
+    def on_call(self, frame: CallFrame) -> None:
+        number = frame.number
+        if number in self.served or not 0 < number <= MAX_NUMBER:
+            raise WireError(f"call {number} began twice, or its number is out of range")
+        if frame.size and (frame.size < 0 or frame.payload):
+            raise WireError(f"call {number} announces {frame.size} bytes")
+        payload_bytes = frame.size or len(frame.payload)
+        bounds = self.bounds
+        if (
+            payload_bytes > bounds.max_payload_bytes
+            # Cancelled calls that still run count as well: otherwise a peer that calls and
+            # cancels could start any number of them.
+            or len(self.served) + len(self._cancelled) >= bounds.max_calls
+            or self.bytes + payload_bytes > bounds.max_bytes
+            or frame.remaining_ms <= 0
+        ):
+            self._turn_down(number, payload_bytes)
+            return
+        deadline = self._now() + min(frame.remaining_ms, MAX_REMAINING_MS) / 1000
+        end = deadline + GRACE_S
+        self.served[number] = served = Served(self, number, payload_bytes, end)
+        self.bytes += payload_bytes
+        if end < self._expiry.next:
+            self._expiry.expect(end)
+        if frame.size:
+            self.arriving.begin(number, (frame, served), frame.size)
+        else:
+            self._begin(served, call_of(frame, frame.payload, deadline, self.peer_is_member))
+
+    def on_chunk(self, frame: ChunkFrame) -> None:
+        if (whole := self.arriving.add(frame)) is not None:
+            (head, served), payload = whole
+            deadline = served.deadline - GRACE_S
+            self._begin(served, call_of(head, payload, deadline, self.peer_is_member))
+
+    def on_cancel(self, number: int) -> None:
+        served = self.served.get(number)
+        if served is not None:
+            self._give_up(served)
+        elif self.outbox.streams:
+            self.outbox.drop_stream(number, Of.REPLY)
+
+    def _turn_down(self, number: int, payload_bytes: int) -> None:
+        bounds = self.bounds
+        error: GoverseError
+        if payload_bytes > bounds.max_payload_bytes:
+            text = f"arguments of {payload_bytes} bytes, the limit is {bounds.max_payload_bytes}"
+            error = TooLarge(text)
+        elif (
+            len(self.served) + len(self._cancelled) >= bounds.max_calls
+            or self.bytes + payload_bytes > bounds.max_bytes
+        ):
+            text = f"{len(self.served)} calls with {self.bytes} bytes are served on this link"
+            error = Overloaded(text)
+        else:
+            error = DeadlineExceeded("the deadline passed on the way")
+        if self.outbox.controls > bounds.max_calls + _MAX_SPARE_CONTROLS:
+            raise WireError("it sends calls and does not read the answers")
+        self._put_error(number, error)
+
+    # -- serving ------------------------------------------------------------------------------
+
+    def _begin(self, served: Served, call: Call) -> None:
+        served.call = call
+        served.task = self._loop.create_task(self._run(served, call), name=self._task_name)
+
+    async def _run(self, served: Served, call: Call) -> None:
+        answer: Reply | GoverseError
+        try:
+            answer = await self._target.invoke(call)
+            size = len(answer.payload)
+            if size > self.bounds.max_payload_bytes:
+                raise self._too_large(size)
+        except Fenced as error:
+            # The lease is lost. Whatever is known of this call must not be told: a newer owner
+            # may have it already. The process ends this link in a moment.
+            log.warning("no answer to %s: %s", call, error)
+            self.release(served)
+            return
+        except GoverseError as error:
+            size = len(error.message)
+            answer = error.with_traceback(None)
+        except asyncio.CancelledError:
+            # If it was us, the call has been released and nobody waits. Any other cancellation
+            # came from inside, and then the caller does.
+            answer = Unavailable("the call was interrupted", executed=Executed.UNKNOWN)
+            size = 0
+        except Exception:
+            log.exception("%s failed outside of its object", call)
+            answer = Internal("internal error, see the log", executed=Executed.UNKNOWN)
+            size = 0
+        if self.served.get(served.number) is not served:
+            return  # cancelled, expired, or the link has ended
+        served.answer = answer
+        served.size = size + 64 if size <= self.bounds.max_chunk_bytes else 64
+        self.bytes += size - served.bytes
+        served.bytes = size
+        self.outbox.put(served)
+
+    def _too_large(self, size: int) -> TooLarge:
+        limit = self.bounds.max_payload_bytes
+        return TooLarge(f"a result of {size} bytes, the limit is {limit}", executed=Executed.YES)
+
+    def _put_error(self, number: int, error: GoverseError) -> None:
+        frame = error_frame(number, error, to_member=self.peer_is_member)
+        self.outbox.put_control(frame)
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    def release(self, served: Served) -> bool:
+        """Free the slot. False if that was done before."""
+        if self.served.get(served.number) is not served:
+            return False
+        del self.served[served.number]
+        self.bytes -= served.bytes
+        if not self.served:
+            self._on_idle()
+        return True
+
+    def _expire(self, served: Served) -> None:
+        """The time of a call is up and its target did not notice."""
+        if served.answer is not None:
+            return  # on its way out
+        executed = Executed.NO if served.task is None else Executed.UNKNOWN
+        self._give_up(served)
+        late = DeadlineExceeded("the call did not end in time", executed=executed)
+        self._put_error(served.number, late)
+
+    def _give_up(self, served: Served) -> None:
+        if not self.release(served):
+            return
+        task = served.task
+        if task is None:
+            self.arriving.drop(served.number)
+        elif not task.done():
+            self._cancelled[task] = None
+            task.add_done_callback(self._forget)
+            task.cancel()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._cancelled[task]
+
+    def close(self) -> None:
+        """The link has ended: nobody waits for these calls any more."""
+        self._expiry.stop()
+        for served in tuple(self.served.values()):
+            self._give_up(served)

@@ -1,0 +1,405 @@
+"""One connection to another process, multiplexed: calls in both directions over one stream.
+
+::
+
+          _begin                       peer says goodbye
+    open ─────────> both sides call ────────────────────> no new calls from here
+                        │    │ close()                        │
+                        │    └──> goodbye, acknowledged, all calls answered, END ──┐
+                        │ abort(): stream broken, silent peer, bad message, lease  │
+                        └──────────────────────────> closed <──────────────────────┘
+
+One task reads and one task writes. Neither is ever cancelled while the stream lives, and no
+call's cancellation reaches them: in gRPC that would end the stream for everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from goverse.aio.runtime import Runtime
+from goverse.aio.tasks import Tasks
+from goverse.call import Call, CallTarget, Reply
+from goverse.config.settings import LimitSettings
+from goverse.errors import GoverseError
+from goverse.transport.carrier import Carrier, CarrierClosed
+from goverse.transport.heartbeat import Heartbeat
+from goverse.transport.hello import (
+    SKIP_UNKNOWN_FRAMES,
+    Hello,
+    Role,
+    both,
+    refusal_of,
+    shake_hands,
+    turn_away,
+)
+from goverse.transport.inbound import Inbound
+from goverse.transport.outbox import Outbox
+from goverse.transport.outgoing import Bounds, Outgoing
+from goverse.transport.wire import (
+    CallFrame,
+    CancelFrame,
+    ChunkFrame,
+    ErrorFrame,
+    Frame,
+    GoodbyeFrame,
+    HelloFrame,
+    Of,
+    PingFrame,
+    ReplyFrame,
+    Stage,
+    WireError,
+    decode,
+)
+
+log = logging.getLogger(__name__)
+
+_TASKS_END_S = 5.0
+"""How long cancelled tasks may take to end before they are reported."""
+
+
+def _one_term() -> object:
+    return None
+
+
+@dataclass(frozen=True)
+class LinkConfig:
+    """What all links of a process have in common.
+
+    :param name: the process, in the names of tasks and in logs.
+    :param term: a link lives within one term of its process. It is asked immediately before
+        every write, and if the answer is another one than when the link was opened, the link
+        ends and what was queued is never sent. A node gives the validity of its lease: a process
+        that was paused between a result and its sending finds out here.
+    """
+
+    limits: LimitSettings
+    runtime: Runtime = field(default_factory=Runtime)
+    name: str = "link"
+    term: Callable[[], object] = _one_term
+
+
+@dataclass(frozen=True)
+class LinkSnapshot:
+    """One link in numbers; at rest all counts but those of messages are zero."""
+
+    peer: Hello
+    peer_address: str
+    state: str
+    waiting_calls: int
+    waiting_bytes: int
+    served_calls: int
+    served_bytes: int
+    running_tasks: int
+    queued_frames: int
+    streams: int
+    assemblies: int
+    messages_sent: int
+    messages_received: int
+    silent_s: float
+
+    @property
+    def at_rest(self) -> bool:
+        return not (
+            self.waiting_calls
+            or self.waiting_bytes
+            or self.served_calls
+            or self.served_bytes
+            or self.running_tasks
+            or self.queued_frames
+            or self.streams
+            or self.assemblies
+        )
+
+
+async def open_link(
+    carrier: Carrier,
+    hello: Hello,
+    serve: Callable[[Hello, Link], CallTarget],
+    config: LinkConfig,
+    *,
+    on_hello: Callable[[Hello], Hello] | None = None,
+) -> Link:
+    """Greet the other side and return the link.
+
+    :param hello: who we are.
+    :param serve: gives the target of the peer's calls; what it raises refuses the link.
+    :param on_hello: an acceptor's hello in answer to the peer's, instead of ``hello``.
+
+    Raises `LinkBroken` (not sent) if the stream fails or the peer does not answer in time, and
+    the `GoverseError` with which either side refused it.
+    """
+    # Whoever is silent longer than a heartbeat may be is dead, here as later.
+    timeout_s = min(config.limits.connection_timeout_s, config.limits.heartbeat_timeout_s)
+    mine, theirs = await shake_hands(carrier, hello, timeout_s, on_hello)
+    link = Link(carrier, mine, theirs, config)
+    try:
+        target = serve(theirs, link)
+    except GoverseError as refusal:
+        await turn_away(carrier, refusal)
+        link.abort(f"refused: {refusal}")
+        raise
+    except BaseException:
+        link.abort("its server failed")
+        raise
+    link.start(target)
+    return link
+
+
+class Link:
+    """A `goverse.call.CallTarget`: what is invoked on it happens on the other side.
+
+    Made by `open_link`.
+    """
+
+    def __init__(self, carrier: Carrier, mine: Hello, theirs: Hello, config: LinkConfig) -> None:
+        limits = config.limits
+        is_session = Role.CLIENT in (mine.role, theirs.role)
+        bounds = Bounds(
+            limits.max_session_calls if is_session else limits.max_inflight_calls,
+            limits.max_inflight_bytes,
+            limits.max_payload_bytes,
+            limits.max_chunk_bytes,
+        )
+        self.peer = theirs
+        self.peer_address = carrier.peer
+        self.name = f"{config.name}->{theirs.member.name or theirs.member.incarnation[:8]}"
+        self._mine = mine
+        self._carrier = carrier
+        self._limits = limits
+        self._term = config.term
+        self._own_term = config.term()
+        self._max_message_bytes = 2 * (limits.max_batch_bytes + limits.max_chunk_bytes)
+        self._skip_unknown = both(mine, theirs, SKIP_UNKNOWN_FRAMES)
+        self._loop = asyncio.get_running_loop()
+        self._tasks = Tasks(self.name, on_crash=self._crashed)
+        self._outbox = Outbox(
+            max_batch_bytes=limits.max_batch_bytes, max_chunk_bytes=limits.max_chunk_bytes
+        )
+        self._outgoing = Outgoing(
+            self._outbox,
+            bounds,
+            replies_from_member=theirs.is_member,
+            on_idle=self._check_drained,
+        )
+        self._inbound = Inbound(
+            self._outbox,
+            bounds,
+            peer_is_member=theirs.is_member,
+            name=self.name,
+            on_idle=self._check_drained,
+        )
+        self._heartbeat = Heartbeat(
+            interval_s=limits.heartbeat_interval_s,
+            timeout_s=limits.heartbeat_timeout_s,
+            send=self._ping,
+            on_silence=self.abort,
+        )
+        self._messages_sent = 0
+        self._messages_received = 0
+        self._reason = ""
+        self._closing = False
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._on_closed: list[Callable[[Link], None]] = []
+        self._said_goodbye = False
+        self._peer_understood = False
+        self._drained: asyncio.Future[None] = self._loop.create_future()
+
+    def start(self, target: CallTarget) -> None:
+        """Begin to read and write; ``target`` takes the peer's calls."""
+        self._inbound.start(target)
+        self._heartbeat.start()
+        self._tasks.spawn("read", self._read())
+        self._tasks.spawn("write", self._write())
+
+    # A plain function that hands on the coroutine: one frame less for every call to pass.
+    def invoke(self, call: Call) -> Coroutine[Any, Any, Reply]:
+        """Carry ``call`` out on the other side.
+
+        Raises what was raised there; `LinkBroken` if the link ends first or takes no calls;
+        `Overloaded`, `TooLarge` and `DeadlineExceeded` of this side.
+        """
+        return self._outgoing.invoke(call)
+
+    @property
+    def takes_calls(self) -> bool:
+        """False once the peer has said goodbye, or the link is closing or closed."""
+        return not self._outgoing.refusal
+
+    def add_close_callback(self, callback: Callable[[Link], None]) -> None:
+        """Have ``callback(link)`` called when the link has ended; at once if it has already."""
+        if self._reason:
+            callback(self)
+        else:
+            self._on_closed.append(callback)
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    def goodbye(self) -> None:
+        """Ask the peer for no new calls. Those under way, in both directions, go on."""
+        if not self._said_goodbye and not self._reason:
+            self._said_goodbye = True
+            self._outbox.put_control(GoodbyeFrame(Stage.NO_NEW_CALLS))
+
+    async def close(self, timeout_s: float) -> None:
+        """Say goodbye, let all calls in both directions end, then end the link; abort it when
+        that takes longer than ``timeout_s``, or when the closing is cancelled."""
+        timer = self._loop.call_later(timeout_s, self.abort, f"not closed within {timeout_s:g} s")
+        try:
+            self._outgoing.refuse(f"the link to {self.peer} is closing")
+            self.goodbye()
+            self._closing = True
+            self._check_drained()
+            await asyncio.shield(self._drained)
+            self._outbox.put_control(GoodbyeFrame(Stage.END))
+            # The peer ends the stream when it has read this: then it has read everything.
+            await self.wait_closed()
+        except asyncio.CancelledError:
+            self.abort("its closing was cancelled")
+            raise
+        finally:
+            timer.cancel()
+
+    def abort(self, reason: str) -> None:
+        """End it now. Waiting calls raise `LinkBroken`; what still arrives is ignored."""
+        if self._reason:
+            return
+        self._reason = reason or "aborted"
+        log.debug("link to %s (%s) ended: %s", self.peer, self.peer_address, self._reason)
+        self._carrier.abort(self._reason)
+        self._heartbeat.stop()
+        self._outbox.close()
+        self._outgoing.close(f"link to {self.peer}: {self._reason}")
+        self._inbound.close()
+        if not self._drained.done():
+            self._drained.set_result(None)
+        self._closed.set_result(None)
+        for callback in self._on_closed:
+            callback(self)
+
+    async def wait_closed(self) -> str:
+        """Wait until the link has ended and its tasks with it; returns why it ended."""
+        await asyncio.shield(self._closed)
+        await self._tasks.close(timeout_s=_TASKS_END_S)
+        current = asyncio.current_task()
+        tasks = [task for task in self._inbound.tasks if task is not current]
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=_TASKS_END_S)
+            if stuck:
+                log.error("%s: %d cancelled calls do not end", self.name, len(stuck))
+        return self._reason
+
+    def snapshot(self) -> LinkSnapshot:
+        if self._reason:
+            state = f"closed: {self._reason}"
+        else:
+            state = "closing" if self._said_goodbye or not self.takes_calls else "open"
+        outgoing, inbound, outbox = self._outgoing, self._inbound, self._outbox
+        return LinkSnapshot(
+            peer=self.peer,
+            peer_address=self.peer_address,
+            state=state,
+            waiting_calls=len(outgoing.slots),
+            waiting_bytes=outgoing.bytes,
+            served_calls=len(inbound.served),
+            served_bytes=inbound.bytes,
+            running_tasks=len(inbound.tasks),
+            queued_frames=len(outbox.items),
+            streams=len(outbox.streams),
+            assemblies=len(outgoing.replies.parts) + len(inbound.arriving.parts),
+            messages_sent=self._messages_sent,
+            messages_received=self._messages_received,
+            silent_s=self._heartbeat.silent_s,
+        )
+
+    def _check_drained(self) -> None:
+        if (
+            self._closing
+            and self._peer_understood
+            and not self._outgoing.slots
+            and not self._inbound.served
+            and not self._drained.done()
+        ):
+            self._drained.set_result(None)
+
+    def _ping(self) -> None:
+        if not self._outbox.items:  # a carrier that takes nothing must not pile up pings
+            self._outbox.put_control(PingFrame())
+
+    def _crashed(self, task: str, error: BaseException) -> None:
+        self.abort(f"{task} failed: {error!r}")
+
+    # -- the two tasks ------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        outbox, send, now = self._outbox, self._carrier.send, self._loop.time
+        try:
+            while await outbox.wait():
+                # Nothing may be awaited between this look and the start of the send.
+                if self._term() != self._own_term:
+                    self.abort("the lease under which this link was opened has ended")
+                    return
+                message = outbox.take(now())
+                if message is not None:
+                    await send(message)
+                    self._messages_sent += 1
+                    self._heartbeat.sent()
+        except CarrierClosed as error:
+            self.abort(str(error))
+
+    async def _read(self) -> None:
+        receive = self._carrier.receive
+        limit, skip_unknown = self._max_message_bytes, self._skip_unknown
+        try:
+            while True:
+                message = await receive()
+                if self._reason:
+                    return
+                self._messages_received += 1
+                self._heartbeat.heard()
+                self._take(decode(message, max_bytes=limit, skip_unknown=skip_unknown))
+        except CarrierClosed as error:
+            self.abort(str(error))
+        except WireError as error:
+            log.warning("link to %s (%s): bad message: %s", self.peer, self.peer_address, error)
+            self.abort(f"the peer sent a bad message: {error}")
+
+    def _take(self, frames: list[Frame]) -> None:
+        on_call, on_reply = self._inbound.on_call, self._outgoing.on_reply
+        for frame in frames:
+            kind = type(frame)
+            if kind is CallFrame:
+                on_call(frame)  # type: ignore[arg-type]
+            elif kind is ReplyFrame:
+                on_reply(frame)  # type: ignore[arg-type]
+            else:
+                self._take_rare(frame)
+                if self._reason:
+                    return
+
+    def _take_rare(self, frame: Frame) -> None:
+        match frame:
+            case ErrorFrame(number=0):
+                self.abort(refusal_of(frame))
+            case ErrorFrame():
+                self._outgoing.on_error(frame)
+            case ChunkFrame(of=Of.CALL):
+                self._inbound.on_chunk(frame)
+            case ChunkFrame():
+                self._outgoing.on_chunk(frame)
+            case CancelFrame():
+                self._inbound.on_cancel(frame.number)
+            case GoodbyeFrame(stage=Stage.NO_NEW_CALLS):
+                self._outgoing.refuse(f"{self.peer} is closing")
+                self._outbox.put_control(GoodbyeFrame(Stage.UNDERSTOOD))
+            case GoodbyeFrame(stage=Stage.UNDERSTOOD):
+                self._peer_understood = True
+                self._check_drained()
+            case GoodbyeFrame():
+                self.abort("the peer closed it")
+            case HelloFrame():
+                raise WireError("a second hello")

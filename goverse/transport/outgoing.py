@@ -1,0 +1,251 @@
+"""The calls that this side of a link makes: one slot each, freed whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from goverse.call import Call, Reply
+from goverse.errors import (
+    DeadlineExceeded,
+    Executed,
+    GoverseError,
+    InvalidArgument,
+    LinkBroken,
+    Overloaded,
+    TooLarge,
+)
+from goverse.transport.chunks import Assemblies, Stream
+from goverse.transport.expiry import Expiry
+from goverse.transport.outbox import Outbox
+from goverse.transport.wire import (
+    MAX_HEAD_BYTES,
+    CallFrame,
+    CancelFrame,
+    ChunkFrame,
+    ErrorFrame,
+    Frame,
+    Of,
+    ReplyFrame,
+    WireError,
+    extra_bytes,
+    extra_of,
+    remaining_ms,
+)
+from goverse.transport.wire_errors import error_of
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one direction of a link may hold at a time."""
+
+    max_calls: int
+    max_bytes: int
+    max_payload_bytes: int
+    max_chunk_bytes: int
+
+
+class Slot(msgspec.Struct, eq=False):
+    """One call that waits for its reply, and the item that sends it.
+
+    ``sent`` turns true immediately before the frame is passed to the carrier; as long as it is
+    false, nobody but this process has seen the call. A slot without a call has been abandoned.
+    """
+
+    owner: Outgoing
+    number: int
+    call: Call | None
+    deadline: float
+    size: int
+    future: asyncio.Future[Reply]
+    sent: bool = False
+
+    def frame(self, now: float) -> Frame | None:
+        call = self.call
+        if call is None:
+            return None
+        self.sent = True
+        payload = call.payload
+        size = 0
+        if len(payload) > self.owner.bounds.max_chunk_bytes:
+            size = len(payload)
+            self.owner.outbox.stream(Stream(self.number, Of.CALL, payload))
+            payload = b""
+        return CallFrame(
+            self.number,
+            remaining_ms(call.deadline - now),
+            call.type,
+            call.id,
+            call.method,
+            payload,
+            call.codec,
+            call.verb,
+            size,
+            extra_of(call),
+        )
+
+    def unfit(self, error: Exception) -> Frame | None:
+        self.sent = False
+        self.fail(InvalidArgument(f"the call cannot be encoded: {error}"))
+        return None
+
+    def fail(self, error: GoverseError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            # The waiting task may have been cancelled in this very moment and never look.
+            self.future.exception()
+
+
+class Outgoing:
+    """Numbers calls, limits them, and brings replies to those who wait.
+
+    :param on_idle: called whenever the last waiting call has gone.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        bounds: Bounds,
+        *,
+        replies_from_member: bool,
+        on_idle: Callable[[], None],
+    ) -> None:
+        self.outbox = outbox
+        self.bounds = bounds
+        self.slots: dict[int, Slot] = {}
+        self.bytes = 0
+        self.refusal = ""
+        """Why no new call is taken; empty as long as they are."""
+        self.replies: Assemblies[ReplyFrame] = Assemblies()
+        self._from_member = replies_from_member
+        self._on_idle = on_idle
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._last_number = 0
+        self._expiry = Expiry(self.slots, self._expire)
+
+    def refuse(self, reason: str) -> None:
+        """Take no new calls; those that wait go on."""
+        self.refusal = self.refusal or reason
+
+    # Written out in one piece: this is the path of every call.
+    async def invoke(self, call: Call) -> Reply:
+        if self.refusal:
+            raise LinkBroken(self.refusal, sent=False)
+        payload_bytes = len(call.payload)
+        head = 48 + len(call.type) + len(call.id) + len(call.method) + extra_bytes(call)
+        size = payload_bytes + head
+        bounds, slots = self.bounds, self.slots
+        if payload_bytes > bounds.max_payload_bytes or head > MAX_HEAD_BYTES:
+            raise self._too_large(call, head)
+        if (
+            len(slots) >= bounds.max_calls
+            or self.bytes + size > bounds.max_bytes
+            # Abandoned calls leave an empty item in the queue until the carrier takes more.
+            or len(self.outbox.items) >= 2 * bounds.max_calls
+        ):
+            raise Overloaded(f"{len(slots)} calls with {self.bytes} bytes wait on this link")
+        deadline = call.deadline
+        if not deadline > self._now():
+            raise DeadlineExceeded(f"the deadline of {call} had passed before it was sent")
+        self._last_number = number = self._last_number + 1
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        # In the queue a payload in chunks does not count: its chunks are taken one by one.
+        queued = size if payload_bytes <= bounds.max_chunk_bytes else head
+        slots[number] = slot = Slot(self, number, call, deadline, queued, future)
+        self.bytes += size
+        if deadline < self._expiry.next:
+            self._expiry.expect(deadline)
+        self.outbox.put(slot)
+        try:
+            return await future
+        except BaseException:
+            if future.cancelled() or not future.done():
+                self._abandon(slot)
+            raise
+        finally:
+            # Every way out: reply, error, deadline, cancellation, broken link.
+            del slots[number]
+            self.bytes -= size
+            if self.outbox.streams or self.replies.parts:
+                self.outbox.drop_stream(number, Of.CALL)
+                self.replies.drop(number)
+            if not slots:
+                self._on_idle()
+            # An error's traceback holds this frame: do not close the circle.
+            del slot, future
+
+    def _too_large(self, call: Call, head: int) -> TooLarge:
+        if head > MAX_HEAD_BYTES:
+            return TooLarge(
+                f"names, chain and principal of {str(call)[:200]} take about {head} bytes, "
+                f"the limit is {MAX_HEAD_BYTES}"
+            )
+        limit = self.bounds.max_payload_bytes
+        return TooLarge(f"arguments of {len(call.payload)} bytes, the limit is {limit}")
+
+    def _abandon(self, slot: Slot) -> None:
+        """Nobody waits for this call any more."""
+        slot.call = None
+        if slot.sent:
+            self.outbox.put_control(CancelFrame(slot.number))
+
+    def _expire(self, slot: Slot) -> None:
+        if slot.future.done():
+            return
+        executed = Executed.UNKNOWN if slot.sent else Executed.NO
+        slot.fail(DeadlineExceeded(f"no reply to {slot.call} in time", executed=executed))
+        self._abandon(slot)
+
+    def close(self, reason: str) -> None:
+        """The link has ended: everybody who waits is told whether their call had left."""
+        self.refusal = reason
+        self._expiry.stop()
+        for slot in self.slots.values():
+            slot.fail(LinkBroken(reason, sent=slot.sent))
+        self.replies.clear()
+
+    # -- what arrives -------------------------------------------------------------------------
+
+    def on_reply(self, frame: ReplyFrame) -> None:
+        slot = self.slots.get(frame.number)
+        if slot is None or slot.future.done():
+            return
+        if not slot.sent:
+            raise WireError(f"a reply to call {frame.number}, which was not sent")
+        if frame.size == 0:
+            slot.future.set_result(Reply(frame.payload, frame.codec))
+        else:
+            self._begin_reply(slot, frame)
+
+    def _begin_reply(self, slot: Slot, frame: ReplyFrame) -> None:
+        bounds = self.bounds
+        if frame.size < 0 or frame.payload:
+            raise WireError(f"reply {frame.number} announces {frame.size} bytes")
+        if frame.size > bounds.max_payload_bytes:
+            text = f"a result of {frame.size} bytes, the limit is {bounds.max_payload_bytes}"
+            slot.fail(TooLarge(text, executed=Executed.YES))
+        elif self.replies.bytes + frame.size > bounds.max_bytes:
+            text = f"large results of {self.replies.bytes} bytes are arriving already"
+            slot.fail(Overloaded(text, executed=Executed.YES))
+        else:
+            self.replies.begin(frame.number, frame, frame.size)
+
+    def on_chunk(self, frame: ChunkFrame) -> None:
+        if (whole := self.replies.add(frame)) is None:
+            return
+        head, payload = whole
+        slot = self.slots.get(frame.number)
+        if slot is not None and not slot.future.done():
+            slot.future.set_result(Reply(payload, head.codec))
+
+    def on_error(self, frame: ErrorFrame) -> None:
+        slot = self.slots.get(frame.number)
+        if slot is None or slot.future.done():
+            return
+        if not slot.sent:
+            raise WireError(f"an error for call {frame.number}, which was not sent")
+        slot.fail(error_of(frame, from_member=self._from_member))

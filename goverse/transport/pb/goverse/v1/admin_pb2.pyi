@@ -1,0 +1,270 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ("local_only",)
+    LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
+    local_only: bool
+    def __init__(self, local_only: bool = ...) -> None: ...
+
+class ClusterStatus(_message.Message):
+    __slots__ = ("cluster_id", "generation", "num_shards", "revision", "current", "leader", "source", "nodes", "gates", "shards", "warnings", "held")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    NUM_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    GATES_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    generation: int
+    num_shards: int
+    revision: int
+    current: bool
+    leader: str
+    source: str
+    nodes: _containers.RepeatedCompositeFieldContainer[Member]
+    gates: _containers.RepeatedCompositeFieldContainer[Member]
+    shards: ShardCounts
+    warnings: _containers.RepeatedCompositeFieldContainer[Warning]
+    held: _containers.RepeatedCompositeFieldContainer[Held]
+    def __init__(self, cluster_id: _Optional[str] = ..., generation: _Optional[int] = ..., num_shards: _Optional[int] = ..., revision: _Optional[int] = ..., current: bool = ..., leader: _Optional[str] = ..., source: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., gates: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., shards: _Optional[_Union[ShardCounts, _Mapping]] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ...) -> None: ...
+
+class Held(_message.Message):
+    __slots__ = ("reason", "shards")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    shards: int
+    def __init__(self, reason: _Optional[str] = ..., shards: _Optional[int] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("name", "incarnation", "kind", "address", "ops_address", "weight", "version", "state", "leader", "claimed", "targeted")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    OPS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    CLAIMED_FIELD_NUMBER: _ClassVar[int]
+    TARGETED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    incarnation: str
+    kind: str
+    address: str
+    ops_address: str
+    weight: float
+    version: str
+    state: str
+    leader: bool
+    claimed: int
+    targeted: int
+    def __init__(self, name: _Optional[str] = ..., incarnation: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., ops_address: _Optional[str] = ..., weight: _Optional[float] = ..., version: _Optional[str] = ..., state: _Optional[str] = ..., leader: bool = ..., claimed: _Optional[int] = ..., targeted: _Optional[int] = ...) -> None: ...
+
+class ShardCounts(_message.Message):
+    __slots__ = ("total", "claimed", "pinned", "owned", "migrating", "unclaimed", "unassigned")
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    CLAIMED_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    OWNED_FIELD_NUMBER: _ClassVar[int]
+    MIGRATING_FIELD_NUMBER: _ClassVar[int]
+    UNCLAIMED_FIELD_NUMBER: _ClassVar[int]
+    UNASSIGNED_FIELD_NUMBER: _ClassVar[int]
+    total: int
+    claimed: int
+    pinned: int
+    owned: int
+    migrating: int
+    unclaimed: int
+    unassigned: int
+    def __init__(self, total: _Optional[int] = ..., claimed: _Optional[int] = ..., pinned: _Optional[int] = ..., owned: _Optional[int] = ..., migrating: _Optional[int] = ..., unclaimed: _Optional[int] = ..., unassigned: _Optional[int] = ...) -> None: ...
+
+class Warning(_message.Message):
+    __slots__ = ("code", "message", "shards")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    message: str
+    shards: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., shards: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ListNodesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListGatesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MemberList(_message.Message):
+    __slots__ = ("members",)
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+
+class ListShardsRequest(_message.Message):
+    __slots__ = ("node", "state", "page_size", "page_token")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    state: str
+    page_size: int
+    page_token: str
+    def __init__(self, node: _Optional[str] = ..., state: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ShardPage(_message.Message):
+    __slots__ = ("shards", "next_page_token")
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    shards: _containers.RepeatedCompositeFieldContainer[Shard]
+    next_page_token: str
+    def __init__(self, shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetShardRequest(_message.Message):
+    __slots__ = ("shard",)
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    def __init__(self, shard: _Optional[int] = ...) -> None: ...
+
+class Shard(_message.Message):
+    __slots__ = ("shard", "state", "target", "owner", "owner_address", "epoch", "pinned", "pinned_node", "failed_over")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    OWNER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    PINNED_NODE_FIELD_NUMBER: _ClassVar[int]
+    FAILED_OVER_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    state: str
+    target: str
+    owner: str
+    owner_address: str
+    epoch: str
+    pinned: bool
+    pinned_node: str
+    failed_over: bool
+    def __init__(self, shard: _Optional[int] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., owner: _Optional[str] = ..., owner_address: _Optional[str] = ..., epoch: _Optional[str] = ..., pinned: bool = ..., pinned_node: _Optional[str] = ..., failed_over: bool = ...) -> None: ...
+
+class PinShardRequest(_message.Message):
+    __slots__ = ("shard", "node")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    node: str
+    def __init__(self, shard: _Optional[int] = ..., node: _Optional[str] = ...) -> None: ...
+
+class UnpinShardRequest(_message.Message):
+    __slots__ = ("shard",)
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    def __init__(self, shard: _Optional[int] = ...) -> None: ...
+
+class LocateObjectRequest(_message.Message):
+    __slots__ = ("type", "id")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    id: str
+    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class Location(_message.Message):
+    __slots__ = ("type", "id", "slot", "shard", "owner", "owner_address", "epoch")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    OWNER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    id: str
+    slot: int
+    shard: int
+    owner: str
+    owner_address: str
+    epoch: str
+    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ..., slot: _Optional[int] = ..., shard: _Optional[int] = ..., owner: _Optional[str] = ..., owner_address: _Optional[str] = ..., epoch: _Optional[str] = ...) -> None: ...
+
+class ListObjectsRequest(_message.Message):
+    __slots__ = ("node", "type", "id_prefix", "page_size", "page_token", "local_only")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    type: str
+    id_prefix: str
+    page_size: int
+    page_token: str
+    local_only: bool
+    def __init__(self, node: _Optional[str] = ..., type: _Optional[str] = ..., id_prefix: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., local_only: bool = ...) -> None: ...
+
+class ObjectPage(_message.Message):
+    __slots__ = ("objects", "next_page_token", "unreachable")
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
+    objects: _containers.RepeatedCompositeFieldContainer[ObjectInfo]
+    next_page_token: str
+    unreachable: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, objects: _Optional[_Iterable[_Union[ObjectInfo, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., unreachable: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ObjectInfo(_message.Message):
+    __slots__ = ("type", "id", "node", "shard", "epoch", "state", "queued", "running", "idle_s")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    IDLE_S_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    id: str
+    node: str
+    shard: int
+    epoch: str
+    state: str
+    queued: int
+    running: int
+    idle_s: float
+    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ..., node: _Optional[str] = ..., shard: _Optional[int] = ..., epoch: _Optional[str] = ..., state: _Optional[str] = ..., queued: _Optional[int] = ..., running: _Optional[int] = ..., idle_s: _Optional[float] = ...) -> None: ...
+
+class CallObjectRequest(_message.Message):
+    __slots__ = ("type", "id", "method", "args")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    ARGS_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    id: str
+    method: str
+    args: bytes
+    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., args: _Optional[bytes] = ...) -> None: ...
+
+class CallResult(_message.Message):
+    __slots__ = ("result",)
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    result: bytes
+    def __init__(self, result: _Optional[bytes] = ...) -> None: ...

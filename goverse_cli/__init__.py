@@ -1,0 +1,1 @@
+"""The operators' command line. Talks to nodes through `goverse.admin`; decides nothing itself."""

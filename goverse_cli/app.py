@@ -1,0 +1,49 @@
+"""The root command."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from goverse_cli import exits
+from goverse_cli.commands.dev import dev
+from goverse_cli.commands.gate import gate
+from goverse_cli.commands.node import node
+from goverse_cli.commands.object import object_group
+from goverse_cli.commands.shard import shard
+from goverse_cli.commands.status import status
+from goverse_cli.session import shared_options
+
+
+def _version() -> str:
+    try:
+        return version("goverse")
+    except PackageNotFoundError:  # Run from a clone that was not installed.
+        return "unknown"
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=exits.HELP,
+)
+@click.version_option(_version(), prog_name="goverse-cli")
+@shared_options
+def cli() -> None:
+    """Operate a Goverse cluster.
+
+    Commands ask a node: the one given by --server or GOVERSE_SERVER, else one registered in the
+    etcd given by --etcd-endpoints or GOVERSE_ETCD_ENDPOINTS, else localhost:48000, else one
+    registered in etcd at localhost:2379. Options may stand before or after the command.
+
+    \b
+    Examples:
+      goverse-cli dev app.py
+      goverse-cli status
+      goverse-cli object call Counter my-counter add amount=5
+      goverse-cli shard pin 42 --node n2
+    """
+
+
+for _command in (status, node, gate, shard, object_group, dev):
+    cli.add_command(_command)

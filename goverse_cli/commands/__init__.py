@@ -1,0 +1,1 @@
+"""One module per group of commands: arguments in, one question to a node, one answer out."""

@@ -1,0 +1,168 @@
+"""``shard list|get|pin|unpin``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import click
+from rich.table import Table
+
+from goverse.admin.api import MAX_SHARDS, Admin, Shard
+from goverse_cli.exits import CliError, Exit
+from goverse_cli.output import emit, fields, note, rows
+from goverse_cli.session import Options, run_async, shared_options
+
+STATES = ("owned", "migrating", "unclaimed", "unassigned", "pinned")
+
+_POLL_S = 0.1
+
+
+@click.group()
+def shard() -> None:
+    """Shards: what is owned by nodes, and moves between them.
+
+    \b
+    Examples:
+      goverse-cli shard list --state pinned
+      goverse-cli shard pin 42 --node n2 --wait
+    """
+
+
+@shard.command("list")
+@click.option("--node", default="", help="Shards owned by, targeted at or pinned to this node.")
+@click.option("--state", type=click.Choice(STATES), default=None, help="Shards in this state.")
+@click.option(
+    "--limit", type=click.IntRange(1, 65_536), default=65_536, help="Show at most so many."
+)
+@shared_options
+@run_async
+async def shard_list(options: Options, node: str, state: str | None, limit: int) -> None:
+    """List shards with their target, owner and pin.
+
+    \b
+    Examples:
+      goverse-cli shard list --node n2
+      goverse-cli shard list --state migrating
+      goverse-cli shard list --state pinned -o json | jq '.[].shard'
+    """
+    found: list[Shard] = []
+    token = ""
+    async with options.admin() as admin:
+        while len(found) < limit:
+            size = min(limit - len(found), MAX_SHARDS)
+            page = await admin.list_shards(
+                node=node, state=state or "", page_size=size, page_token=token
+            )
+            found.extend(page.shards)
+            token = page.next_page_token
+            if not token:
+                break
+    emit(options.output, found, lambda: _table(found))
+    if token:
+        note(f"There are more; this shows the first {len(found)} (--limit).")
+
+
+@shard.command("get")
+@click.argument("number", type=click.IntRange(0, 65_535))
+@shared_options
+@run_async
+async def shard_get(options: Options, number: int) -> None:
+    """Show one shard: where it should be, where it is, and whether it is pinned.
+
+    \b
+    Examples:
+      goverse-cli shard get 42
+      goverse-cli shard get 42 -o json | jq -r .owner
+    """
+    async with options.admin() as admin:
+        _show(options, await admin.get_shard(number))
+
+
+@shard.command("pin")
+@click.argument("number", type=click.IntRange(0, 65_535))
+@click.option("--node", required=True, help="The node to keep it on.")
+@click.option("--wait", is_flag=True, help="Return once it is there (within --timeout).")
+@shared_options
+@run_async
+async def shard_pin(options: Options, number: int, node: str, wait: bool) -> None:
+    """Keep a shard on a node, across restarts, until it is unpinned.
+
+    While that node is away the shard lives elsewhere, and status warns; it returns with the node.
+
+    \b
+    Examples:
+      goverse-cli shard pin 42 --node n2
+      goverse-cli shard pin 42 --node n2 --wait --timeout 30s
+    """
+    async with options.admin() as admin:
+        found = await admin.pin_shard(number, node=node)
+        if wait:
+            found = await _wait(options, admin, found, f"on {node}", lambda now: now.owner == node)
+    _show(options, found)
+    if found.owner != node:
+        note(f"Pinned. It moves to {node} soon; see: goverse-cli shard get {number}")
+
+
+@shard.command("unpin")
+@click.argument("number", type=click.IntRange(0, 65_535))
+@shared_options
+@run_async
+async def shard_unpin(options: Options, number: int) -> None:
+    """Give a shard back to the balance. Succeeds if it is not pinned.
+
+    \b
+    Examples:
+      goverse-cli shard unpin 42
+    """
+    async with options.admin() as admin:
+        _show(options, await admin.unpin_shard(number))
+
+
+async def _wait(
+    options: Options, admin: Admin, found: Shard, what: str, done: Callable[[Shard], bool]
+) -> Shard:
+    try:
+        async with asyncio.timeout(options.timeout_s):
+            while not done(found):
+                await asyncio.sleep(_POLL_S)
+                found = await admin.get_shard(found.shard)
+    except TimeoutError:
+        raise CliError(
+            f"shard {found.shard} is not {what} after {options.timeout_s:g} s: it is "
+            f"{found.state}, owned by {found.owner or 'nobody'}",
+            Exit.TIMEOUT,
+            "the pin stands; goverse-cli status says what is in the way",
+        ) from None
+    return found
+
+
+def _show(options: Options, found: Shard) -> None:
+    emit(
+        options.output,
+        found,
+        lambda: fields(
+            (
+                ("shard", found.shard),
+                ("state", found.state),
+                ("target", found.target),
+                ("owner", found.owner),
+                ("address", found.owner_address),
+                ("epoch", found.epoch),
+                ("pinned", _pin(found)),
+            )
+        ),
+    )
+
+
+def _table(found: list[Shard]) -> Table:
+    return rows(
+        ("shard", "state", "target", "owner", "epoch", "pinned"),
+        ((s.shard, s.state, s.target, s.owner, s.epoch, _pin(s)) for s in found),
+    )
+
+
+def _pin(found: Shard) -> str:
+    if not found.pinned:
+        return "no"
+    return f"to {found.pinned_node}" + (" (away: failed over)" if found.failed_over else "")

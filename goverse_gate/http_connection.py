@@ -1,0 +1,203 @@
+"""One HTTP connection: uvicorn's httptools protocol with the limits that it lacks.
+
+uvicorn with httptools reads a head of any size for any time, never gives up on a client that
+does not read its answer, and tells an application of a lost connection only when asked. The
+hooks used here are asyncio's protocol and httptools' parser callbacks, which do not change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+from typing import Any, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from goverse.errors import Executed, GoverseError, Overloaded, Unavailable
+from goverse_gate.http_app import Application, HttpLimits, Receive, Scope, Send, answer
+from goverse_gate.http_calls import HttpProblem, problem
+
+#: Where a scope holds its connection; ASGI leaves names with a prefix to servers.
+CONNECTION = "goverse.connection"
+
+
+class _Refused(Exception):
+    """Raised in a parser callback; httptools turns it into a parser error."""
+
+
+class HttpConnection(HttpToolsProtocol):
+    """::
+
+    idle --first byte--> head --complete--> request running --answered--> idle
+      |  keep-alive limit  |  head limits      |  client gone: cancelled
+      +--------------------+-------------------+---> closed
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: HttpLimits,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.limits = limits
+        self.running: asyncio.Task[Any] | None = None
+        self.lost = False
+        self._in_head = False
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._refusal: GoverseError | None = None
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            self._refuse(Overloaded("the gate has as many connections as it takes"))
+            return
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._in_head or self.cycle is None or self.cycle.response_complete:
+            if self._in_head:
+                # Where in its first read a head began is not known: that read counts nothing,
+                # and asyncio bounds it.
+                self._head_bytes = 0 if self._head_bytes < 0 else self._head_bytes + len(data)
+                if self._head_bytes > self.limits.max_head_bytes:
+                    self._refuse(self._head_too_large())
+                    return
+            if self._head_timer is None and not self.transport.is_closing():
+                self._watch_head()
+        elif self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        for timer in (self._head_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+        if self.running is not None:
+            self.running.cancel()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.limits.write_timeout_s, self.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = -1
+        cast(Scope, self.scope)[CONNECTION] = self
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > self.limits.max_head_bytes:
+            self._refusal = self._head_too_large()
+            raise _Refused
+        if len(self.pipeline) >= self.limits.max_pipelined:
+            self._refusal = Overloaded("too many requests were sent ahead of their answers")
+            raise _Refused
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        # A large body has paused reading. It is all here now, and an end of the connection is
+        # seen only while reading.
+        if not self.pipeline:
+            self.flow.resume_reading()
+
+    # What uvicorn calls.
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(self._refusal or HttpProblem(400, "malformed_request", msg))
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.abort()  # closing would wait for a client that does not read
+        else:
+            super().timeout_keep_alive_handler()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def _watch_head(self) -> None:
+        timeout_s = self.limits.head_timeout_s
+        self._head_timer = self.loop.call_later(timeout_s, self._head_timed_out)
+
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            self._watch_head()  # we do not read: the rest of the head may well be there
+        elif self._in_head:
+            self._refuse(HttpProblem(408, "request_timeout", "the head did not arrive in time"))
+        else:
+            self.transport.close()
+
+    def _head_too_large(self) -> HttpProblem:
+        limit = self.limits.max_head_bytes
+        return HttpProblem(431, "head_too_large", f"path and headers are above {limit} bytes")
+
+    def _refuse(self, error: GoverseError) -> None:
+        """Answer without the application, and close."""
+        if self.cycle is None or self.cycle.response_complete:
+            status, headers, body = problem(error)
+            lines = [b"HTTP/1.1 %d %s" % (status, _reason(status))]
+            lines += [b"%s: %s" % header for header in headers]
+            lines += [b"connection: close", b"", body]
+            self.transport.write(b"\r\n".join(lines))
+        # Otherwise an earlier answer is due on this connection, and ours would be read as that.
+        self.transport.close()
+
+
+def _reason(status: int) -> bytes:
+    return http.HTTPStatus(status).phrase.encode()
+
+
+def attended(app: Application) -> Application:
+    """``app``, cancelled when its connection is lost; a stopping server's cancel is answered."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        connection: HttpConnection = scope[CONNECTION]
+        task = asyncio.current_task()
+        connection.running = task
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError:
+            # The task is the server's own and ends here, so nobody else waits for the cancel.
+            if connection.lost:
+                return
+            status, headers, body = problem(
+                Unavailable("the gate stops before the answer was there", executed=Executed.UNKNOWN)
+            )
+            try:
+                await answer(send, status, headers, body)
+            except RuntimeError:  # part of another answer was sent: cut it short, visibly
+                connection.abort()
+        finally:
+            if connection.running is task:
+                connection.running = None
+
+    return serve

@@ -1,0 +1,147 @@
+"""The HTTP listener: uvicorn inside our event loop, without its hands on our signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import os
+import socket
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import uvicorn
+
+from goverse.aio.tasks import Tasks
+from goverse_gate.http_app import Application, HttpLimits
+from goverse_gate.http_connection import HttpConnection, attended
+
+
+@dataclass(frozen=True)
+class HttpServerSnapshot:
+    address: str
+    connections: int
+    requests: int
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals belong to the process: it stops more than this listener, and in order."""
+        yield
+
+
+class HttpServer:
+    """Serves one application on one address from `open_http` until `close`."""
+
+    def __init__(self, app: Application, limits: HttpLimits, sockets: list[socket.socket]) -> None:
+        connection = functools.partial(HttpConnection, limits=limits)
+        config = uvicorn.Config(
+            cast(Any, attended(app)),
+            http=cast(Any, connection),
+            loop="none",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            # Anybody can send malformed requests; they are answered, not logged.
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=cast(int, limits.keep_alive_timeout_s),
+        )
+        self.address = _text(sockets[0].getsockname())
+        self._sockets = sockets
+        self._server = _Server(config)
+        self._tasks = Tasks("http")
+        self._serving: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._serving = self._tasks.spawn("serve", self._server.serve(sockets=self._sockets))
+
+    def snapshot(self) -> HttpServerSnapshot:
+        state = self._server.server_state
+        return HttpServerSnapshot(
+            address=self.address, connections=len(state.connections), requests=len(state.tasks)
+        )
+
+    async def close(self, timeout_s: float) -> None:
+        """Accept no more, end idle connections, give requests ``timeout_s``, then end the rest."""
+        state = self._server.server_state
+        self._server.config.timeout_graceful_shutdown = cast(int, timeout_s)
+        self._server.should_exit = True
+        if self._serving is not None:
+            await asyncio.wait([self._serving], timeout=timeout_s + 5.0)
+        if state.tasks:
+            # uvicorn has cancelled them and does not wait for what they still tell their clients.
+            await asyncio.wait(list(state.tasks), timeout=1.0)
+        for connection in list(state.connections):
+            cast(HttpConnection, connection).abort()
+        if state.tasks:
+            await asyncio.wait(list(state.tasks), timeout=1.0)
+        await self._tasks.close()
+        for listening in self._sockets:
+            listening.close()
+
+
+async def open_http(app: Application, limits: HttpLimits, address: str) -> HttpServer:
+    """Listen on ``address`` (host:port; port 0 asks for a free one) and serve ``app``.
+
+    Raises OSError, naming the address, if it cannot be had.
+    """
+    server = HttpServer(app, limits, await _listen(address))
+    server.start()
+    return server
+
+
+async def _listen(address: str) -> list[socket.socket]:
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        raise OSError(errno.EINVAL, f"cannot listen on {address!r}: expected host:port")
+    loop = asyncio.get_running_loop()
+    host = host.strip("[]") or "0.0.0.0"
+    found = await loop.getaddrinfo(
+        host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    if port == "0":
+        found = found[:1]  # two families would get two ports
+    sockets: list[socket.socket] = []
+    failed: OSError | None = None
+    for family, _, _, _, where in found:
+        try:
+            sockets.append(_bound(family, where))
+        except OSError as error:
+            failed = error
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                break
+            # A name can have an address of a family that this machine lacks.
+    else:
+        if sockets:
+            return sockets
+    for listening in sockets:
+        listening.close()
+    number = failed.errno if failed else errno.EADDRNOTAVAIL
+    raise OSError(number, f"cannot listen on {address}: {os.strerror(number or 0)}") from failed
+
+
+def _bound(family: int, where: Any) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(where)
+        listening.listen(2048)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _text(name: Any) -> str:
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

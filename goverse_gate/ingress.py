@@ -1,0 +1,212 @@
+"""The only door for clients: who is calling, may they, how fast, until when.
+
+Every front of the gate gets a `Door` here and calls nothing else, so a check made in this
+module holds for all protocols. What only members may write (chain, principal) is taken off
+here, and what only the cluster may see (`ClusterError`) stops here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from goverse.call import Call, CallTarget, Reply, Verb
+from goverse.config.settings import LimitSettings
+from goverse.errors import (
+    ClusterError,
+    DeadlineExceeded,
+    Executed,
+    GoverseError,
+    Internal,
+    InvalidArgument,
+    NotImplementedYet,
+    Overloaded,
+    PermissionDenied,
+    RateLimited,
+    TooLarge,
+    Unavailable,
+)
+from goverse.ids import check_id, check_type
+from goverse.observability.metrics import Metrics, status_of
+from goverse.sharding.placement import shard_of
+
+log = logging.getLogger(__name__)
+
+MAX_METHOD_CHARS = 128
+
+#: The metric label of a verb.
+OPERATIONS = {Verb.CALL: "call", Verb.CREATE: "create", Verb.DELETE: "delete"}
+
+# https://www.w3.org/TR/trace-context/ version 00. Anything else is ignored, as it demands.
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+
+
+@dataclass(frozen=True)
+class IngressSnapshot:
+    doors: int
+    calls: int
+
+
+class Ingress:
+    """Where every call of every client goes through.
+
+    :param router: takes admitted calls into the cluster.
+    :param limits: default deadlines and the largest number of calls of all clients together.
+    :param metrics: is told operation, status and duration of each call once it is over.
+    """
+
+    def __init__(self, router: CallTarget, limits: LimitSettings, metrics: Metrics) -> None:
+        self._router = router
+        self._limits = limits
+        self._metrics = metrics
+        self._calls = 0
+        self._doors = 0
+        self._timeouts = {
+            Verb.CALL: limits.default_call_timeout_s,
+            Verb.CREATE: limits.default_create_timeout_s,
+            Verb.DELETE: limits.default_delete_timeout_s,
+        }
+
+    def door(self, *, client_id: str, max_calls: int) -> Door:
+        """An entrance for one caller, who may have ``max_calls`` calls in flight.
+
+        :param client_id: issued by this gate; empty for callers that have no session.
+        """
+        self._doors += 1
+        return Door(self, client_id, max_calls)
+
+    def snapshot(self) -> IngressSnapshot:
+        return IngressSnapshot(doors=self._doors, calls=self._calls)
+
+    def _closed(self) -> None:
+        self._doors -= 1
+
+    async def _invoke(self, door: Door, call: Call) -> Reply:
+        started = asyncio.get_running_loop().time()
+        status = "ok"
+        try:
+            admitted = self._admit(door, call, started)
+            self._calls += 1
+            door.calls += 1
+            try:
+                return await self._router.invoke(admitted)
+            finally:
+                self._calls -= 1
+                door.calls -= 1
+        except GoverseError as error:
+            told = outward(error)
+            status = status_of(told)
+            if told is error:
+                raise
+            raise told from error
+        except asyncio.CancelledError:
+            status = "cancelled"
+            raise
+        except Exception as error:
+            log.exception("a call failed inside the gate: %s", call)
+            status = Internal.code
+            raise Internal(
+                "the gate failed; its log says why", executed=Executed.UNKNOWN
+            ) from error
+        finally:
+            duration_s = asyncio.get_running_loop().time() - started
+            self._metrics.operation_ended(OPERATIONS[call.verb], status, duration_s)
+
+    def _admit(self, door: Door, call: Call, now: float) -> Call:
+        """The call as the cluster may see it. Raises what it is refused for."""
+        check_names(call)
+        if call.client_id and call.client_id != door.client_id:
+            raise PermissionDenied("client_id was not issued on this connection")
+        if call.call_id:
+            raise NotImplementedYet(
+                "reliable calls (a call id) are not available in this version of the gate"
+            )
+        if len(call.payload) > self._limits.max_payload_bytes:
+            raise TooLarge(
+                f"arguments of {len(call.payload)} bytes are above the limit of "
+                f"{self._limits.max_payload_bytes} (limits.max_payload_bytes)"
+            )
+        # In this order, a deadline that is not a number stays one and is refused.
+        deadline = min(call.deadline, now + self._timeouts[call.verb])
+        if not deadline > now:
+            raise DeadlineExceeded("the deadline had passed when the call reached the gate")
+        if door.calls >= door.max_calls:
+            self._metrics.refused.inc("caller")
+            raise RateLimited(f"this caller has {door.calls} calls in flight, as many as it may")
+        if self._calls >= self._limits.max_inflight_calls:
+            self._metrics.refused.inc("gate")
+            raise Overloaded(f"the gate has {self._calls} calls in flight, as many as it may")
+        trace = call.trace if call.trace and _TRACEPARENT.match(call.trace) else ""
+        return Call(
+            type=call.type,
+            id=call.id,
+            method=call.method,
+            payload=call.payload,
+            deadline=deadline,
+            codec=call.codec,
+            verb=call.verb,
+            client_id=door.client_id,
+            trace=trace,
+        )
+
+
+class Door:
+    """One caller's way in: a `CallTarget`. Close it when the caller is gone."""
+
+    __slots__ = ("_ingress", "_open", "calls", "client_id", "max_calls")
+
+    def __init__(self, ingress: Ingress, client_id: str, max_calls: int) -> None:
+        self._ingress = ingress
+        self._open = True
+        self.client_id = client_id
+        self.max_calls = max_calls
+        self.calls = 0
+
+    def invoke(self, call: Call) -> Coroutine[Any, Any, Reply]:
+        return self._ingress._invoke(self, call)
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._ingress._closed()
+
+
+def check_names(call: Call) -> None:
+    """Raise `InvalidArgument`, naming the field, unless type, id and method can exist."""
+    try:
+        check_type(call.type)
+    except ValueError as error:
+        raise InvalidArgument(str(error), details={"field": "type"}) from None
+    try:
+        check_id(call.id)
+        if "#" in call.id:
+            shard_of(call.id, 1)
+    except ValueError as error:
+        raise InvalidArgument(str(error), details={"field": "id"}) from None
+    method = call.method
+    if call.verb is not Verb.CALL:
+        if method:
+            raise InvalidArgument(
+                f"{OPERATIONS[call.verb]} has no method, got {method[:64]!r}",
+                details={"field": "method"},
+            )
+    elif not method.isidentifier() or len(method) > MAX_METHOD_CHARS:
+        raise InvalidArgument(
+            f"method {method[:64]!r} must be an identifier of at most "
+            f"{MAX_METHOD_CHARS} characters",
+            details={"field": "method"},
+        )
+
+
+def outward(error: GoverseError) -> GoverseError:
+    """``error`` if clients may see it, otherwise what they are told in its place."""
+    if not isinstance(error, ClusterError):
+        return error
+    return Unavailable(
+        "the object's node could not be reached; see `executed` before trying again",
+        executed=error.executed,
+    )

@@ -1,0 +1,1 @@
+"""The node process: hosts objects. ``app`` composes it, ``admin`` serves operators."""

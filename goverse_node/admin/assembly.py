@@ -1,0 +1,90 @@
+"""Joins the admin service to the parts of a running node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from goverse.admin.api import ClusterStatus, Held, ObjectInfo, Warning
+from goverse.admin.client import AdminClient
+from goverse.call import CallTarget
+from goverse.cluster.admin import pin_shard, unpin_shard
+from goverse.cluster.agent import NodeMember
+from goverse.config.settings import LimitSettings
+from goverse.coordination.api import Coordinator
+from goverse.errors import Executed, Unavailable
+from goverse.objects.catalog import Catalog
+from goverse_node.admin.operations import NodeAdmin
+
+#: Longest wait for this node's own view to show a pin that was written.
+_SEEN_S = 5.0
+_MAX_STUCK = 10
+
+
+def node_admin(
+    name: str,
+    member: NodeMember,
+    coordinator: Coordinator,
+    catalog: Catalog,
+    router: CallTarget,
+    limits: LimitSettings,
+) -> NodeAdmin:
+    """The `goverse.admin.Admin` of the node called ``name``."""
+
+    async def set_pin(shard: int, node: str | None) -> None:
+        if node is None:
+            await unpin_shard(coordinator, member.keys, shard)
+        else:
+            await pin_shard(coordinator, member.keys, shard, node)
+        # Who asks this node next shall see it.
+        view = member.view
+        if not await view.wait_for(lambda: view.state.pins.get(shard) == node, timeout_s=_SEEN_S):
+            raise Unavailable(
+                "it was written, but this node has not seen it yet", executed=Executed.YES
+            )
+
+    return NodeAdmin(
+        name,
+        member.view,
+        set_pin=set_pin,
+        objects=lambda: _objects(catalog, name),
+        router=router,
+        peers=AdminClient,
+        leading=lambda: _leading(member),
+        default_timeout_s=limits.default_call_timeout_s,
+    )
+
+
+def _objects(catalog: Catalog, node: str) -> Iterator[ObjectInfo]:
+    for found in catalog.objects():
+        yield ObjectInfo(
+            type=found.type,
+            id=found.id,
+            node=node,
+            shard=found.shard,
+            epoch=str(found.epoch),
+            state=found.state,
+            queued=found.waiting,
+            running=found.running,
+            idle_s=round(found.idle_s, 3),
+        )
+
+
+def _leading(member: NodeMember) -> ClusterStatus:
+    """What the leader knows beyond the view; nothing on a node that does not lead."""
+    plan = member.leadership.snapshot()
+    if not plan.leading:
+        return ClusterStatus()
+    stuck = sorted(plan.stuck, key=lambda shard: -shard.age_s)[:_MAX_STUCK]
+    return ClusterStatus(
+        held=tuple(Held(reason=hold.value, shards=count) for hold, count in plan.held.items()),
+        warnings=tuple(
+            Warning(
+                code="shard_stuck",
+                message=f"shard {shard.shard} has been on its way to {shard.target} for "
+                f"{shard.age_s:.0f} s: "
+                + (f"{shard.owner} holds on to it" if shard.owner else "nobody has claimed it"),
+                shards=(shard.shard,),
+            )
+            for shard in stuck
+        ),
+    )

@@ -1,0 +1,259 @@
+"""What a node answers operators: `goverse.admin.Admin` on this node's view, router and catalog."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import heapq
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from goverse.admin.api import (
+    DEFAULT_OBJECTS,
+    MAX_OBJECTS,
+    Admin,
+    CallResult,
+    ClusterStatus,
+    Location,
+    MemberList,
+    ObjectInfo,
+    ObjectPage,
+    Shard,
+    ShardPage,
+    Warning,
+)
+from goverse.call import Call, CallTarget, Codec
+from goverse.cluster.state import ClusterState
+from goverse.errors import DeadlineExceeded, GoverseError, InvalidArgument, NotFound
+from goverse_node.admin import report
+
+#: Longest wait for one other node while the objects of all nodes are gathered.
+PEER_TIMEOUT_S = 3.0
+LEADER_TIMEOUT_S = 1.0
+
+#: Writes a pin (or with None removes it); returns once this node's view shows it.
+SetPin = Callable[[int, str | None], Awaitable[None]]
+#: The activations of this node.
+LocalObjects = Callable[[], Iterable[ObjectInfo]]
+#: What this node knows as the leader: `ClusterStatus.held`, and warnings ``shard_stuck``.
+Leading = Callable[[], ClusterStatus]
+#: Opens the admin service of another node by its address, to be closed again.
+Peers = Callable[[str], AbstractAsyncContextManager[Admin]]
+
+_Position = tuple[str, str, str]  # node, type, id: the last object of the page before
+_START: _Position = ("", "", "")
+
+
+class View(Protocol):
+    """This node's view of the cluster."""
+
+    @property
+    def state(self) -> ClusterState: ...
+    @property
+    def current(self) -> bool:
+        """Whether the coordinator was heard of lately."""
+        ...
+
+
+class NodeAdmin:
+    """Answers on behalf of the node called ``name``.
+
+    :param router: carries out `call_object`, like any other call.
+    :param default_timeout_s: deadline of a call whose caller states none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        view: View,
+        *,
+        set_pin: SetPin,
+        objects: LocalObjects,
+        router: CallTarget,
+        peers: Peers,
+        leading: Leading = ClusterStatus,
+        default_timeout_s: float = 30.0,
+    ) -> None:
+        self._name = name
+        self._view = view
+        self._set_pin = set_pin
+        self._objects = objects
+        self._router = router
+        self._peers = peers
+        self._leading = leading
+        self._default_timeout_s = default_timeout_s
+
+    async def get_status(self, *, local_only: bool = False) -> ClusterStatus:
+        """Only the leader knows why shards do not move: it is asked for that part."""
+        state = self._view.state
+        found = report.cluster_status(state, source=self._name, current=self._view.current)
+        leader = state.nodes.get(found.leader)
+        if leader is None:
+            return found
+        if found.leader == self._name:
+            return _with_plan(found, self._leading())
+        if local_only:
+            return found
+        try:
+            async with asyncio.timeout(LEADER_TIMEOUT_S), self._peers(leader.address) as peer:
+                told = await peer.get_status(local_only=True)
+        except (GoverseError, TimeoutError):
+            silent = Warning(
+                code="leader_silent",
+                message=f"the leader {found.leader} does not answer: it is not known why shards "
+                "do not move",
+            )
+            return dataclasses.replace(found, warnings=(*found.warnings, silent))
+        return _with_plan(found, told)
+
+    async def list_nodes(self) -> MemberList:
+        return report.node_list(self._view.state)
+
+    async def list_gates(self) -> MemberList:
+        return report.gate_list(self._view.state)
+
+    async def list_shards(
+        self, *, node: str = "", state: str = "", page_size: int = 0, page_token: str = ""
+    ) -> ShardPage:
+        return report.shard_page(
+            self._view.state,
+            node=node,
+            shard_state=state,
+            page_size=page_size,
+            page_token=page_token,
+        )
+
+    async def get_shard(self, shard: int) -> Shard:
+        return report.one_shard(self._view.state, shard)
+
+    async def pin_shard(self, shard: int, *, node: str) -> Shard:
+        report.check_shard(self._view.state, shard)
+        if not node:
+            raise InvalidArgument("node is empty; name the node to pin the shard to")
+        await self._set_pin(shard, node)
+        return report.one_shard(self._view.state, shard)
+
+    async def unpin_shard(self, shard: int) -> Shard:
+        report.check_shard(self._view.state, shard)
+        await self._set_pin(shard, None)
+        return report.one_shard(self._view.state, shard)
+
+    async def locate_object(self, type: str, id: str) -> Location:
+        return report.location(self._view.state, type, id)
+
+    async def call_object(
+        self, type: str, id: str, method: str, args: bytes = b"", *, timeout_s: float = 0.0
+    ) -> CallResult:
+        report.location(self._view.state, type, id)
+        if args and not args.lstrip().startswith(b"{"):
+            raise InvalidArgument('args must be a JSON object of arguments by name: {"amount": 5}')
+        timeout_s = timeout_s if timeout_s > 0 else self._default_timeout_s
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        call = Call(
+            type=type, id=id, method=method, payload=args, deadline=deadline, codec=Codec.JSON
+        )
+        reply = await self._router.invoke(call)
+        return CallResult(result=reply.payload or b"null")
+
+    async def list_objects(
+        self,
+        *,
+        node: str = "",
+        type: str = "",
+        id_prefix: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        local_only: bool = False,
+    ) -> ObjectPage:
+        """Nodes are asked one after the other, by name, until the page is full: the work of one
+        request is bounded whatever the size of the cluster."""
+        size = report.bounded_page(page_size, DEFAULT_OBJECTS, MAX_OBJECTS)
+        after = _position(page_token)
+        query = _Query(type, id_prefix)
+        if local_only:
+            return self._local_page(query, after, size)
+        if node and node not in self._view.state.nodes:
+            raise NotFound(f"node {node!r} is not registered; see: goverse-cli node list")
+        names = [node] if node else [n for n in sorted(self._view.state.nodes) if n >= after[0]]
+        found: list[ObjectInfo] = []
+        unreachable: list[str] = []
+        for index, name in enumerate(names):
+            start = after if name == after[0] else (name, "", "")
+            try:
+                page = await self._page_of(name, query, start, size - len(found))
+            except GoverseError:
+                unreachable.append(name)
+                continue
+            found.extend(page.objects)
+            token = page.next_page_token
+            if not token and len(found) == size and index + 1 < len(names):
+                token = _token((names[index + 1], "", ""))
+            if token:
+                return ObjectPage(
+                    objects=tuple(found), next_page_token=token, unreachable=tuple(unreachable)
+                )
+        return ObjectPage(objects=tuple(found), unreachable=tuple(unreachable))
+
+    async def _page_of(self, name: str, query: _Query, after: _Position, size: int) -> ObjectPage:
+        if name == self._name:
+            return self._local_page(query, after, size)
+        record = self._view.state.nodes.get(name)
+        if record is None:  # It left while other nodes were asked, and its objects with it.
+            return ObjectPage()
+        try:
+            async with asyncio.timeout(PEER_TIMEOUT_S), self._peers(record.address) as peer:
+                return await peer.list_objects(
+                    type=query.type,
+                    id_prefix=query.id_prefix,
+                    page_size=size,
+                    page_token=_token(after),
+                    local_only=True,
+                )
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"node {name} did not answer") from error
+
+    def _local_page(self, query: _Query, after: _Position, size: int) -> ObjectPage:
+        passed = after[1:] if after[0] == self._name else ("", "")
+        found = heapq.nsmallest(
+            size + 1,
+            (info for info in self._objects() if query.wants(info) and _key(info) > passed),
+            key=_key,
+        )
+        objects = tuple(dataclasses.replace(info, node=self._name) for info in found[:size])
+        token = _token((self._name, *_key(objects[-1]))) if len(found) > size else ""
+        return ObjectPage(objects=objects, next_page_token=token)
+
+
+def _with_plan(found: ClusterStatus, told: ClusterStatus) -> ClusterStatus:
+    stuck = tuple(warning for warning in told.warnings if warning.code == "shard_stuck")
+    return dataclasses.replace(found, held=told.held, warnings=(*found.warnings, *stuck))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Query:
+    type: str
+    id_prefix: str
+
+    def wants(self, info: ObjectInfo) -> bool:
+        return (not self.type or info.type == self.type) and info.id.startswith(self.id_prefix)
+
+
+def _key(info: ObjectInfo) -> tuple[str, str]:
+    return info.type, info.id
+
+
+def _token(position: _Position) -> str:
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
+
+
+def _position(token: str) -> _Position:
+    if not token:
+        return _START
+    try:
+        node, type, id = json.loads(base64.urlsafe_b64decode(token.encode()))
+        return str(node), str(type), str(id)
+    except ValueError as error:
+        raise InvalidArgument("page_token does not come from this service") from error

@@ -1,0 +1,236 @@
+"""The composition root of a node: `run_node` reads top to bottom in the order of starting.
+
+Stopping is the mirror: shards first, while everybody can still be reached, and the key in the
+coordinator last, so that peers accept what this node sends until it has nothing left to send.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from goverse.cluster.agent import LeaveMode, MemberSnapshot, NodeMember
+from goverse.cluster.records import Kind
+from goverse.cluster.registration import Identity
+from goverse.cluster.surroundings import Surroundings
+from goverse.config.addresses import advertised, member_name
+from goverse.config.settings import Settings
+from goverse.ids import MemberId
+from goverse.objects import Catalog, CatalogSnapshot, Registry
+from goverse.objects.metrics import TurnMetrics
+from goverse.observability.health import LoopWatchdog, Readiness
+from goverse.observability.metrics import Metrics
+from goverse.observability.ops_server import OpsServer
+from goverse.routing import Router
+from goverse.routing.metrics import RouterMetrics
+from goverse.security.operators import OperatorRule, read_token
+from goverse.transport.hello import Hello, Role, our_hello
+from goverse.transport.link import LinkConfig
+from goverse.transport.pool import LinkPool, PoolSnapshot
+from goverse_node.admin.assembly import node_admin
+from goverse_node.admin.http import PinRoutes
+from goverse_node.admin.operations import NodeAdmin
+from goverse_node.admin.service import AdminService
+from goverse_node.inbound import InboundLinks
+from goverse_node.local import LocalCalls
+from goverse_node.readiness import node_readiness
+
+log = logging.getLogger(__name__)
+
+#: Beyond draining: for replies to be delivered and links to say goodbye.
+LINK_CLOSE_S = 2.0
+
+_NOBODY = MemberId("", "")
+
+
+@dataclass(frozen=True)
+class NodeSnapshot:
+    """One node in numbers."""
+
+    member: MemberSnapshot
+    catalog: CatalogSnapshot
+    pool: PoolSnapshot
+    inbound_links: int
+    local_calls: int
+
+
+class Node:
+    """A running node, made by `run_node`."""
+
+    def __init__(
+        self, name: str, member: NodeMember, catalog: Catalog, pool: LinkPool, settings: Settings
+    ) -> None:
+        self.name = name
+        self.member = member
+        self.catalog = catalog
+        self.pool = pool
+        self.stopping = False
+        self.address = ""
+        self.ops_address = ""
+        self.admin: NodeAdmin
+        self.inbound: InboundLinks
+        self.local: LocalCalls
+        self._ready_grace_s = settings.node.ready_grace_s
+
+    def readiness(self) -> Readiness:
+        return node_readiness(
+            self.member.snapshot(), ready_grace_s=self._ready_grace_s, stopping=self.stopping
+        )
+
+    def snapshot(self) -> NodeSnapshot:
+        return NodeSnapshot(
+            self.member.snapshot(),
+            self.catalog.snapshot(),
+            self.pool.snapshot(),
+            len(self.inbound),
+            len(self.local),
+        )
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the catalog asks of its node."""
+
+    node_name: str
+    member: NodeMember
+
+    def lease_valid(self) -> bool:
+        return self.member.valid()
+
+    def shard_of(self, id: str) -> int:
+        return self.member.view.shard_of(id)
+
+
+@asynccontextmanager
+async def run_node(
+    settings: Settings, surroundings: Surroundings, registry: Registry
+) -> AsyncGenerator[Node, None]:
+    """A node from its start to its orderly end.
+
+    Serves once it is entered; readiness says when its shards are there. Raises OSError if an
+    address cannot be had.
+    """
+    runtime, limits, metrics = surroundings.runtime, settings.limits, surroundings.metrics
+    coordinator, network = surroundings.coordinator, surroundings.network
+    name = member_name(settings.node.id, settings.node.listen)
+    rule = OperatorRule(_token(settings.security.admin_token_file))
+    async with AsyncExitStack() as stack:
+        member = NodeMember(coordinator, settings.cluster, limits, runtime)
+        stack.push_async_callback(member.stop)  # the key goes last
+
+        def term() -> MemberId | None:
+            return member.membership.member if member.valid() else None
+
+        def hello() -> Hello:
+            now = member.membership.member or _NOBODY
+            return our_hello(Role.NODE, now, types_digest=registry.types_digest())
+
+        # A link lives within one registration: what is queued when it ends is never sent.
+        links = LinkConfig(limits, runtime, name, term)
+        pool = LinkPool(network, hello, links)
+        stack.push_async_callback(pool.close, LINK_CLOSE_S)
+        local = LocalCalls()
+        observer = RouterMetrics(metrics)
+        router = Router(member.view, pool, name, local, limits, runtime, observer=observer)
+        catalog = Catalog(
+            registry,
+            _Facts(name, member),
+            router,
+            settings.objects,
+            limits,
+            runtime,
+            observer=TurnMetrics(metrics),
+        )
+        local.bind(catalog)
+        inbound = InboundLinks(hello, catalog, links)
+        member.prepare(catalog, metrics, drain_timeout_s=settings.node.drain_timeout_s)
+
+        def lost(reason: str) -> None:
+            catalog.discard_all(reason)
+            inbound.abort_all(reason)
+            pool.abort_all(reason)
+            metrics.leases_lost.inc()
+
+        member.membership.on_lost(lost)
+        member.view.on_member_gone(inbound.drop)
+        node = Node(name, member, catalog, pool, settings)
+        node.inbound, node.local = inbound, local
+        node.admin = node_admin(name, member, coordinator, catalog, router, limits)
+        _watch(metrics, node)
+
+        service = AdminService(node.admin, rule).handler()
+        listener = await network.listen(settings.node.listen, inbound.accept, services=(service,))
+        stack.push_async_callback(listener.close)
+        stack.push_async_callback(inbound.close, LINK_CLOSE_S)
+        node.address = advertised(settings.node.advertise, listener.address)
+        if settings.node.ops_listen != "off":
+            node.ops_address = await _serve_operations(stack, settings, metrics, node, rule)
+        stack.push_async_callback(catalog.stop, settings.node.drain_timeout_s)
+
+        identity = Identity(
+            kind=Kind.NODE,
+            name=name,
+            address=node.address,
+            ops_address=node.ops_address,
+            weight=settings.node.weight,
+        )
+        await member.start_view()
+        await member.start(identity)
+        log.info("node %s serves on %s", name, node.address)
+        try:
+            yield node
+        finally:
+            node.stopping = True
+            mode = LeaveMode(settings.node.shutdown_mode)
+            await member.drain(mode, timeout_s=settings.node.shutdown_timeout_s)
+
+
+def _token(path: str) -> str:
+    return read_token(path) if path else ""
+
+
+async def _serve_operations(
+    stack: AsyncExitStack, settings: Settings, metrics: Metrics, node: Node, rule: OperatorRule
+) -> str:
+    watchdog = LoopWatchdog()
+    watchdog.start()
+    stack.callback(watchdog.stop)
+    server = OpsServer(
+        settings.node.ops_listen,
+        metrics=metrics,
+        watchdog=watchdog,
+        ready=node.readiness,
+        routes=PinRoutes(node.admin, rule).routes(),
+    )
+    await server.start()
+    stack.push_async_callback(server.close)
+    return advertised("", server.address)
+
+
+def _watch(metrics: Metrics, node: Node) -> None:
+    """Gauges are read from the parts themselves, when somebody asks."""
+    member = node.member
+
+    def shards() -> dict[tuple[str, ...], float]:
+        found = member.ownership.snapshot()
+        return {
+            ("targeted",): found.targeted,
+            ("claimed",): found.claimed,
+            ("open",): found.open,
+        }
+
+    def members() -> dict[tuple[str, ...], float]:
+        state = member.view.state
+        return {("node",): len(state.nodes), ("gate",): len(state.gates)}
+
+    metrics.member = node.name
+    metrics.shards.watch(shards)
+    metrics.members.watch(members)
+    metrics.waiting_calls.watch(lambda: member.view.snapshot().waiting)
+    metrics.lease_remaining_seconds.watch(lambda: member.membership.snapshot().lease_remaining_s)
+    metrics.links.watch(lambda: len(node.pool.connected()) + len(node.inbound))
+    metrics.calls_in_flight.watch(node.pool.calls_in_flight)
+    metrics.activations.watch(node.catalog.count_by_type)
+    metrics.pins_unserved.watch(lambda: len(member.leadership.snapshot().lost_pins))

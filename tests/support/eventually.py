@@ -1,0 +1,5 @@
+"""Waiting for conditions."""
+
+from goverse.testing.conformance.waiting import eventually
+
+__all__ = ["eventually"]

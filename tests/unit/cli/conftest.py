@@ -1,0 +1,218 @@
+"""The command line in a terminal of its own, on a cluster that is made up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from goverse.admin.api import (
+    CallResult,
+    ClusterStatus,
+    Held,
+    Location,
+    Member,
+    MemberList,
+    ObjectInfo,
+    ObjectPage,
+    Shard,
+    ShardCounts,
+    ShardPage,
+    Warning,
+)
+from goverse.errors import GoverseError, NotFound, Unavailable
+from goverse_cli.app import cli
+from goverse_cli.session import Options, Outside
+
+NODES = (
+    Member(
+        name="n1", incarnation="a1", address="10.0.0.1:48000", ops_address="10.0.0.1:48001",
+        version="0.1.0", state="active", leader=True, claimed=2, targeted=2,
+    ),
+    Member(
+        name="n2", incarnation="a2", address="10.0.0.2:48000", ops_address="10.0.0.2:48001",
+        version="0.1.0", state="active", claimed=1, targeted=2, weight=2.0,
+    ),
+)  # fmt: skip
+GATES = (Member(name="g1", incarnation="b1", kind="gate", address="10.0.0.9:49000"),)
+
+
+class FakeCluster:
+    """Nodes by address, all with the same answers; and etcd, which may be away."""
+
+    def __init__(self) -> None:
+        self.up: dict[str, None] = {"localhost:48000": None}
+        self.registered: list[str] = []
+        self.etcd_up = False
+        self.connections: list[tuple[str, str]] = []
+        self.etcd_asked: list[tuple[tuple[str, ...], str]] = []
+        self.open = 0
+        self.asked: list[tuple[Any, ...]] = []
+        self.failure: GoverseError | None = None
+        self.result = b"5"
+        self.objects = [
+            ObjectInfo(type="Counter", id=f"c{n}", node="n1", shard=n, epoch="1.7", state="active")
+            for n in range(3)
+        ]
+        self.unreachable: tuple[str, ...] = ()
+        self.shards = {
+            number: Shard(
+                shard=number, state="owned", target="n1", owner="n1",
+                owner_address="10.0.0.1:48000", epoch=f"1.{number + 20}",
+            )
+            for number in range(4)
+        }  # fmt: skip
+        self.moves_after = 0
+
+    # -- what the command line reaches for ----------------------------------------------------
+
+    async def connect(self, address: str, token: str, probe_s: float) -> FakeCluster:
+        self.connections.append((address, token))
+        if address not in self.up:
+            raise Unavailable(f"no node at {address}: refused")
+        self.open += 1
+        return self
+
+    async def directory(
+        self, endpoints: Sequence[str], prefix: str, timeout_s: float
+    ) -> FakeDirectory:
+        self.etcd_asked.append((tuple(endpoints), prefix))
+        self.open += 1
+        return FakeDirectory(self)
+
+    async def close(self) -> None:
+        self.open -= 1
+
+    # -- the admin interface ------------------------------------------------------------------
+
+    def _ask(self, *what: Any) -> None:
+        self.asked.append(what)
+        if self.failure is not None:
+            raise self.failure
+
+    async def get_status(self, *, local_only: bool = False, source: str = "n1") -> ClusterStatus:
+        self._ask("status")
+        return ClusterStatus(
+            cluster_id="c0ffee", generation=1, num_shards=4, revision=77, leader="n1",
+            source=source, nodes=NODES, gates=GATES,
+            shards=ShardCounts(total=4, claimed=3, pinned=1, owned=3, unclaimed=1),
+            warnings=(Warning(code="shards_without_owner", message="1 shard", shards=(3,)),),
+            held=(Held(reason="restarting", shards=1),),
+        )  # fmt: skip
+
+    async def list_nodes(self) -> MemberList:
+        self._ask("nodes")
+        return MemberList(members=NODES)
+
+    async def list_gates(self) -> MemberList:
+        self._ask("gates")
+        return MemberList(members=GATES)
+
+    async def list_shards(
+        self, *, node: str = "", state: str = "", page_size: int = 0, page_token: str = ""
+    ) -> ShardPage:
+        self._ask("shards", node, state)
+        first = int(page_token or 0)
+        shards = list(self.shards.values())[first : first + min(page_size, 2)]
+        last = first + len(shards)
+        token = str(last) if last < len(self.shards) else ""
+        return ShardPage(shards=tuple(shards), next_page_token=token)
+
+    async def get_shard(self, shard: int) -> Shard:
+        self._ask("shard", shard)
+        if shard not in self.shards:
+            raise NotFound(f"shard {shard} does not exist; there are 0 to 3")
+        if self.moves_after:
+            self.moves_after -= 1
+            if not self.moves_after:
+                found = self.shards[shard]
+                self.shards[shard] = dataclasses.replace(found, owner=found.pinned_node)
+        return self.shards[shard]
+
+    async def pin_shard(self, shard: int, *, node: str) -> Shard:
+        self._ask("pin", shard, node)
+        self.shards[shard] = dataclasses.replace(
+            await self.get_shard(shard), pinned=True, pinned_node=node
+        )
+        return self.shards[shard]
+
+    async def unpin_shard(self, shard: int) -> Shard:
+        self._ask("unpin", shard)
+        return self.shards[shard]
+
+    async def locate_object(self, type: str, id: str) -> Location:
+        self._ask("locate", type, id)
+        return Location(
+            type=type, id=id, slot=6504, shard=0, owner="n1",
+            owner_address="10.0.0.1:48000", epoch="1.20",
+        )  # fmt: skip
+
+    async def list_objects(
+        self,
+        *,
+        node: str = "",
+        type: str = "",
+        id_prefix: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        local_only: bool = False,
+    ) -> ObjectPage:
+        self._ask("objects", node, type, id_prefix)
+        first = int(page_token or 0)
+        found = self.objects[first : first + min(page_size, 2)]
+        last = first + len(found)
+        return ObjectPage(
+            objects=tuple(found),
+            next_page_token=str(last) if last < len(self.objects) else "",
+            unreachable=self.unreachable,
+        )
+
+    async def call_object(
+        self, type: str, id: str, method: str, args: bytes = b"", *, timeout_s: float = 0.0
+    ) -> CallResult:
+        self._ask("call", type, id, method, args, timeout_s)
+        return CallResult(result=self.result)
+
+
+class FakeDirectory:
+    def __init__(self, cluster: FakeCluster) -> None:
+        self._cluster = cluster
+
+    async def node_addresses(self) -> list[str]:
+        self._check()
+        return self._cluster.registered
+
+    async def get_status(self) -> ClusterStatus:
+        self._check()
+        return await self._cluster.get_status(source="etcd")
+
+    def _check(self) -> None:
+        if not self._cluster.etcd_up:
+            raise Unavailable("etcd does not answer")
+
+    async def close(self) -> None:
+        self._cluster.open -= 1
+
+
+class Terminal:
+    def __init__(self, cluster: FakeCluster) -> None:
+        self.cluster = cluster
+        self.environ: dict[str, str] = {}
+
+    def run(self, *arguments: str) -> Result:
+        outside = Outside(connect=self.cluster.connect, directory=self.cluster.directory)
+        options = Options(outside=outside, environ=self.environ)
+        return CliRunner().invoke(cli, list(arguments), obj=options)
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    return FakeCluster()
+
+
+@pytest.fixture
+def terminal(cluster: FakeCluster) -> Terminal:
+    return Terminal(cluster)

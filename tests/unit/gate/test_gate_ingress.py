@@ -1,0 +1,294 @@
+"""The gate's only door: what it refuses, what it takes off, and what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goverse.call import Call, ChainEntry, Codec, Reply, Verb
+from goverse.config.settings import LimitSettings
+from goverse.errors import (
+    ApplicationError,
+    DeadlineExceeded,
+    Executed,
+    Fenced,
+    GoverseError,
+    Internal,
+    InvalidArgument,
+    LinkBroken,
+    NotImplementedYet,
+    NotOwner,
+    Overloaded,
+    PermissionDenied,
+    RateLimited,
+    TooLarge,
+    Unavailable,
+)
+from goverse.ids import NO_EPOCH, check_id, check_type
+from goverse.observability.metrics import Metrics
+from goverse_gate.ingress import Ingress, check_names
+from tests.support.eventually import eventually
+
+
+class FakeRouter:
+    """Answers by ``answer``; remembers what came."""
+
+    def __init__(self, answer: Callable[[Call], Reply] | None = None) -> None:
+        self.calls: list[Call] = []
+        self.answer = answer or (lambda call: Reply(call.payload, call.codec))
+        self.hold: asyncio.Event | None = None
+
+    async def invoke(self, call: Call) -> Reply:
+        self.calls.append(call)
+        if self.hold is not None:
+            await self.hold.wait()
+        return self.answer(call)
+
+
+def a_call(**fields: object) -> Call:
+    values: dict[str, object] = {
+        "type": "Counter",
+        "id": "a",
+        "method": "add",
+        "payload": b"{}",
+        "deadline": math.inf,
+    }
+    return Call(**{**values, **fields})  # type: ignore[arg-type]
+
+
+def raising(error: BaseException) -> Callable[[Call], Reply]:
+    def answer(call: Call) -> Reply:
+        raise error
+
+    return answer
+
+
+class Gate:
+    def __init__(self, limits: LimitSettings | None = None) -> None:
+        self.router = FakeRouter()
+        self.metrics = Metrics("g1")
+        self.ingress = Ingress(self.router, limits or LimitSettings(), self.metrics)
+        self.door = self.ingress.door(client_id="c1", max_calls=2)
+
+    def counted(self) -> dict[tuple[str, str], int]:
+        children = self.metrics.operation_seconds.children()
+        return {key: sum(child.counts) for key, child in children.items()}  # type: ignore[misc]
+
+
+async def test_a_call_goes_through_untouched() -> None:
+    gate = Gate()
+    reply = await gate.door.invoke(a_call(payload=b"\x00anything", codec=Codec.JSON))
+    assert reply == Reply(b"\x00anything", Codec.JSON)
+    assert gate.router.calls[0].client_id == "c1"
+    assert gate.counted() == {("call", "ok"): 1}
+
+
+async def test_what_only_members_may_write_is_taken_off() -> None:
+    gate = Gate()
+    entry = ChainEntry("Counter", "a", NO_EPOCH, 1)
+    await gate.door.invoke(a_call(chain=(entry,), principal="root", trace="x" * 5000))
+    seen = gate.router.calls[0]
+    assert (seen.chain, seen.principal, seen.trace) == ((), "", "")
+
+
+async def test_a_trace_of_the_standard_form_is_kept() -> None:
+    gate = Gate()
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    await gate.door.invoke(a_call(trace=trace))
+    assert gate.router.calls[0].trace == trace
+
+
+async def test_L30_a_client_id_of_another_connection_is_refused() -> None:
+    gate = Gate()
+    with pytest.raises(PermissionDenied) as caught:
+        await gate.door.invoke(a_call(client_id="c2"))
+    assert caught.value.executed is Executed.NO
+    assert not gate.router.calls
+    await gate.door.invoke(a_call(client_id="c1"))
+    assert gate.router.calls[0].client_id == "c1"
+
+
+@pytest.mark.parametrize("verb", list(Verb))
+async def test_L31_every_verb_is_checked_alike(verb: Verb) -> None:
+    gate = Gate()
+    method = "add" if verb is Verb.CALL else ""
+    for fields, expected in [
+        ({"client_id": "stolen"}, PermissionDenied),
+        ({"call_id": "r1"}, NotImplementedYet),
+        ({"id": ""}, InvalidArgument),
+        ({"type": "no type"}, InvalidArgument),
+        ({"deadline": -1.0}, DeadlineExceeded),
+    ]:
+        with pytest.raises(expected):
+            await gate.door.invoke(a_call(verb=verb, method=method, **fields))
+    assert not gate.router.calls
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"type": ""}, "type"),
+        ({"type": "a" * 129}, "type"),
+        ({"type": "Coun-ter"}, "type"),
+        ({"id": "x" * 513}, "id"),
+        ({"id": "ü" * 257}, "id"),
+        ({"id": "a\nb"}, "id"),
+        ({"id": "shard#65536/x"}, "id"),
+        ({"id": "shard#x"}, "id"),
+        ({"id": "node#/x"}, "id"),
+        ({"method": ""}, "method"),
+        ({"method": "a.b"}, "method"),
+        ({"method": "m" * 129}, "method"),
+        ({"verb": Verb.CREATE}, "method"),
+        ({"verb": Verb.DELETE}, "method"),
+    ],
+)
+async def test_a_malformed_name_is_refused_naming_the_field(
+    fields: dict[str, object], field: str
+) -> None:
+    gate = Gate()
+    with pytest.raises(InvalidArgument) as caught:
+        await gate.door.invoke(a_call(**fields))
+    assert caught.value.details["field"] == field
+    assert caught.value.executed is Executed.NO
+    operation = {Verb.CREATE: "create", Verb.DELETE: "delete"}.get(
+        fields.get("verb"),  # type: ignore[arg-type]
+        "call",
+    )
+    assert gate.counted() == {(operation, "invalid_argument"): 1}
+
+
+@given(st.text(max_size=600), st.text(max_size=600), st.text(max_size=140))
+def test_only_possible_names_pass(type: str, id: str, method: str) -> None:
+    try:
+        check_names(a_call(type=type, id=id, method=method))
+    except InvalidArgument as error:
+        assert error.details["field"] in ("type", "id", "method")
+    else:
+        assert check_type(type) == type
+        assert check_id(id) == id
+        assert method.isidentifier()
+
+
+@pytest.mark.parametrize(
+    ("verb", "limit_s"), [(Verb.CALL, 30.0), (Verb.CREATE, 10.0), (Verb.DELETE, 10.0)]
+)
+async def test_the_callers_deadline_wins_when_it_is_shorter(verb: Verb, limit_s: float) -> None:
+    gate = Gate()
+    now = asyncio.get_running_loop().time()
+    method = "add" if verb is Verb.CALL else ""
+    for given_s, expected_s in [(math.inf, limit_s), (3600.0, limit_s), (2.0, 2.0)]:
+        await gate.door.invoke(a_call(verb=verb, method=method, deadline=now + given_s))
+        assert gate.router.calls[-1].deadline == pytest.approx(now + expected_s, abs=1.0)
+
+
+@pytest.mark.parametrize("deadline", [0.0, -math.inf, math.nan])
+async def test_an_expired_call_is_not_executed(deadline: float) -> None:
+    gate = Gate()
+    with pytest.raises(DeadlineExceeded) as caught:
+        await gate.door.invoke(a_call(deadline=deadline))
+    assert caught.value.executed is Executed.NO
+    assert not gate.router.calls
+    assert gate.metrics.operation_timeouts.children() == {("call",): 1}
+
+
+async def test_a_caller_may_have_only_so_many_calls_in_flight() -> None:
+    gate = Gate()
+    gate.router.hold = asyncio.Event()
+    running = [asyncio.create_task(gate.door.invoke(a_call())) for _ in range(2)]
+    await eventually(lambda: len(gate.router.calls) == 2)
+    with pytest.raises(RateLimited):
+        await gate.door.invoke(a_call())
+    other = gate.ingress.door(client_id="c2", max_calls=1)
+    third = asyncio.create_task(other.invoke(a_call()))
+    await eventually(lambda: gate.ingress.snapshot().calls == 3)
+    gate.router.hold.set()
+    await asyncio.gather(*running, third)
+    assert gate.ingress.snapshot().calls == 0
+    await gate.door.invoke(a_call())
+
+
+async def test_the_gate_takes_only_so_many_calls_of_all_together() -> None:
+    gate = Gate(LimitSettings(max_inflight_calls=1))
+    gate.router.hold = asyncio.Event()
+    running = asyncio.create_task(gate.door.invoke(a_call()))
+    await eventually(lambda: gate.router.calls)
+    with pytest.raises(Overloaded) as caught:
+        await gate.door.invoke(a_call())
+    assert caught.value.executed is Executed.NO
+    gate.router.hold.set()
+    await running
+
+
+async def test_arguments_above_the_limit_are_refused() -> None:
+    gate = Gate(LimitSettings(max_payload_bytes=10))
+    with pytest.raises(TooLarge):
+        await gate.door.invoke(a_call(payload=b"x" * 11))
+    await gate.door.invoke(a_call(payload=b"x" * 10))
+
+
+@pytest.mark.parametrize(
+    ("inside", "executed"),
+    [
+        (NotOwner("moved"), Executed.NO),
+        (LinkBroken("gone", sent=False), Executed.NO),
+        (LinkBroken("gone", sent=True), Executed.UNKNOWN),
+        (Fenced("newer epoch"), Executed.UNKNOWN),
+    ],
+)
+async def test_cluster_errors_never_leave(inside: GoverseError, executed: Executed) -> None:
+    gate = Gate()
+    gate.router.answer = raising(inside)
+    with pytest.raises(Unavailable) as caught:
+        await gate.door.invoke(a_call())
+    assert caught.value.executed is executed
+    assert "epoch" not in caught.value.details
+    assert gate.counted() == {("call", "unavailable"): 1}
+
+
+async def test_an_application_error_reaches_the_caller_as_it_is() -> None:
+    gate = Gate()
+    error = ApplicationError("no_money", "not enough", {"missing": 5})
+    gate.router.answer = raising(error)
+    with pytest.raises(ApplicationError) as caught:
+        await gate.door.invoke(a_call())
+    assert caught.value is error
+    assert gate.counted() == {("call", "application_error"): 1}
+
+
+async def test_a_fault_of_the_gate_tells_nothing_of_its_inside(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = Gate()
+    gate.router.answer = raising(KeyError("secret"))
+    with pytest.raises(Internal) as caught:
+        await gate.door.invoke(a_call())
+    assert "secret" not in caught.value.message
+    assert caught.value.executed is Executed.UNKNOWN
+    assert "secret" in caplog.text
+
+
+async def test_L35_a_call_is_counted_after_the_fact_and_a_cancel_too() -> None:
+    gate = Gate()
+    gate.router.hold = asyncio.Event()
+    running = asyncio.create_task(gate.door.invoke(a_call()))
+    await eventually(lambda: gate.router.calls)
+    assert gate.counted() == {}
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert gate.counted() == {("call", "cancelled"): 1}
+    assert gate.ingress.snapshot().calls == 0
+
+
+async def test_a_door_is_gone_when_closed() -> None:
+    gate = Gate()
+    assert gate.ingress.snapshot().doors == 1
+    gate.door.close()
+    gate.door.close()
+    assert gate.ingress.snapshot().doors == 0
