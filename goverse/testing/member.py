@@ -8,8 +8,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from goverse_gate.app import Gate, run_gate
-
 from goverse.aio.runtime import Runtime
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.settings import Settings
@@ -20,6 +18,7 @@ from goverse.testing.channel import FaultyChannel
 from goverse.testing.faults import Faults
 from goverse.testing.loop import ProcessKilled, SimLoop, process_context, sim_runtime
 from goverse.transport.loopback import LoopbackHub
+from goverse_gate.app import Gate, run_gate
 from goverse_node.app import Node, run_node
 
 

@@ -133,6 +133,11 @@ class LinkPool:
         """Members to which a link stands that takes calls."""
         return tuple(peer.member for peer in self._peers.values() if peer.link() is not None)
 
+    def calls_in_flight(self) -> int:
+        """Calls sent to members and not yet answered."""
+        links = [link for peer in self._peers.values() for link in peer.links]
+        return sum(link.snapshot().waiting_calls for link in links)
+
     async def close(self, timeout_s: float) -> None:
         """Close all links in order, all at the same time."""
         self._closed = True

@@ -70,9 +70,9 @@ def _table(found: ClusterStatus) -> RenderableType:
                     f"{shards.migrating} migrating, {shards.unclaimed} unclaimed, "
                     f"{shards.unassigned} unassigned; {shards.pinned} pinned",
                 ),
+                *_held(found),
             )
         ),
-        *_held(found),
         Text(f"\n{len(found.nodes)} nodes", style="bold"),
     ]
     if found.nodes:
@@ -83,12 +83,11 @@ def _table(found: ClusterStatus) -> RenderableType:
     return Group(*parts)
 
 
-def _held(found: ClusterStatus) -> tuple[RenderableType, ...]:
+def _held(found: ClusterStatus) -> tuple[tuple[str, str], ...]:
     """Why shards are left where they are."""
     if not found.held:
         return ()
-    text = ", ".join(f"{held.shards} {held.reason}" for held in found.held)
-    return (fields((("held", text),)),)
+    return (("held", ", ".join(f"{held.shards} {held.reason}" for held in found.held)),)
 
 
 def _describe(message: str, shards: tuple[int, ...]) -> str:

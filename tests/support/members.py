@@ -20,6 +20,7 @@ from goverse.coordination import Compare, Coordinator, CoordinatorUnavailable, D
 from goverse.coordination.api import KeyValue, Lease, Snapshot, TxnResult, Watch
 from goverse.coordination.memory import MemoryStore
 from goverse.ids import Epoch
+from goverse.observability.metrics import Metrics
 from goverse.sharding import NODE_SHARD
 from goverse.testing.channel import FaultyChannel
 from goverse.testing.faults import COORDINATOR, Faults
@@ -73,16 +74,16 @@ class Loose(Coordinator):
         self._inner = inner
         self.lose: Callable[[Sequence[Put | Delete]], bool] = lambda operations: False
         self.before: Callable[[Sequence[Put | Delete]], None] = lambda operations: None
-        self.transactions = 0
+        self.results: list[tuple[Sequence[Put | Delete], bool]] = []
         self.lost = 0
         self.grants = 0
 
     async def transact(
         self, compares: Sequence[Compare], operations: Sequence[Put | Delete]
     ) -> TxnResult:
-        self.transactions += 1
         self.before(operations)
         result = await self._inner.transact(compares, operations)
+        self.results.append((operations, result.succeeded))
         if self.lose(operations):
             self.lost += 1
             raise CoordinatorUnavailable("the answer was lost")
@@ -133,7 +134,7 @@ class Process:
 
     async def run(self, weight: float) -> None:
         if isinstance(self.member, NodeMember):
-            self.member.prepare(self.host, drain_timeout_s=0.5)
+            self.member.prepare(self.host, Metrics(), drain_timeout_s=0.5)
         await self.member.start_view()
         await self.member.start(Identity(self.kind, self.name, f"{self.name}:1", weight=weight))
 
@@ -152,7 +153,9 @@ class Process:
     def mend(self) -> None:
         self.world.faults.mend(self.process, COORDINATOR)
 
-    async def drain(self, mode: LeaveMode = LeaveMode.LEAVE, *, timeout_s: float = 10.0) -> bool:
+    async def drain(
+        self, mode: LeaveMode = LeaveMode.PERMANENT, *, timeout_s: float = 10.0
+    ) -> bool:
         coro = self.node.drain(mode, timeout_s=timeout_s)
         return await self.world.loop.run_in(self.process, coro)
 

@@ -335,6 +335,6 @@ async def _trouble(world: World, process: Process) -> None:
 
 
 async def _stop(process: Process) -> None:
-    await process.node.drain(LeaveMode.LEAVE, timeout_s=2.0)
+    await process.node.drain(LeaveMode.PERMANENT, timeout_s=2.0)
     await process.node.stop()
     process.kill()
