@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 #: For links to nodes to say goodbye, once no client is left.
 LINK_CLOSE_S = 2.0
 
-_NOBODY = MemberId("", "")
-
 
 @dataclass(frozen=True)
 class GateSnapshot:
@@ -127,8 +125,9 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
         member = GateMember(coordinator, settings.cluster, limits, runtime)
         stack.push_async_callback(member.stop)  # the key goes last
 
-        def hello() -> Hello:
-            return our_hello(Role.GATE, member.membership.member or _NOBODY)
+        def hello() -> Hello | None:
+            now = member.membership.member
+            return our_hello(Role.GATE, now) if now is not None else None
 
         links = LinkConfig(limits, runtime, name)
         pool = LinkPool(network, hello, links)

@@ -62,6 +62,7 @@ class CallRecord:
     ended: float | None = None
     outcome: str = "waiting"
     executed: str = ""
+    detail: str = ""
     activation: int = 0
     count: int = 0
     epoch: Epoch = NO_EPOCH
@@ -144,11 +145,13 @@ class History:
         self.calls[call.token] = call
         return call
 
-    def end_call(self, call: CallRecord, outcome: str, executed: str = "") -> None:
+    def end_call(
+        self, call: CallRecord, outcome: str, executed: str = "", detail: str = ""
+    ) -> None:
         if self.closed:
             return
         call.ended = self.now()
-        call.outcome, call.executed = outcome, executed
+        call.outcome, call.executed, call.detail = outcome, executed, detail
         self.record(f"call {call.token} {outcome} {executed} #{call.activation} {call.count}")
         if outcome == "cancelled":
             self.on_cancelled(call)

@@ -23,6 +23,8 @@ from tests.simulation.workload import Workload
 RECOVERY_S = LEASE_TTL_S + 2.0
 CANCEL_S = 1.0
 REST_S = 5.0
+#: An orderly stop: shutdown timeout, draining, links.
+STOP_S = 15.0
 
 
 class Run:
@@ -170,18 +172,17 @@ class Run:
         healed = self.loop.time()
         stopping = [task for task in self._background if task.get_name().startswith("stop")]
         try:
-            async with asyncio.timeout(RECOVERY_S + 10.0 * bool(stopping)):
+            async with asyncio.timeout(RECOVERY_S + STOP_S * bool(stopping)):
                 for task in stopping:
                     await task
                     healed = self.loop.time()
-                await self.cluster.wait_all_claimed(RECOVERY_S)
+                await self.cluster.wait_all_claimed(healed + RECOVERY_S - self.loop.time())
         except TimeoutError:
             owners = self.cluster.owners()
             self.history.violate("I5", f"claimed {len(owners)} of {NUM_SHARDS}: {owners}")
             return
-        left_s = healed + RECOVERY_S - self.loop.time()
         probes = [
-            asyncio.create_task(workload.probe(f"shard#{shard}/probe", left_s))
+            asyncio.create_task(workload.probe(f"shard#{shard}/probe", healed + RECOVERY_S))
             for shard in range(NUM_SHARDS)
             for workload in [self._workloads[shard % len(self._workloads)]]
         ]

@@ -11,6 +11,7 @@ from goverse.cluster.records import Claim, Target, TargetValue, encode
 from goverse.coordination import CoordinatorUnavailable
 from goverse.errors import FailedPrecondition
 from goverse.ids import MemberId
+from goverse.observability.metrics import Metrics
 from tests.support.members import Process, World, in_world
 
 
@@ -21,7 +22,7 @@ class Claims:
         self.world = world
         self.node = node
         self.registration = registration
-        self.writer = ClaimWriter(node.coordinator, world.keys, answer_limit_s=2.0)
+        self.writer = ClaimWriter(node.coordinator, world.keys, Metrics(), answer_limit_s=2.0)
         for shard in range(100):
             world.put(world.keys.target(shard), encode(TargetValue("elsewhere")))
 
