@@ -36,9 +36,10 @@ def work(seeds: list[int], data_file: str) -> int:
     if data_file:
         import coverage
 
-        measuring = coverage.Coverage(
-            data_file=data_file, data_suffix=True, source_pkgs=[f"goverse.{p}" for p in MEASURED]
-        )
+        # By folder: by name coverage would import the packages, forget them, and asyncio with
+        # them, and of two asyncios neither understands the other's CancelledError.
+        folders = [str(ROOT / "goverse" / package) for package in MEASURED]
+        measuring = coverage.Coverage(data_file=data_file, data_suffix=True, source=folders)
         measuring.start()
     # Only now: what is imported before the measurement starts would count as never run.
     from tests.simulation.run import play
