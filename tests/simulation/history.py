@@ -139,6 +139,15 @@ class History:
     def running(self) -> list[Turn]:
         return [turn for turns in self._running.values() for turn in turns.values()]
 
+    def reply_left(self, token: str, object: str) -> None:
+        """A node's catalog has just let a reply go."""
+        node = self.process()
+        for turn in reversed(self.by_token.get(token, ())):
+            if turn.node == node:
+                if not self.claimed(node, object, turn.epoch):
+                    self.violate("I1", f"the reply of {token} left {node} after its claim had gone")
+                return
+
     # -- calls ----------------------------------------------------------------------------------
 
     def begin_call(self, call: CallRecord) -> CallRecord:

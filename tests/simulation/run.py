@@ -13,7 +13,7 @@ from tests.simulation.drive import Result
 from tests.simulation.history import History
 from tests.simulation.objects import Crowd, Friendly, Register
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, generate
-from tests.simulation.world import Run, crashes
+from tests.simulation.world import Run, crashes, watched_replies
 
 MAX_TIME_S = 600.0
 
@@ -52,7 +52,7 @@ def play(seed: int, *, show: bool = False) -> Result:
         return loop.trace.digest
 
     digest = ""
-    with crashes(violations):
+    with crashes(violations), watched_replies():
         try:
             digest = run_virtual(main, seed=seed, max_time_s=MAX_TIME_S)
         except (SimulationError, GoverseError, ProcessKilled, TimeoutError) as error:
