@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import statistics
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
@@ -23,11 +23,15 @@ import goverse.client
 from benchmarks.load import Load, drive
 from benchmarks.objects import Echo
 from benchmarks.report import Check, Options, Report
+from goverse.config.settings import ClusterSettings
 from goverse.coordination.supervised import EtcdOptions, EtcdProcess
-from goverse.testing.processes import ProcessCluster, process_cluster
+from goverse.testing.processes import ProcessCluster, http_get, process_cluster
 
 CALLERS = 128
 WARMUP_S = 1.0
+SETTLE_S = 60.0
+
+_OPEN_SHARDS = re.compile(r'^goverse_shards\{state="open"\} (\d+)', re.MULTILINE)
 
 
 def run(options: Options) -> Report:
@@ -49,10 +53,22 @@ async def _run(options: Options) -> Report:
                 await cluster.start_node("node")
                 await cluster.start_gate("gate")
                 await cluster.wait_ready()
+                await _settled(cluster)
                 await _measure(options, cluster, report)
         finally:
             await etcd.stop()
     return report
+
+
+async def _settled(cluster: ProcessCluster) -> None:
+    """Return once the node has all shards: opening them is not what is measured."""
+    async with asyncio.timeout(SETTLE_S):
+        while True:
+            _, text = await http_get(cluster.servers["node"].ops_address, "/metrics")
+            found = _OPEN_SHARDS.search(text)
+            if found and int(found.group(1)) == ClusterSettings().initial_num_shards:
+                return
+            await asyncio.sleep(0.1)
 
 
 async def _measure(options: Options, cluster: ProcessCluster, report: Report) -> None:
@@ -64,19 +80,21 @@ async def _measure(options: Options, cluster: ProcessCluster, report: Report) ->
     try:
         echo_address = (await echo_server.stdout.readline()).decode().strip()
         ratios, calls, echoes = [], [], []
-        cpu: list[dict[str, float]] = []
+        cpu: list[dict[str, float]] = []  # microseconds per call, by process
         for round_number in range(options.rounds):
             before = _cpu(cluster)
             ours = await _load("benchmarks.calls", gate.address, CALLERS, options.seconds)
             after = _cpu(cluster)
             bare = await _load("benchmarks.echo", "load", echo_address, CALLERS, options.seconds)
-            cpu.append({name: round(after[name] - before[name], 2) for name in after})
+            used = {"client": ours.cpu_s, **{name: after[name] - before[name] for name in after}}
+            cpu.append({name: round(s / ours.all_calls * 1e6, 1) for name, s in used.items()})
             ratios.append(ours.per_second / bare.per_second)
             calls.append(ours)
             echoes.append(bare)
             print(
                 f"round {round_number + 1}/{options.rounds}: {ours.per_second:,.0f} calls/s, "
-                f"bare echo {bare.per_second:,.0f}/s, ratio {ratios[-1]:.3f}",
+                f"bare echo {bare.per_second:,.0f}/s, ratio {ratios[-1]:.3f}, "
+                f"CPU us per call {cpu[-1]}",
                 file=sys.stderr,
             )
         report.checks.append(
@@ -84,25 +102,31 @@ async def _measure(options: Options, cluster: ProcessCluster, report: Report) ->
         )
         report.figures["calls_per_s"] = round(statistics.median(c.per_second for c in calls))
         report.figures["bare_echo_per_s"] = round(statistics.median(c.per_second for c in echoes))
-        report.figures["cpu_s_by_process"] = cpu[-1]
+        report.figures["cpu_us_per_call"] = {
+            name: round(statistics.median(one[name] for one in cpu), 1) for name in cpu[0]
+        }
         report.raw = {
             "calls": [asdict(c) for c in calls],
             "echo": [asdict(c) for c in echoes],
             "cpu": cpu,
         }
-        latency: dict[str, Any] = {}
-        for callers in (1, 16, CALLERS, 1024):
-            seen = await _load("benchmarks.calls", gate.address, callers, options.seconds)
-            latency[str(callers)] = {
-                "p50_ms": seen.p50_ms,
-                "p99_ms": seen.p99_ms,
-                "calls_per_s": round(seen.per_second),
-            }
-            print(f"{callers} callers: {latency[str(callers)]}", file=sys.stderr)
-        report.figures["latency_by_callers"] = latency
+        report.figures["latency_by_callers"] = await _latencies(gate.address, options.seconds)
     finally:
         echo_server.kill()
         await echo_server.wait()
+
+
+async def _latencies(address: str, seconds: float) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for callers in (1, 16, CALLERS, 1024):
+        seen = await _load("benchmarks.calls", address, callers, seconds)
+        found[str(callers)] = {
+            "p50_ms": seen.p50_ms,
+            "p99_ms": seen.p99_ms,
+            "calls_per_s": round(seen.per_second),
+        }
+        print(f"{callers} callers: {found[str(callers)]}", file=sys.stderr)
+    return found
 
 
 def _cpu(cluster: ProcessCluster) -> dict[str, float]:

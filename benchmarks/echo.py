@@ -12,6 +12,7 @@ import asyncio
 import json
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import grpc.aio
 import msgspec
@@ -24,7 +25,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[tuple[int, bytes]])
 
 
-async def _echo(request: grpc.aio.ServicerContext, context: grpc.aio.ServicerContext) -> None:
+async def _echo(_: Any, context: Any) -> None:
     waiting: list[tuple[int, bytes]] = []
     wake = asyncio.Event()
 
@@ -38,7 +39,7 @@ async def _echo(request: grpc.aio.ServicerContext, context: grpc.aio.ServicerCon
 
     writer = asyncio.create_task(write())
     try:
-        while (message := await context.read()) is not grpc.aio.EOF:
+        while isinstance(message := await context.read(), bytes):  # otherwise it is EOF
             waiting.extend(_decoder.decode(message))
             wake.set()
     finally:
@@ -59,7 +60,8 @@ async def serve() -> None:
 
 async def load(address: str, callers: int, warmup_s: float, seconds: float) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
-        stream = channel.stream_stream(METHOD)()
+        opener: Any = channel.stream_stream  # its stubs know no raw bytes
+        stream = opener(METHOD)()
         waiting: list[tuple[int, bytes]] = []
         wake = asyncio.Event()
         replies: dict[int, asyncio.Future[bytes]] = {}
@@ -76,14 +78,15 @@ async def load(address: str, callers: int, warmup_s: float, seconds: float) -> N
                 await stream.write(_encoder.encode(batch))
 
         async def read() -> None:
-            while (message := await stream.read()) is not grpc.aio.EOF:
+            while isinstance(message := await stream.read(), bytes):
                 for key, body in _decoder.decode(message):
                     replies.pop(key).set_result(body)
 
         async def call(_: int) -> bytes:
             nonlocal number
             number += 1
-            reply = replies[number] = loop.create_future()
+            reply: asyncio.Future[bytes] = loop.create_future()
+            replies[number] = reply
             waiting.append((number, payload))
             wake.set()
             return await reply
