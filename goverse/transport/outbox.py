@@ -18,6 +18,11 @@ import msgspec
 from goverse.transport.chunks import Stream
 from goverse.transport.wire import ChunkFrame, Frame, Of, encode
 
+MAX_BATCH_FRAMES = 64
+"""A message with everything that many callers have to say would keep the peer idle while it is
+made, and this side while it is served. In messages of this size both sides work at the same time,
+and a message costs little beside its frames."""
+
 _UNFIT = (UnicodeEncodeError, TypeError, OverflowError, msgspec.EncodeError)
 """What the encoder raises for a field that holds what it must not."""
 
@@ -160,13 +165,13 @@ class Outbox:
 
     def _take_items(self) -> list[Item]:
         items = self.items
-        if self._bytes <= self._max_batch_bytes:
+        if len(items) <= MAX_BATCH_FRAMES and self._bytes <= self._max_batch_bytes:
             self.items = []
             self._bytes = 0
             self.controls = 0
             return items
         size = count = 0
-        for item in items:
+        for item in items[:MAX_BATCH_FRAMES]:
             if count and size + item.size > self._max_batch_bytes:
                 break
             size += item.size
