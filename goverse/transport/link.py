@@ -122,7 +122,9 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks(self.name, on_crash=self._crashed)
         self._outbox = Outbox(
-            max_batch_bytes=limits.max_batch_bytes, max_chunk_bytes=limits.max_chunk_bytes
+            max_batch_bytes=limits.max_batch_bytes,
+            max_chunk_bytes=limits.max_chunk_bytes,
+            on_streams_end=self._check_drained,
         )
         self._outgoing = Outgoing(
             self._outbox,
@@ -280,6 +282,7 @@ class Link:
             and self._peer_understood
             and not self._outgoing.slots
             and not self._inbound.served
+            and not self._outbox.streams  # a large reply is out when its last piece is
             and not self._drained.done()
         ):
             self._drained.set_result(None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -67,15 +68,24 @@ class Outbox:
 
     Whoever adds items bounds them: calls by their limit, replies by the limit of calls being
     served, control frames by `controls`.
+
+    :param on_streams_end: called when the last chunk that there was has been taken or dropped.
     """
 
-    def __init__(self, *, max_batch_bytes: int, max_chunk_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_batch_bytes: int,
+        max_chunk_bytes: int,
+        on_streams_end: Callable[[], None] | None = None,
+    ) -> None:
         self._max_batch_bytes = max_batch_bytes
         self._max_chunk_bytes = max_chunk_bytes
         self.items: list[Item] = []
         self._bytes = 0
         self.controls = 0
         self.streams: deque[Stream] = deque()
+        self._on_streams_end = on_streams_end
         self._wake: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -104,6 +114,7 @@ class Outbox:
         for stream in self.streams:
             if stream.number == number and stream.of is of:
                 self.streams.remove(stream)
+                self._check_streams()
                 return
 
     def close(self) -> None:
@@ -143,7 +154,12 @@ class Outbox:
         chunk = stream.next_chunk(self._max_chunk_bytes)
         if not stream.finished:
             self.streams.append(stream)
+        self._check_streams()
         return chunk
+
+    def _check_streams(self) -> None:
+        if not self.streams and self._on_streams_end is not None:
+            self._on_streams_end()
 
     def _encode_singly(
         self, items: list[Item], made: list[Frame | None], last: Frame

@@ -361,11 +361,10 @@ async def test_a_large_reply_under_way_is_delivered_before_the_end() -> None:
         return Reply(big)
 
     ends = await pair(Target(behave))
-    ends.hub.set_policy(lambda source, target: 0.05)
     task = asyncio.create_task(ends.near.invoke(call()))
-    await eventually(lambda: ends.far_target.calls)
-    await ends.far.close(10)
+    closing = asyncio.create_task(ends.far.close(10))
     assert (await task).payload == big
+    await closing
 
 
 # -- what a peer must not do --------------------------------------------------------------------
