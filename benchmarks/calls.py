@@ -23,7 +23,7 @@ import goverse.client
 from benchmarks.load import Load, drive
 from benchmarks.objects import Echo
 from benchmarks.report import Check, Options, Report
-from goverse.coordination.supervised import EtcdProcess
+from goverse.coordination.supervised import EtcdOptions, EtcdProcess
 from goverse.testing.processes import ProcessCluster, process_cluster
 
 CALLERS = 128
@@ -37,7 +37,7 @@ def run(options: Options) -> Report:
 async def _run(options: Options) -> Report:
     report = Report("calls")
     with tempfile.TemporaryDirectory() as folder:
-        etcd = EtcdProcess(Path(folder) / "etcd")
+        etcd = EtcdProcess(EtcdOptions(Path(folder) / "etcd"))
         await etcd.start()
         try:
             async with process_cluster(

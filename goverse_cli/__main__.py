@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from goverse_cli.app import cli
@@ -10,6 +11,8 @@ from goverse_cli.session import Options
 
 
 def main() -> None:
+    # What goes wrong is an error with an exit code; a library's log lines would only repeat it.
+    logging.getLogger().addHandler(logging.NullHandler())
     cli.main(prog_name="goverse-cli", obj=Options(outside=real_outside(), environ=dict(os.environ)))
 
 

@@ -34,7 +34,7 @@ async def connect(address: str, token: str, probe_s: float) -> AdminClient:
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
             writer.close()
     except (OSError, TimeoutError) as error:
-        raise Unavailable(f"no node at {address}: {error or 'no answer'}") from error
+        raise Unavailable(f"no node at {address}: {str(error) or 'no answer'}") from error
     client = AdminClient(address, token=token)
     try:
         await client.wait_connected(probe_s)
@@ -82,7 +82,8 @@ class EtcdDirectory:
             async with asyncio.timeout(self._timeout_s):
                 listed = await self._coordinator.list(self._keys.prefix)
         except (CoordinatorUnavailable, TimeoutError) as error:
-            raise Unavailable(f"etcd does not answer: {error or 'timeout'}") from error
+            told = str(error) or f"nothing within {self._timeout_s:g} s"
+            raise Unavailable(f"etcd does not answer: {told}") from error
         state, _ = ClusterState(self._keys).replaced_by(listed)
         return state
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-
-from goverse.transport.hello import Hello, Role, our_hello, turn_away
-from goverse.transport.link import Link, LinkConfig, open_link
 
 from goverse.call import CallTarget
 from goverse.errors import GoverseError, Overloaded, PermissionDenied, Unavailable
 from goverse.ids import MemberId, new_token
 from goverse.transport.carrier import Carrier
+from goverse.transport.hello import Hello, Role, our_hello, turn_away
+from goverse.transport.link import Link, LinkConfig, open_link
 from goverse_gate.ingress import Ingress
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,11 @@ class Sessions:
     """
 
     def __init__(
-        self, ingress: Ingress, gate: MemberId, config: LinkConfig, random: random.Random
+        self,
+        ingress: Ingress,
+        gate: Callable[[], MemberId],
+        config: LinkConfig,
+        random: random.Random,
     ) -> None:
         self._ingress = ingress
         self._gate = gate
@@ -88,7 +92,7 @@ class Sessions:
             refusal = self._refusal()  # again: the greeting took time
             if refusal is not None:
                 raise refusal
-            return our_hello(Role.GATE, self._gate, client_id=client_id)
+            return our_hello(Role.GATE, self._gate(), client_id=client_id)
 
         def serve(client: Hello, link: Link) -> CallTarget:
             door = self._ingress.door(
@@ -103,7 +107,7 @@ class Sessions:
             link.add_close_callback(ended)
             return door
 
-        hello = our_hello(Role.GATE, self._gate, client_id=client_id)
+        hello = our_hello(Role.GATE, self._gate(), client_id=client_id)
         return await open_link(carrier, hello, serve, self._config, on_hello=greet)
 
     def _refusal(self) -> GoverseError | None:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from goverse import process
+from goverse.cluster.registration import package_version
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.addresses import member_name
 from goverse.config.faults import ConfigError
@@ -20,7 +21,7 @@ from goverse.config.load import Loaded, load
 from goverse.config.render import render
 from goverse.config.settings import Settings
 from goverse.objects import ModuleLoadError, Registry, load_entry_points, load_modules
-from goverse_node.app import Node, package_version, run_node
+from goverse_node.app import Node, run_node
 
 _FLAGS = {
     "id": "node.id",

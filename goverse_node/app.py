@@ -10,7 +10,6 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from goverse.cluster.agent import LeaveMode, MemberSnapshot, NodeMember
 from goverse.cluster.records import Kind
@@ -20,10 +19,12 @@ from goverse.config.addresses import advertised, member_name
 from goverse.config.settings import Settings
 from goverse.ids import MemberId
 from goverse.objects import Catalog, CatalogSnapshot, Registry
+from goverse.objects.metrics import TurnMetrics
 from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
 from goverse.routing import Router
+from goverse.routing.metrics import RouterMetrics
 from goverse.security.operators import OperatorRule, read_token
 from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import LinkConfig
@@ -34,15 +35,12 @@ from goverse_node.admin.operations import NodeAdmin
 from goverse_node.admin.service import AdminService
 from goverse_node.inbound import InboundLinks
 from goverse_node.local import LocalCalls
-from goverse_node.observers import RouterMetrics, TurnMetrics
 from goverse_node.readiness import node_readiness
 
 log = logging.getLogger(__name__)
 
 #: Beyond draining: for replies to be delivered and links to say goodbye.
 LINK_CLOSE_S = 2.0
-
-_NOBODY = MemberId("", "")
 
 
 @dataclass(frozen=True)
@@ -120,12 +118,14 @@ async def run_node(
         member = NodeMember(coordinator, settings.cluster, limits, runtime)
         stack.push_async_callback(member.stop)  # the key goes last
 
+        digest = registry.types_digest()
+
         def term() -> MemberId | None:
             return member.membership.member if member.valid() else None
 
-        def hello() -> Hello:
-            now = member.membership.member or _NOBODY
-            return our_hello(Role.NODE, now, types_digest=registry.types_digest())
+        def hello() -> Hello | None:
+            now = member.membership.member
+            return our_hello(Role.NODE, now, types_digest=digest) if now is not None else None
 
         # A link lives within one registration: what is queued when it ends is never sent.
         links = LinkConfig(limits, runtime, name, term)
@@ -145,7 +145,7 @@ async def run_node(
         )
         local.bind(catalog)
         inbound = InboundLinks(hello, catalog, links)
-        member.prepare(catalog, drain_timeout_s=settings.node.drain_timeout_s)
+        member.prepare(catalog, metrics, drain_timeout_s=settings.node.drain_timeout_s)
 
         def lost(reason: str) -> None:
             catalog.discard_all(reason)
@@ -175,7 +175,6 @@ async def run_node(
             address=node.address,
             ops_address=node.ops_address,
             weight=settings.node.weight,
-            version=package_version(),
         )
         await member.start_view()
         await member.start(identity)
@@ -190,14 +189,6 @@ async def run_node(
 
 def _token(path: str) -> str:
     return read_token(path) if path else ""
-
-
-def package_version() -> str:
-    """The version that this process runs; empty outside of an installation."""
-    try:
-        return version("goverse")
-    except PackageNotFoundError:
-        return ""
 
 
 async def _serve_operations(
@@ -240,3 +231,6 @@ def _watch(metrics: Metrics, node: Node) -> None:
     metrics.waiting_calls.watch(lambda: member.view.snapshot().waiting)
     metrics.lease_remaining_seconds.watch(lambda: member.membership.snapshot().lease_remaining_s)
     metrics.links.watch(lambda: len(node.pool.connected()) + len(node.inbound))
+    metrics.calls_in_flight.watch(node.pool.calls_in_flight)
+    metrics.activations.watch(node.catalog.count_by_type)
+    metrics.pins_unserved.watch(lambda: len(member.leadership.snapshot().lost_pins))

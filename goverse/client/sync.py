@@ -125,10 +125,7 @@ class SyncClient:
         loop = self._loop
         try:
             loop.run_forever()
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            loop.run_until_complete(_end_tasks())
         finally:
             loop.close()
 
@@ -151,6 +148,14 @@ def connect_sync(
             client.run(client.get(Counter, "a").add(5))
     """
     return SyncClient(connect(*addresses, wait_s=wait_s, limits=limits, network=network))
+
+
+async def _end_tasks() -> None:
+    """Whatever a start that was interrupted has left behind."""
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 def _in_event_loop() -> bool:

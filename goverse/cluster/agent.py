@@ -19,6 +19,7 @@ from goverse.cluster.registration import Identity, Registration
 from goverse.cluster.view import ClusterView, ViewSnapshot
 from goverse.config.settings import ClusterSettings, LimitSettings
 from goverse.coordination.api import Coordinator, CoordinatorUnavailable
+from goverse.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +99,10 @@ class NodeMember(GateMember):
     leadership: Leadership
     ownership: Ownership
 
-    def prepare(self, host: ShardHost, *, drain_timeout_s: float = 2.0) -> None:
+    def prepare(self, host: ShardHost, metrics: Metrics, *, drain_timeout_s: float = 2.0) -> None:
         """Join the parts; ``host`` often needs `view` and `valid`, so it comes after them."""
         writer = ClaimWriter(
-            self._coordinator, self.keys, answer_limit_s=self._settings.lease_ttl_s / 2
+            self._coordinator, self.keys, metrics, answer_limit_s=self._settings.lease_ttl_s / 2
         )
         self.leadership = Leadership(
             self._coordinator,
@@ -110,6 +111,7 @@ class NodeMember(GateMember):
             self.keys,
             self._settings,
             self._runtime,
+            metrics,
         )
         self.ownership = Ownership(
             self.view,

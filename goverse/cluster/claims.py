@@ -17,20 +17,24 @@ from goverse.coordination.api import (
     Put,
     TxnResult,
 )
+from goverse.observability.metrics import Metrics
 
 #: Two compares for each claim, and two for all of them.
 MAX_CLAIMS = MAX_TXN_OPERATIONS // 2 - 2
 
 
 class ClaimWriter:
-    """Creates and deletes claims; counts the transactions.
+    """Creates and deletes claims; counts them and the transactions.
 
     :param answer_limit_s: after this long without an answer an outcome counts as unknown. The
         view tells it better than waiting does.
     """
 
-    def __init__(self, coordinator: Coordinator, keys: Keys, *, answer_limit_s: float) -> None:
+    def __init__(
+        self, coordinator: Coordinator, keys: Keys, metrics: Metrics, *, answer_limit_s: float
+    ) -> None:
         self._coordinator = coordinator
+        self._claims = metrics.claims
         self._keys = keys
         self._answer_limit_s = answer_limit_s
         self.transactions = 0
@@ -54,7 +58,9 @@ class ClaimWriter:
             compares.append(Compare.absent(key))
             compares.append(Compare.modified_at(self._keys.target(shard), target.mod_revision))
             puts.append(Put(key, value, lease))
-        return await self._transact(compares, puts)
+        result = await self._transact(compares, puts)
+        self._claims.inc("made" if result.succeeded else "refused", by=len(wanted))
+        return result
 
     async def release(self, claims: Sequence[tuple[int, int]]) -> TxnResult:
         """Delete claims, given as (shard, create_revision), all or none.
@@ -67,7 +73,10 @@ class ClaimWriter:
             key = self._keys.claim(shard)
             compares.append(Compare.created_at(key, revision))
             deletes.append(Delete(key))
-        return await self._transact(compares, deletes)
+        result = await self._transact(compares, deletes)
+        if result.succeeded:
+            self._claims.inc("released", by=len(claims))
+        return result
 
     async def _transact(
         self, compares: Sequence[Compare], operations: Sequence[Put | Delete]

@@ -30,6 +30,7 @@ from goverse.coordination.api import (
     Put,
 )
 from goverse.ids import MemberId
+from goverse.observability.metrics import Metrics
 from goverse.sharding import Change, Hold, Plan, PlanInput, PlanNode, plan
 
 log = logging.getLogger(__name__)
@@ -67,8 +68,10 @@ class Leadership:
         keys: Keys,
         settings: ClusterSettings,
         runtime: Runtime,
+        metrics: Metrics,
     ) -> None:
         self._coordinator = coordinator
+        self._moves = metrics.shard_moves
         self._view = view
         self._membership = membership
         self._keys = keys
@@ -217,9 +220,10 @@ class Leadership:
         for start in range(0, len(changes), MAX_TARGETS):
             if not self.leading:
                 return
+            batch = changes[start : start + MAX_TARGETS]
             puts = [
                 Put(self._keys.target(change.shard), encode(TargetValue(change.node)))
-                for change in changes[start : start + MAX_TARGETS]
+                for change in batch
             ]
             result = await self._coordinator.transact(
                 [Compare.has_lease(self._keys.leader, registration.lease.id)], puts
@@ -228,6 +232,8 @@ class Leadership:
                 log.warning("%s does not lead any more", registration.member)
                 return
             self._written = result.revision
+            for change in batch:
+                self._moves.inc(change.reason.value)
 
     def _warn(self, found: Plan, stuck: Sequence[StuckShard]) -> None:
         """Once for each set of shards, not at every plan."""

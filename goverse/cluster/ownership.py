@@ -142,6 +142,8 @@ class Ownership:
             self._examine_all(lost_history=change.lost_history)
         else:
             self._examine(change.shards)
+        if change.nodes:
+            self._advance()  # who waits to hand over may wait for nobody now
 
     def _drop_everything(self) -> None:
         for holding in self._holdings.values():
@@ -175,7 +177,9 @@ class Ownership:
         for shard in shards:
             target, claim = state.targets.get(shard), state.claims.get(shard)
             holding = self._holdings.get(shard)
-            node = target.node if target is not None else None
+            # A target beyond the layout is left over from another one.
+            exists = target is not None and shard < registration.layout.num_shards
+            node = target.node if target is not None and exists else None
             action = decide(holding, claim, node, here)
             if action is Action.FORGET:
                 del self._holdings[shard]
@@ -277,11 +281,14 @@ class Ownership:
     async def _open_until_done(self, shard: int, epoch: Epoch) -> None:
         backoff: Backoff | None = None
         while True:
-            try:
-                await self._host.open_shard(shard, epoch)
-                return
-            except Exception:
-                log.exception("shard %d cannot be opened at epoch %s; trying again", shard, epoch)
+            # A process that was stopped may get the answer to its claim before it learns, from
+            # the clock alone, that the lease is over and somebody else has the shard.
+            if self._membership.valid():
+                try:
+                    await self._host.open_shard(shard, epoch)
+                    return
+                except Exception:
+                    log.exception("shard %d cannot be opened at %s; trying again", shard, epoch)
             backoff = backoff or Backoff(self._runtime.random, max_s=5.0)
             await asyncio.sleep(backoff.next_s())
 

@@ -7,7 +7,8 @@ for: it goes with its owner's lease.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 
 from goverse.aio.runtime import Runtime
 from goverse.cluster.keys import Keys
@@ -35,6 +36,14 @@ from goverse.ids import NUM_SLOTS, Epoch, MemberId, check_member_name, new_token
 log = logging.getLogger(__name__)
 
 
+def package_version() -> str:
+    """The version that this process runs; empty outside of an installation."""
+    try:
+        return version("goverse")
+    except PackageNotFoundError:
+        return ""
+
+
 @dataclass(frozen=True)
 class Identity:
     """What a process says about itself; the same in every incarnation."""
@@ -44,7 +53,7 @@ class Identity:
     address: str
     ops_address: str = ""
     weight: float = 1.0
-    version: str = ""
+    version: str = field(default_factory=package_version)
 
     def __post_init__(self) -> None:
         check_member_name(self.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.resources
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -34,11 +35,21 @@ def bundled_etcd() -> Path:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody uses right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback interface that nobody uses right now.
+
+    Below the range from which systems choose the ports of outgoing connections: one of those
+    would be taken again while a server restarts.
+    """
+    source = random.SystemRandom()
+    while True:
+        port = source.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def tied_to_this_process(command: Sequence[str]) -> list[str]:
@@ -46,7 +57,7 @@ def tied_to_this_process(command: Sequence[str]) -> list[str]:
 
     The kernel ties it to the *thread* that starts it: start it from the main thread.
     """
-    return [sys.executable, "-S", "-E", str(_LAUNCHER), str(os.getpid()), *command]
+    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command]
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ class Activation:
         "_background",
         "_keeper",
         "created",
+        "ended",
         "epoch",
         "hook_task",
         "idle_handle",
@@ -102,6 +103,8 @@ class Activation:
         self.object_type = object_type
         self.state = ACTIVE
         self.mailbox = Mailbox(services.limits.max_mailbox_calls)
+        #: Set once it is dead and its last turn is over: a turn that is told to end may take time.
+        self.ended: asyncio.Event | None = None
         #: Turns that run now, by number.
         self.turns: dict[int, Turn] = {}
         self.last_used = self.created = asyncio.get_running_loop().time()
@@ -283,12 +286,18 @@ class Activation:
         self.turns[turn.number] = turn
 
     def _end(self, turn: Turn) -> None:
-        turn.state = ENDED
-        self.turns.pop(turn.number, None)
+        self.forget(turn)
         self.last_used = asyncio.get_running_loop().time()
         if turn.call.verb is Verb.DELETE and self.state is not DEAD:
             self.retire()
         self.leave(turn)
+
+    def forget(self, turn: Turn) -> None:
+        """``turn`` runs no more."""
+        turn.state = ENDED
+        self.turns.pop(turn.number, None)
+        if self.ended is not None and not self.turns:
+            self.ended.set()
 
     def _conclude(self, turn: Turn, result: Any, tracked: bool) -> bytes:
         """Encode the result, and the state that it reflects. Raises ObjectFailed, TooLarge."""
@@ -364,11 +373,11 @@ class Activation:
     def dead(self) -> bool:
         return self.state is DEAD
 
-    def begin_activation(self, first: Call) -> None:
-        """Run the hook of a class that has one."""
-        if self.object_type.activates:
+    def begin_activation(self, first: Call, predecessor: asyncio.Event | None) -> None:
+        """Run the hook of a class that has one, once the turns of ``predecessor`` are over."""
+        if self.object_type.activates or predecessor is not None:
             self.state = ACTIVATING
-            lifecycle.activate(self, first)
+            lifecycle.activate(self, first, predecessor)
 
     def activated(self) -> None:
         """The hook has ended well."""
@@ -397,6 +406,8 @@ class Activation:
             if not turn.is_hook:
                 turn.stop(reason(turn))
             reentry.refuse_waiting(turn, lambda _: self.shard.not_owner())
+        if self.turns:
+            self.ended = asyncio.Event()
         self.services.removed(self, [])
         for turn in waiting:
             turn.refuse(self.shard.not_owner())

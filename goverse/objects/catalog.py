@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from dataclasses import dataclass
 from typing import Protocol
 
 from goverse.aio.deadlines import Deadlines
@@ -46,6 +45,12 @@ from goverse.objects.context import CallDefaults
 from goverse.objects.definition import ObjectType
 from goverse.objects.registry import Registry
 from goverse.objects.shard import HeldLimit, Shard, ShardState
+from goverse.objects.snapshots import (
+    CatalogSnapshot,
+    ObjectSnapshot,
+    snapshot_of,
+    snapshot_of_shard,
+)
 from goverse.objects.turn import WAITING, Turn
 
 log = logging.getLogger(__name__)
@@ -67,43 +72,6 @@ class NodeFacts(Protocol):
     def shard_of(self, id: str) -> int:
         """The shard of an object's id. Raises ValueError for an id that has none."""
         ...
-
-
-@dataclass(frozen=True)
-class ObjectSnapshot:
-    """One activation, for people and tests."""
-
-    type: str
-    id: str
-    shard: int
-    epoch: Epoch
-    state: str
-    running: int
-    waiting: int
-    idle_s: float
-    age_s: float
-
-
-@dataclass(frozen=True)
-class ShardSnapshot:
-    """One shard that is not closed here."""
-
-    number: int
-    epoch: Epoch
-    state: str
-    objects: int
-    busy: int
-    held: int
-
-
-@dataclass(frozen=True)
-class CatalogSnapshot:
-    """The whole catalog."""
-
-    shards: tuple[ShardSnapshot, ...]
-    objects: int
-    held: int
-    stopped: bool
 
 
 class Catalog:
@@ -130,6 +98,9 @@ class Catalog:
         self._epochs: dict[int, Epoch] = {}
         #: Every activation that is not dead, across shards: the fast path of a call.
         self._activations: dict[tuple[str, str], Activation] = {}
+        #: Discarded activations whose turns are not over yet: the next one waits for them, so that
+        #: turns of one object never overlap in this process.
+        self._ending: dict[ObjectId, asyncio.Event] = {}
         self._held_limit = HeldLimit(limits.max_waiting_calls)
         self._tasks = Tasks("objects")
         self._deadlines = Deadlines()
@@ -266,7 +237,11 @@ class Catalog:
         self._activations[id] = shard.activations[id] = activation
         if self._services.observer is not None:
             self._services.observer.activated(id.type)
-        activation.begin_activation(call)
+        predecessor = self._ending.get(id)
+        if predecessor is not None and predecessor.is_set():
+            predecessor = None
+            del self._ending[id]
+        activation.begin_activation(call, predecessor)
         self._watch_idle(activation, activation.created)
         return activation
 
@@ -426,8 +401,11 @@ class Catalog:
         shard.state = ShardState.CLOSED
         if self._shards.get(shard.number) is shard:
             del self._shards[shard.number]
+        self._ending = {id: over for id, over in self._ending.items() if not over.is_set()}
         for activation in list(shard.activations.values()):
             activation.discard(reason)
+            if activation.ended is not None and not activation.object_type.options.concurrent:
+                self._ending[activation.object_id] = activation.ended
         for turn in shard.take_held():
             turn.room = None
             turn.refuse(shard.not_owner())
@@ -453,40 +431,25 @@ class Catalog:
 
     # -- for people
 
+    def count_by_type(self) -> dict[tuple[str, ...], float]:
+        """How many activations there are of each type, as a gauge wants it."""
+        counts: dict[tuple[str, ...], float] = {}
+        for type_name, _ in self._activations:
+            counts[(type_name,)] = counts.get((type_name,), 0) + 1
+        return counts
+
     def objects(self) -> tuple[ObjectSnapshot, ...]:
         """Every activation, by type and id."""
         now = asyncio.get_running_loop().time()
-        found = []
-        for key in sorted(self._activations):
-            one = self._activations[key]
-            found.append(
-                ObjectSnapshot(
-                    type=one.object_id.type,
-                    id=one.object_id.id,
-                    shard=one.shard.number,
-                    epoch=one.epoch,
-                    state=one.state.name.lower(),
-                    running=len(one.turns),
-                    waiting=one.mailbox.waiting,
-                    idle_s=0.0 if one.turns else now - one.last_used,
-                    age_s=now - one.created,
-                )
-            )
-        return tuple(found)
+        return tuple(snapshot_of(self._activations[key], now) for key in sorted(self._activations))
 
     def snapshot(self) -> CatalogSnapshot:
-        shards = tuple(
-            ShardSnapshot(
-                number=shard.number,
-                epoch=shard.epoch,
-                state=shard.state.value,
-                objects=len(shard.activations),
-                busy=shard.busy,
-                held=shard.held,
-            )
-            for _, shard in sorted(self._shards.items())
+        return CatalogSnapshot(
+            shards=tuple(snapshot_of_shard(shard) for _, shard in sorted(self._shards.items())),
+            objects=len(self._activations),
+            held=self._held_limit.held,
+            stopped=self._stopped,
         )
-        return CatalogSnapshot(shards, len(self._activations), self._held_limit.held, self._stopped)
 
 
 def _stopping(turn: Turn) -> GoverseError:

@@ -270,7 +270,7 @@ class Object:
         if not isinstance(name, str) or not isinstance(id, str):
             raise ValueError("type and id of a reference must be text")
         if cls is Object:
-            return Reference(name, id)
+            return Reference(name, id, kind=Object)
         found = _subclass(cls, name)
         if found is None:
             raise ValueError(f"expected a reference to a {cls.__goverse__.name}, not to a {name}")

@@ -13,7 +13,7 @@ from goverse.call import Call, ChainEntry
 from goverse.errors import Executed
 from goverse.objects import outcome
 from goverse.objects.context import CURRENT
-from goverse.objects.turn import ENDED, GRANTED, Turn
+from goverse.objects.turn import GRANTED, Turn
 
 if TYPE_CHECKING:
     from goverse.objects.activation import Activation
@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def activate(activation: Activation, first: Call) -> None:
-    """Run on_activate; ``first`` is the call that caused it. Calls wait in the mailbox."""
+def activate(activation: Activation, first: Call, predecessor: asyncio.Event | None) -> None:
+    """Run on_activate; ``first`` is the call that caused it. Calls wait in the mailbox.
+
+    :param predecessor: set when the last turn of an earlier, discarded activation is over.
+    """
     # With the chain of its cause: if the hook calls back into that chain, it is refused at once.
     hook = _hook(activation, "on_activate", first.chain)
     hook.call.principal, hook.call.client_id = first.principal, first.client_id
     hook.call.trace = first.trace
     activation.hook_task = activation.services.tasks.spawn(
-        f"activate {activation}", _activate(activation, hook)
+        f"activate {activation}", _activate(activation, hook, predecessor)
     )
 
 
@@ -52,9 +55,14 @@ async def before_delete(activation: Activation) -> None:
         log.error("%s: on_deactivate failed", activation, exc_info=error)
 
 
-async def _activate(activation: Activation, hook: Turn) -> None:
+async def _activate(activation: Activation, hook: Turn, predecessor: asyncio.Event | None) -> None:
     try:
-        error = await _run(activation, hook, activation.instance.on_activate)
+        if predecessor is not None:
+            await predecessor.wait()
+            hook.deadline += asyncio.get_running_loop().time() - activation.created
+        error = None
+        if activation.object_type.activates:
+            error = await _run(activation, hook, activation.instance.on_activate)
         if error is None:
             activation.activated()
         elif not activation.dead:
@@ -118,7 +126,6 @@ async def _run(
 
 
 def _close(activation: Activation, hook: Turn) -> None:
-    hook.state = ENDED
-    activation.turns.pop(hook.number, None)
+    activation.forget(hook)
     activation.hook_task = None
     activation.leave(hook)

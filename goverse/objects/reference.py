@@ -37,6 +37,9 @@ class Interface(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def cls(self) -> type: ...
+
     def method(self, name: str) -> MethodInterface | None: ...
 
     def explain_missing(self, name: str) -> str:
@@ -57,9 +60,12 @@ _decoding: ContextVar[Binding | None] = ContextVar("goverse_decoding", default=N
 
 
 class Reference:
-    """The address of one object. Equal if type and id are."""
+    """The address of one object. Equal if type and id are.
 
-    __slots__ = ("_binding", "_id", "_interface", "_timeout_s", "_type")
+    ``isinstance(reference, Counter)`` holds, as its typing says; ``type(reference)`` is this.
+    """
+
+    __slots__ = ("_binding", "_id", "_interface", "_kind", "_timeout_s", "_type")
 
     def __init__(
         self,
@@ -67,12 +73,16 @@ class Reference:
         id: str,
         binding: Binding | None = None,
         timeout_s: float | None = None,
+        kind: type | None = None,
     ) -> None:
-        named = isinstance(interface, str)
-        object.__setattr__(self, "_interface", None if named else interface)
-        object.__setattr__(
-            self, "_type", check_type(interface) if isinstance(interface, str) else interface.name
-        )
+        if isinstance(interface, str):
+            object.__setattr__(self, "_interface", None)
+            object.__setattr__(self, "_type", check_type(interface))
+            object.__setattr__(self, "_kind", kind or Reference)
+        else:
+            object.__setattr__(self, "_interface", interface)
+            object.__setattr__(self, "_type", interface.name)
+            object.__setattr__(self, "_kind", interface.cls)
         object.__setattr__(self, "_id", check_id(id))
         object.__setattr__(self, "_binding", binding or _decoding.get())
         object.__setattr__(self, "_timeout_s", timeout_s)
@@ -82,6 +92,11 @@ class Reference:
     _id: str
     _binding: Binding | None
     _timeout_s: float | None
+    _kind: type
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return self._kind
 
     @property
     def id(self) -> str:
@@ -169,7 +184,8 @@ def with_options(target: Reference, *, timeout_s: float | None, call_id: str | N
         target._interface or target._type,
         target._id,
         target._binding,
-        timeout_s if timeout_s is not None else target._timeout_s,
+        kind=target._kind,
+        timeout_s=timeout_s if timeout_s is not None else target._timeout_s,
     )
 
 

@@ -94,12 +94,6 @@ class Metrics:
             ("type", "method", "status"),
             SECONDS,
         )
-        self.mailbox_wait_seconds = Histogram(
-            "goverse_mailbox_wait_seconds",
-            "Moves when a turn begins, by how long its call waited in the mailbox.",
-            ("type",),
-            SECONDS,
-        )
         self.activations = Gauge("goverse_activations", "Activations on this node.", ("type",))
 
         # Links and sessions.
@@ -117,7 +111,7 @@ class Metrics:
         # Ownership.
         self.shards = Gauge(
             "goverse_shards",
-            "Shards by what they are to this node: targeted, claimed, opening, closing.",
+            "Shards by what they are to this node: targeted, claimed, open.",
             ("state",),
         )
         self.members = Gauge(
@@ -137,8 +131,8 @@ class Metrics:
         )
         self.shard_moves = Counter(
             "goverse_shard_moves",
-            "Moves when this leader has written a target that differs from the one before: "
-            "failover, pin, pin_failover (the pinned node is away), balance.",
+            "Moves when this leader has written a target that differs from the one before, by "
+            "why: failover, drain, pin, first, balance.",
             ("reason",),
         )
         self.pins_unserved = Gauge(

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from goverse import client as client_library
 from goverse.aio.runtime import Runtime
+from goverse.cluster.admin import pin_shard, unpin_shard
 from goverse.cluster.keys import Keys
 from goverse.cluster.records import ClaimValue, decode
 from goverse.config.settings import ClusterSettings, Settings
@@ -177,6 +178,17 @@ class Cluster:
     def members(self) -> tuple[Member, ...]:
         """The latest process of each name, in the order of first births."""
         return tuple(self._members.values())
+
+    async def pin(self, shard: int, node: str | None) -> None:
+        """Pin a shard to a node, or unpin it, as an operator does."""
+        operator = self.store.connect(self._runtime("operator"))
+        try:
+            if node is None:
+                await unpin_shard(operator, self._keys, shard)
+            else:
+                await pin_shard(operator, self._keys, shard, node)
+        finally:
+            await operator.close()
 
     # -- faults ---------------------------------------------------------------------------------
 

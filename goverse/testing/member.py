@@ -8,8 +8,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from goverse_gate.app import RunningGate, run_gate
-
 from goverse.aio.runtime import Runtime
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.settings import Settings
@@ -20,7 +18,8 @@ from goverse.testing.channel import FaultyChannel
 from goverse.testing.faults import Faults
 from goverse.testing.loop import ProcessKilled, SimLoop, process_context, sim_runtime
 from goverse.transport.loopback import LoopbackHub
-from goverse_node.app import RunningNode, run_node
+from goverse_gate.app import Gate, run_gate
+from goverse_node.app import Node, run_node
 
 
 class Kind(enum.Enum):
@@ -70,8 +69,8 @@ class Member:
         self.name = name
         self.process = f"{name}#{number}"
         """Its name as a simulated process."""
-        self.node: RunningNode | None = None
-        self.gate: RunningGate | None = None
+        self.node: Node | None = None
+        self.gate: Gate | None = None
         self.state = State.STARTING
         self._world = world
         self._settings = settings
@@ -116,9 +115,7 @@ class Member:
         return isinstance(self._loop, SimLoop) and self._loop.is_paused(self.process)
 
     def snapshot(self) -> MemberSnapshot:
-        simulated = isinstance(self._loop, SimLoop)
         tasks = self._loop.tasks_of(self.process) if isinstance(self._loop, SimLoop) else ()
-        del simulated
         return MemberSnapshot(self.name, self.kind, self.state, self.paused, tasks)
 
     def _simulated(self) -> SimLoop:
@@ -159,7 +156,7 @@ class Member:
     @asynccontextmanager
     async def _app(self, surroundings: Surroundings) -> AsyncGenerator[None, None]:
         if self.kind is Kind.NODE:
-            async with run_node(self._settings, surroundings) as self.node:
+            async with run_node(self._settings, surroundings, self._world.registry) as self.node:
                 yield
         else:
             async with run_gate(self._settings, surroundings) as self.gate:
@@ -177,6 +174,5 @@ class Member:
             runtime=runtime,
             coordinator=world.store.connect(runtime, channel),
             network=world.hub.network(self.name),
-            registry=world.registry,
             metrics=Metrics(),
         )

@@ -11,23 +11,16 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from goverse.coordination.supervised import free_port, tied_to_this_process
+
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
-
-
-def free_port() -> int:
-    """A port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def http_get(address: str, path: str, *, timeout_s: float = 5.0) -> tuple[int, str]:
@@ -116,10 +109,7 @@ class ProcessCluster:
         log_path = self.folder / f"{name}.log"
         with log_path.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                f"goverse_{kind}",
-                "serve",
+                *tied_to_this_process([sys.executable, "-m", f"goverse_{kind}", "serve"]),
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

@@ -42,6 +42,13 @@ async def _ask(options: Options) -> ClusterStatus:
         if isinstance(error, CliError) and error.exit_code != Exit.UNAVAILABLE:
             raise
         no_node = error
+    if options.where()[0] and not options.endpoints():
+        # etcd at its default place may be another cluster's than the node that was named.
+        raise CliError(
+            no_node.message,
+            Exit.UNAVAILABLE,
+            "to see what etcd knows, say where it is: --etcd-endpoints",
+        )
     try:
         async with options.etcd() as directory:
             found = await directory.get_status()
@@ -70,9 +77,9 @@ def _table(found: ClusterStatus) -> RenderableType:
                     f"{shards.migrating} migrating, {shards.unclaimed} unclaimed, "
                     f"{shards.unassigned} unassigned; {shards.pinned} pinned",
                 ),
+                *_held(found),
             )
         ),
-        *_held(found),
         Text(f"\n{len(found.nodes)} nodes", style="bold"),
     ]
     if found.nodes:
@@ -83,12 +90,11 @@ def _table(found: ClusterStatus) -> RenderableType:
     return Group(*parts)
 
 
-def _held(found: ClusterStatus) -> tuple[RenderableType, ...]:
+def _held(found: ClusterStatus) -> tuple[tuple[str, str], ...]:
     """Why shards are left where they are."""
     if not found.held:
         return ()
-    text = ", ".join(f"{held.shards} {held.reason}" for held in found.held)
-    return (fields((("held", text),)),)
+    return (("held", ", ".join(f"{held.shards} {held.reason}" for held in found.held)),)
 
 
 def _describe(message: str, shards: tuple[int, ...]) -> str:

@@ -19,7 +19,7 @@ from goverse_cli.dev.plan import Plan, banner, gate_command, node_command, singl
 from goverse_cli.dev.processes import Command, Console
 from goverse_cli.dev.ready import wait_ready
 from goverse_cli.dev.supervisor import Child
-from goverse_cli.dev.watch import changes, syntax_fault
+from goverse_cli.dev.watch import Watch, syntax_fault
 
 #: Longest wait for a restarted node before the next one is restarted all the same.
 _ROLL_S = 15.0
@@ -104,6 +104,7 @@ class Session:
         self._source = source
         self._console = console
         self._etcd = etcd
+        self._watch = Watch(source)
         self._started = asyncio.Event()
         self._changed = asyncio.Event()
         if etcd is None:
@@ -147,7 +148,7 @@ class Session:
                 self._console.say(f"Ready again ({loop.time() - again_from:.1f} s).")
 
     async def restart_on_change(self) -> None:
-        async for names in changes(self._source):
+        async for names in self._watch.changes():
             self._changed.set()
             if fault := syntax_fault(self._source):
                 self._console.say(f"{fault}\nWhat runs goes on; waiting for the next change.")

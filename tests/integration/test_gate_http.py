@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -147,6 +148,53 @@ async def test_a_malformed_request_is_answered_or_cut(opened: Open, request_byte
         assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 405"))
         assert b"application/problem+json" in answer
     assert not http.door.calls
+    assert await http.exchange(CALL) == (200, b"{}")
+
+
+def mutated(source: random.Random, request: bytes) -> bytes:
+    """``request`` with some bytes changed, doubled, cut out or put in."""
+    data = bytearray(request)
+    for _ in range(source.randint(1, 6)):
+        at = source.randrange(len(data) + 1)
+        kind = source.randrange(4)
+        if kind == 0:
+            data[at:at] = source.choice(
+                [b"\r\n", b"\0", b":", b"%", b"/", b"\xff", b"chunked", b" "]
+            )
+        elif kind == 1:
+            del data[at : at + source.randint(1, 8)]
+        elif kind == 2:
+            data[at:at] = data[at : at + source.randint(1, 40)]
+        else:
+            data[at : at + 1] = source.randbytes(1)
+    return bytes(data)
+
+
+async def test_no_bytes_break_the_listener(opened: Open) -> None:
+    http = await opened(head_timeout_s=0.2, body_timeout_s=0.2, keep_alive_timeout_s=0.2)
+    source = random.Random(1)
+    requests = [
+        CALL,
+        CALL + CALL,
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ]
+
+    async def attempt(data: bytes) -> str:
+        reader, writer = await http.connect()
+        writer.write(data)
+        try:
+            answer = await asyncio.wait_for(reader.read(), 10)
+        except ConnectionError:
+            return "reset"
+        assert not answer or answer.startswith(b"HTTP/1.1 "), (data, answer)
+        return answer[9:12].decode()
+
+    statuses: list[str] = []
+    for _ in range(10):
+        batch = [mutated(source, source.choice(requests)) for _ in range(50)]
+        statuses += await asyncio.gather(*map(attempt, batch))
+    assert {"200", "400"} <= set(statuses)
+    assert set(statuses) <= {"", "reset", "200", "400", "404", "405", "408", "413", "501"}
     assert await http.exchange(CALL) == (200, b"{}")
 
 

@@ -62,6 +62,7 @@ class CallRecord:
     ended: float | None = None
     outcome: str = "waiting"
     executed: str = ""
+    detail: str = ""
     activation: int = 0
     count: int = 0
     epoch: Epoch = NO_EPOCH
@@ -88,6 +89,8 @@ class History:
     violations: list[str] = field(default_factory=list)
     _running: dict[int, dict[int, Turn]] = field(default_factory=dict)
     _activations: int = 0
+    closed: bool = False
+    """Set at the end: what the frames of dead processes say while they are thrown away is void."""
 
     def violate(self, invariant: str, text: str) -> None:
         self.violations.append(f"{invariant}: {text}")
@@ -117,6 +120,8 @@ class History:
         return turn
 
     def end_turn(self, turn: Turn, how: str) -> None:
+        if self.closed or turn.how == "killed":
+            return
         turn.ended = self.now()
         turn.how = how
         turn.claimed_at_end = self.claimed(turn.node, turn.object, turn.epoch)
@@ -140,9 +145,13 @@ class History:
         self.calls[call.token] = call
         return call
 
-    def end_call(self, call: CallRecord, outcome: str, executed: str = "") -> None:
+    def end_call(
+        self, call: CallRecord, outcome: str, executed: str = "", detail: str = ""
+    ) -> None:
+        if self.closed:
+            return
         call.ended = self.now()
-        call.outcome, call.executed = outcome, executed
+        call.outcome, call.executed, call.detail = outcome, executed, detail
         self.record(f"call {call.token} {outcome} {executed} #{call.activation} {call.count}")
         if outcome == "cancelled":
             self.on_cancelled(call)

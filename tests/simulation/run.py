@@ -20,6 +20,8 @@ MAX_TIME_S = 600.0
 SETTINGS = replace(
     TEST_SETTINGS,
     cluster=replace(TEST_SETTINGS.cluster, lease_ttl_s=LEASE_TTL_S, initial_num_shards=NUM_SHARDS),
+    node=replace(TEST_SETTINGS.node, shutdown_timeout_s=5.0),
+    gate=replace(TEST_SETTINGS.gate, shutdown_timeout_s=5.0),
 )
 
 
@@ -43,7 +45,10 @@ def play(seed: int, *, show: bool = False) -> Result:
         )
         run = Run(loop, cluster, scenario)
         runs.append(run)
-        await run.play()
+        try:
+            await run.play()
+        finally:
+            run.history.closed = True
         return loop.trace.digest
 
     digest = ""

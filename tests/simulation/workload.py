@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any, Protocol
+from typing import Any
 
+import goverse
+from goverse.client import Client
 from goverse.errors import GoverseError
 from goverse.ids import Epoch
 from tests.simulation.history import CallRecord, History
 
 OBJECTS = 12
-
-
-class Client(Protocol):
-    """What the workload needs of `goverse.client`."""
-
-    async def call(
-        self, type: str, id: str, method: str, args: dict[str, Any], timeout_s: float
-    ) -> Any: ...
 
 
 class Workload:
@@ -49,9 +43,17 @@ class Workload:
         for task in running:
             await task
 
-    async def probe(self, id: str, timeout_s: float) -> str:
-        """One write on the object ``id``; "ok" or the code of its error."""
-        return await self._call("Register", id, "write", {}, timeout_s, None)
+    async def probe(self, id: str, until: float) -> str:
+        """Write on the object ``id`` until that works or the time is over; how it ended."""
+        loop = asyncio.get_running_loop()
+        outcome = "no time left"
+        while (left_s := until - loop.time()) > 0:
+            call = await self._call("Register", id, "write", {}, left_s, None)
+            if call.outcome == "ok":
+                return "ok"
+            outcome = f"{call.outcome} ({call.detail})"
+            await asyncio.sleep(0.1)
+        return outcome
 
     async def _one_call(self) -> None:
         choose = self._random
@@ -86,7 +88,7 @@ class Workload:
         args: dict[str, Any],
         timeout_s: float,
         cancel_s: float | None,
-    ) -> str:
+    ) -> CallRecord:
         self._number += 1
         token = f"{self._name}-{self._number}"
         now = asyncio.get_running_loop().time()
@@ -103,14 +105,13 @@ class Workload:
         )
         try:
             async with asyncio.timeout(cancel_s):
-                answer = await self._client.call(
-                    type, id, method, {"token": token, **args}, timeout_s
-                )
+                target = goverse.options(self._client.get(type, id), timeout_s=timeout_s)
+                answer = await getattr(target, method)(token=token, **args)
         except GoverseError as error:
-            self._history.end_call(call, error.code, error.executed.value)
+            self._history.end_call(call, error.code, error.executed.value, str(error))
         except TimeoutError:
             self._history.end_call(call, "cancelled")
         else:
             call.activation, call.epoch, call.count = answer[0], Epoch(*answer[1:3]), answer[3]
             self._history.end_call(call, "ok", "yes")
-        return call.outcome
+        return call

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from goverse.cluster.records import ClaimValue, decode
+from goverse.errors import GoverseError
 from goverse.ids import Epoch
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
 from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
-from goverse.testing.member import Kind
+from goverse.testing.member import Kind, Member
 from tests.simulation.history import CallRecord, History, start_history
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
@@ -22,6 +23,8 @@ from tests.simulation.workload import Workload
 RECOVERY_S = LEASE_TTL_S + 2.0
 CANCEL_S = 1.0
 REST_S = 5.0
+#: An orderly stop: shutdown timeout, draining, links.
+STOP_S = 15.0
 
 
 class Run:
@@ -141,7 +144,10 @@ class Run:
             pass
 
     async def _pin(self, shard: int, node: str | None) -> None:
-        await self.cluster.pin(shard, node)
+        try:
+            await self.cluster.pin(shard, node)
+        except GoverseError:
+            pass  # nobody promised that the node is there
 
     def _in_background(self, coro: object, name: str) -> None:
         self._background.append(asyncio.create_task(coro, name=name))  # type: ignore[arg-type]
@@ -166,18 +172,17 @@ class Run:
         healed = self.loop.time()
         stopping = [task for task in self._background if task.get_name().startswith("stop")]
         try:
-            async with asyncio.timeout(RECOVERY_S + 10.0 * bool(stopping)):
+            async with asyncio.timeout(RECOVERY_S + STOP_S * bool(stopping)):
                 for task in stopping:
                     await task
                     healed = self.loop.time()
-                await self.cluster.wait_all_claimed(RECOVERY_S)
+                await self.cluster.wait_all_claimed(healed + RECOVERY_S - self.loop.time())
         except TimeoutError:
             owners = self.cluster.owners()
             self.history.violate("I5", f"claimed {len(owners)} of {NUM_SHARDS}: {owners}")
             return
-        left_s = healed + RECOVERY_S - self.loop.time()
         probes = [
-            asyncio.create_task(workload.probe(f"shard#{shard}/probe", left_s))
+            asyncio.create_task(workload.probe(f"shard#{shard}/probe", healed + RECOVERY_S))
             for shard in range(NUM_SHARDS)
             for workload in [self._workloads[shard % len(self._workloads)]]
         ]
@@ -202,7 +207,11 @@ class Run:
 
     def _busy(self) -> list[str]:
         """Who still has something to do; empty at rest."""
-        raise NotImplementedError
+        found = [f"turn {turn.token} on {turn.node}" for turn in self.history.running()]
+        for member in self.cluster.members:
+            if member.alive:
+                found.extend(f"{member.name}: {what}" for what in busy(member))
+        return found
 
     def _check_nothing_left(self) -> None:
         for member in self.cluster.members:
@@ -233,7 +242,21 @@ class Run:
 
     def _check_owners(self) -> None:
         """I4, at every change in the coordinator: who believes to own, owns."""
-        raise NotImplementedError
+        claims = self.cluster.claims()
+        for member in self.cluster.members:
+            node = member.node
+            if not member.alive or node is None or not node.member.valid():
+                continue
+            for shard in node.catalog.snapshot().shards:
+                if shard.number == NODE_SHARD:
+                    continue
+                claim = claims.get(shard.number)
+                if claim is None or claim.create_revision != shard.epoch.revision:
+                    self.history.violate(
+                        "I4",
+                        f"at {self.loop.elapsed_s:.3f} {member.process} believes to own shard "
+                        f"{shard.number} under {shard.epoch}; the claim is {claim}",
+                    )
 
     def _watch_cancelled(self, call: CallRecord) -> None:
         """I7: with no fault in between, the turn of a cancelled call is over soon."""
@@ -253,6 +276,24 @@ class Run:
     def _quiet(self) -> bool:
         paused = any(member.alive and member.paused for member in self.cluster.members)
         return self.cluster.faults.snapshot().clean and not paused
+
+
+def busy(member: Member) -> list[str]:
+    """What one member still has to do, by its own account."""
+    found: list[str] = []
+    if member.node is not None:
+        state = member.node.snapshot()
+        if state.local_calls:
+            found.append(f"{state.local_calls} local calls")
+        if state.catalog.held:
+            found.append(f"{state.catalog.held} calls held back")
+        found.extend(f"shard {s.number} busy" for s in state.catalog.shards if s.busy)
+        found.extend(_waiting(state.member.view.waiting))
+    return found
+
+
+def _waiting(number: int) -> list[str]:
+    return [f"{number} calls wait for an owner"] if number else []
 
 
 @contextmanager

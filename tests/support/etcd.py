@@ -30,7 +30,8 @@ def etcd_binary(version: str) -> Path:
 
 def etcd_options(version: str, data_dir: Path) -> EtcdOptions:
     # Debian's 3.4 wants to be told that other machines than x86-64 are meant.
-    os.environ.setdefault("ETCD_UNSUPPORTED_ARCH", os.uname().machine.replace("aarch64", "arm64"))
+    if os.uname().machine == "aarch64":
+        os.environ["ETCD_UNSUPPORTED_ARCH"] = "arm64"
     return EtcdOptions(data_dir, etcd_binary(version))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from goverse.coordination.supervised import EtcdProcess
+from goverse.coordination.supervised import EtcdOptions, EtcdProcess
 from goverse.testing.processes import ProcessCluster, process_cluster
 
 LEASE_TTL_S = 3.0
@@ -15,7 +15,7 @@ LEASE_TTL_S = 3.0
 
 @pytest.fixture
 async def etcd(tmp_path: Path) -> AsyncIterator[EtcdProcess]:
-    server = EtcdProcess(tmp_path / "etcd")
+    server = EtcdProcess(EtcdOptions(tmp_path / "etcd"))
     await server.start()
     try:
         yield server

@@ -78,7 +78,7 @@ class EtcdCoordinator(Coordinator):
         self, compares: Sequence[Compare], operations: Sequence[Put | Delete]
     ) -> TxnResult:
         check_transaction(compares, operations)
-        request = codec.transaction(compares, operations)
+        request = codec.transaction(compares, operations, codec.own_key(self._settings))
         try:
             answer = await self._within_deadline(self._send_once(request))
         except RequestFailed as error:
@@ -108,7 +108,8 @@ class EtcdCoordinator(Coordinator):
             await asyncio.sleep(backoff.next_s())
 
     async def _revision(self) -> int:
-        answer = await self._repeat(self._range(rpc.RangeRequest(key=b"\0", count_only=True)))
+        request = rpc.RangeRequest(key=codec.own_key(self._settings), count_only=True)
+        answer = await self._repeat(self._range(request))
         revision: int = answer.header.revision
         return revision
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from aetcd import rpc
 
+from goverse.config.settings import EtcdSettings
 from goverse.coordination.api import Changes, Compare, Delete, KeyValue, Put, Snapshot
 
 _TARGETS = {
@@ -42,15 +43,20 @@ def snapshot(answer: Any) -> Snapshot:
     return Snapshot(answer.header.revision, items)
 
 
-def transaction(compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Any:
+def own_key(settings: EtcdSettings) -> bytes:
+    """A key that this cluster's user may read, wherever only the header of an answer counts."""
+    return settings.prefix.rstrip("/").encode() + b"/"
+
+
+def transaction(
+    compares: Sequence[Compare], operations: Sequence[Put | Delete], own_key: bytes
+) -> Any:
     wanted = [_operation(operation) for operation in operations]
     otherwise = []
     if not wanted:
         # etcd answers a transaction without operations from what the member knows, which may be
         # old news. A read makes it linearizable.
-        probe = rpc.RequestOp(
-            request_range=rpc.RangeRequest(key=compares[0].key.encode() if compares else b"\0")
-        )
+        probe = rpc.RequestOp(request_range=rpc.RangeRequest(key=own_key, count_only=True))
         wanted, otherwise = [probe], [probe]
     return rpc.TxnRequest(
         compare=[_compare(compare) for compare in compares], success=wanted, failure=otherwise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -12,17 +13,26 @@ from aetcd import rpc
 
 from goverse.aio.tasks import Tasks
 from goverse.config.settings import EtcdSettings
+from goverse.coordination.etcd import codec
 from goverse.coordination.etcd.doors import METADATA, open_channel
 from goverse.coordination.etcd.failures import Fate, RequestFailed, explain
 
 #: How long a member may take for its hello, and for a probe.
 HELLO_S = 1.5
 #: A request that waits longer than this makes the member prove that it is there.
-PATIENCE_S = 1.0
+PATIENCE_S = 0.75
+PROBE_EVERY_S = 0.25
 
 _DEAD = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
 
 Method = Callable[..., Any]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    since: float  # loop time
+    term: int  # Raft's, as far as it was known
+    suspected: bool = False
 
 
 class Connection:
@@ -40,6 +50,10 @@ class Connection:
     moment, the member is asked for its status; if that is not answered the connection is lost,
     and everything that waits on it ends, instead of each request having to guess by a timeout
     whether etcd is slow or gone.
+
+    A member that forwarded a request to a leader that then died never hears of it again, and says
+    so only after 7 s. So what was sent in an earlier term of Raft and still waits at the second
+    look into a later one is given up, too.
     """
 
     def __init__(self, address: str, settings: EtcdSettings, tasks: Tasks) -> None:
@@ -55,7 +69,8 @@ class Connection:
         self._metadata: tuple[tuple[str, str], ...] = METADATA
         # Requests that wait, by the future that ends their wait: with None, or with the reason
         # why the connection was lost. Oldest first.
-        self._waiting: dict[asyncio.Future[str | None], float] = {}
+        self._waiting: dict[asyncio.Future[str | None], _Waiting] = {}
+        self._term = 0
         self._proven = False
         self._retired = ""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -68,17 +83,15 @@ class Connection:
         return self._channel.get_state() is grpc.ChannelConnectivity.READY
 
     async def hello(self) -> None:
-        """Connect, log in where asked to, and make sure that the member has a leader.
+        """Connect, log in where asked to, and make sure that the member reaches a majority.
 
+        Only a linearizable read shows that: a member goes on naming a leader that just died.
         Raises `RequestFailed`.
         """
         if self._settings.username:
             await self._log_in()
-        status = await self._ask_once(
-            self._maintenance.Status, rpc.StatusRequest(), HELLO_S, METADATA
-        )
-        if status.leader == 0:
-            raise RequestFailed("the member has no leader", Fate.NOT_TAKEN)
+        request = rpc.RangeRequest(key=codec.own_key(self._settings), count_only=True)
+        await self._ask_once(self.kv.Range, request, HELLO_S, self._metadata)
         self._proven = True
         self._tasks.spawn(f"silence {self.address}", self._notice_silence())
 
@@ -113,12 +126,14 @@ class Connection:
         ended: asyncio.Future[str | None] = loop.create_future()
         call = method(request, timeout=timeout_s, metadata=metadata)
         call.add_done_callback(lambda _: _end(ended, None))
-        self._waiting[ended] = loop.time()
+        self._waiting[ended] = _Waiting(loop.time(), self._term)
         try:
             reason = await ended
             if reason is not None:
                 raise RequestFailed(reason, Fate.UNKNOWN)
-            return await call
+            answer = await call
+            self._term = max(self._term, answer.header.raft_term)
+            return answer
         except grpc.aio.AioRpcError as error:
             failed = explain(error.code(), error.details())
             if failed.blames_member:
@@ -135,19 +150,27 @@ class Connection:
     async def _notice_silence(self) -> None:
         loop = asyncio.get_running_loop()
         while not self.lost.done():
-            await asyncio.wait([self.lost], timeout=PATIENCE_S / 2)
+            await asyncio.wait([self.lost], timeout=PROBE_EVERY_S)
             oldest = next(iter(self._waiting.values()), None)
-            if oldest is None or loop.time() - oldest < PATIENCE_S:
+            if oldest is None or loop.time() - oldest.since < PATIENCE_S:
                 continue
             try:
                 # The deadline is gRPC's, kept outside the event loop: if the loop hangs
                 # meanwhile, an answer that came in time still counts.
-                await self._maintenance.Status(
-                    rpc.StatusRequest(), timeout=HELLO_S, metadata=METADATA
-                )
+                status = await self._maintenance.Status(rpc.StatusRequest(), timeout=HELLO_S)
             except grpc.aio.AioRpcError as error:
                 if error.code() in _DEAD:
-                    self.lose(f"{self.address} does not answer")
+                    self.lose("it does not answer")
+                continue
+            if status.leader:
+                self._give_up_before(status.raftTerm)
+
+    def _give_up_before(self, term: int) -> None:
+        self._term = max(self._term, term)
+        for ended, waiting in self._waiting.items():
+            if waiting.term < term and waiting.suspected:
+                _end(ended, "the leader changed while it waited")
+            waiting.suspected = waiting.term < term
 
     @property
     def why(self) -> str:

@@ -45,6 +45,7 @@ class Keeper:
         longest_s = max(0.02, min(1.0, self._interval_s))
         self._backoff = Backoff(source, min_s=min(0.1, longest_s), max_s=longest_s)
         self._stopped = threading.Event()
+        self._stalled = False
         self.lease = renewal.lease
         self.ttl_s = float(ttl_s)
         self.deadline = sent_at + ttl_s
@@ -73,13 +74,17 @@ class Keeper:
     def _round(self, on_over: Callable[[], None]) -> float:
         """Renew once. Returns the pause before the next time."""
         sent_at = self._clock.now()
-        if sent_at - self._ticked > self._stall_limit_s:
-            log.error(
-                "lease %x is not renewed: the event loop has not run for %.1f s",
-                self.lease,
-                sent_at - self._ticked,
-            )
+        stalled_s = sent_at - self._ticked
+        if stalled_s > self._stall_limit_s:
+            if not self._stalled:
+                log.error(
+                    "lease %x is not renewed: the event loop has not run for %.1f s",
+                    self.lease,
+                    stalled_s,
+                )
+            self._stalled = True
             return self._interval_s / 2
+        self._stalled = False
         try:
             ttl_s = self._renewal.ask(self._interval_s)
         except RenewalFailed as error:

@@ -79,7 +79,9 @@ class WatchPump:
     async def _position(self, connection: Connection, feed: Feed) -> None:
         """List when that is needed; otherwise make sure that it is not."""
         if not self._must_list:
-            await self._read(connection, rpc.RangeRequest(key=b"\0", count_only=True))
+            await self._read(
+                connection, rpc.RangeRequest(key=feed.prefix.encode(), count_only=True)
+            )
             await self._hear_witness(connection)
             if self._history == self._lineage.number:
                 return
@@ -138,12 +140,11 @@ class WatchPump:
                 # Counted in rounds of the loop, not in seconds: after the loop hung, what has
                 # arrived meanwhile is read before the next round.
                 silent = 0 if self._heard or feed.full else silent + 1
-                if silent > MAX_SILENT_HEARTBEATS:
-                    connection.lose(f"{connection.address} is silent")
+                if silent == MAX_SILENT_HEARTBEATS:
+                    connection.lose("it is silent")
                     continue
-                if not self._heard:
-                    request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
-                    await _write(stream, request)
+                request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
+                await _write(stream, request)
         finally:
             stream.cancel()
             reader.cancel()

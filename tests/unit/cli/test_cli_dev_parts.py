@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import shlex
@@ -23,7 +24,7 @@ from goverse_cli.dev.plan import (
     single_command,
 )
 from goverse_cli.dev.ports import Ports, PortTaken
-from goverse_cli.dev.watch import folders_of, syntax_fault
+from goverse_cli.dev.watch import Watch, folders_of, syntax_fault
 
 ROOT = Path(__file__).resolve().parents[3]
 COUNTER = ROOT / "samples" / "counter" / "counter.py"
@@ -187,6 +188,20 @@ def test_the_folder_and_its_packages_are_watched_and_no_more(tmp_path: Path) -> 
     app.touch()
     names = [str(path.relative_to(tmp_path.resolve())) for path in folders_of(app)]
     assert names == [".", "pkg", "pkg/sub"]
+
+
+async def test_a_change_before_the_system_watches_is_told_too(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text("x = 1\n")
+    watch = Watch(app)
+    app.write_text("x = 22\n")
+    (tmp_path / "notes.txt").touch()
+    changes = watch.changes()
+    async with asyncio.timeout(20):
+        assert await anext(changes) == ("app.py",)
+        (tmp_path / "other.py").touch()
+        assert await anext(changes) == ("other.py",)
+    await changes.aclose()
 
 
 def test_a_syntax_error_is_shown_with_its_place(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import click
 import pytest
 
 from goverse_cli.app import cli
+from tests.support.command_lines import parse
 
 if TYPE_CHECKING:
     from .conftest import Terminal
@@ -45,22 +45,10 @@ def test_help_has_a_sentence_and_examples_that_parse(
     assert "Examples:" in result.stdout
     assert command.help is not None
     assert command.help.split("\n")[0].rstrip().endswith(".")
-    examples = re.findall(r"^ +goverse-cli (.+)$", command.help, re.MULTILINE)
+    examples = re.findall(r"^ +(goverse-cli .+)$", command.help, re.MULTILINE)
     assert examples
     for example in examples:
-        _parse(shlex.split(example.partition(" | ")[0]))
-
-
-def _parse(words: list[str]) -> None:
-    """Parse an example as far as its command, without running it."""
-    command: click.Command = cli
-    while isinstance(command, click.Group) and words:
-        name, *words = words
-        found = command.commands.get(name)
-        assert found is not None, name
-        command = found
-    with command.make_context(str(command.name), words, resilient_parsing=False):
-        pass
+        parse(cli, example)
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) or "-" for path, _ in ALL])

@@ -194,6 +194,7 @@ async def test_two_who_both_believe_to_lead_do_not_overwrite_each_other(world: W
     await world.until(lambda: shard in old.host.shards)
     changed = [key for key, item in world.items("shards").items() if item != targets[key]]
     assert changed == [str(shard)]
+    assert (writes[0], False) in old.coordinator.results
     assert not old.node.leadership.leading
 
 

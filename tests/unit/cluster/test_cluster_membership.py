@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from goverse.cluster import Kind, LeaveMode, MemberState
-from goverse.cluster.records import Layout, encode
+from goverse.cluster.records import Layout, MemberValue, encode
 from tests.support.members import TTL_S, World, in_world
 
 
@@ -131,6 +131,37 @@ async def test_a_lease_that_the_coordinator_ended_early_is_lost(world: World) ->
     assert registration is not None
     world.store.revoke(registration.lease.id)
     await world.until(lambda: bool(n1.host.discarded))
+    await world.until(n1.member.valid)
+
+
+@in_world()
+async def test_a_keep_alive_that_is_answered_with_zero_is_enough(world: World) -> None:
+    n1 = await world.node("n1")
+    registration = n1.member.membership.registration
+    assert registration is not None
+    await world.loop.run_in(n1.process, n1.member.view.close())  # it will not see its key go
+    world.store.revoke(registration.lease.id)
+    await world.until(lambda: bool(n1.host.discarded))
+    assert n1.host.discarded == ["the coordinator says that it is over"]
+
+
+@in_world()
+async def test_a_key_that_appears_while_joining_is_not_overwritten(world: World) -> None:
+    other = world.store.grant(60.0)
+    key = world.keys.member(Kind.NODE, "n1")
+    n1 = world.spawn("n1")
+
+    def be_faster(operations: object) -> None:
+        if world.store.get(key) is None and n1.coordinator.grants == 1:
+            value = MemberValue("somebody", "elsewhere:1")
+            world.put(key, encode(value), other)
+
+    await world.until(lambda: n1.member.view.loaded)
+    n1.coordinator.before = be_faster
+    await world.passes(2 * TTL_S)
+    assert world.items("nodes")["n1"].lease == other
+    assert not n1.member.valid()
+    world.store.revoke(other)
     await world.until(n1.member.valid)
 
 

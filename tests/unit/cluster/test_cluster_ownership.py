@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextvars import Context
 
 import pytest
 
@@ -335,6 +336,30 @@ async def _trouble(world: World, process: Process) -> None:
 
 
 async def _stop(process: Process) -> None:
-    await process.node.drain(LeaveMode.LEAVE, timeout_s=2.0)
+    await process.node.drain(LeaveMode.PERMANENT, timeout_s=2.0)
     await process.node.stop()
     process.kill()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@in_world()
+async def test_an_answer_that_is_read_after_a_stop_opens_nothing(world: World, seed: int) -> None:
+    """The claim was made; the process was stopped before it knew, and the lease has ended."""
+    n1 = world.spawn("n1")
+    world.faults.slow("coordinator", n1.process, 0.2)
+    stopped = []
+
+    def stop_soon(operations: object) -> None:
+        if claims_of(operations) and not stopped:
+            stopped.append(True)
+            world.loop.call_later(0.3, n1.pause, context=Context())
+
+    n1.coordinator.before = stop_soon
+    await world.until(lambda: bool(world.items("claims")))
+    await world.until(lambda: world.loop.is_paused(n1.process))
+    await world.node("n2")
+    await world.until(lambda: len(world.live[1].host.shards) == 16)
+    world.faults.heal()
+    n1.resume()
+    await world.until(lambda: n1.member.membership.snapshot().joins == 2)
+    await world.until(world.settled)  # and no opening was noted that should not have been

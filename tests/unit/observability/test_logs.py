@@ -130,7 +130,7 @@ def test_L24_a_log_that_stalls_drops_and_counts_and_stops_nobody(configured: Con
     started = time.monotonic()
     for number in range(1000):
         log.info("record %d", number)
-    assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 2.0
     assert logging_.dropped == 990
 
     stream.flowing.set()

@@ -28,9 +28,9 @@ def how_it_moves(name: str) -> str:
         return r"\.operation(_ended)?\("
     if isinstance(family, Gauge):
         return rf"\.{name}\.watch\("
-    if isinstance(family, Counter):
-        return rf"\.{name}\.(inc|follow)\("
-    return rf"\.{name}\.observe\("
+    moves = r"(inc|follow)" if isinstance(family, Counter) else "observe"
+    # Directly, or by a component that keeps the metric under a name of its own.
+    return rf"\.{name}\.{moves}\(|= (self\._)?metrics\.{name}\n"
 
 
 @pytest.mark.parametrize("name", Metrics().names())

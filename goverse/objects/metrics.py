@@ -1,0 +1,24 @@
+"""What objects tell, as metrics."""
+
+from __future__ import annotations
+
+from goverse.observability.metrics import Metrics
+
+
+class TurnMetrics:
+    """An `ObjectObserver`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._seconds = metrics.turn_seconds
+
+    def activated(self, type_name: str) -> None:
+        """Activations are counted where they live, when somebody asks."""
+
+    def deactivated(self, type_name: str) -> None:
+        """As `activated`."""
+
+    def turn_started(self, type_name: str, method: str) -> None:
+        """Counted once it has ended."""
+
+    def turn_ended(self, type_name: str, method: str, status: str, seconds: float) -> None:
+        self._seconds.observe(seconds, type_name, method, status)

@@ -1,0 +1,208 @@
+"""The composition root of a gate: `run_gate` reads top to bottom in the order of starting.
+
+Stopping is the mirror: clients first, while every node can still be reached, and the key in the
+coordinator last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from goverse.cluster.agent import GateMember, MemberSnapshot
+from goverse.cluster.records import Kind
+from goverse.cluster.registration import Identity
+from goverse.cluster.surroundings import Surroundings
+from goverse.config.addresses import advertised, member_name
+from goverse.config.settings import LimitSettings, Settings
+from goverse.ids import MemberId
+from goverse.observability.health import LoopWatchdog, Readiness
+from goverse.observability.metrics import Metrics
+from goverse.observability.ops_server import OpsServer
+from goverse.routing import Router
+from goverse.routing.metrics import RouterMetrics
+from goverse.transport.hello import Hello, Role, our_hello
+from goverse.transport.link import LinkConfig
+from goverse.transport.pool import LinkPool, PoolSnapshot
+from goverse_gate.http_app import HttpApp, HttpLimits, HttpSnapshot
+from goverse_gate.http_server import HttpServer, HttpServerSnapshot, open_http
+from goverse_gate.ingress import Ingress, IngressSnapshot
+from goverse_gate.node_links import NodeLinks
+from goverse_gate.readiness import gate_readiness
+from goverse_gate.session import Sessions, SessionsSnapshot
+
+log = logging.getLogger(__name__)
+
+#: For links to nodes to say goodbye, once no client is left.
+LINK_CLOSE_S = 2.0
+
+
+@dataclass(frozen=True)
+class GateSnapshot:
+    """One gate in numbers; ``http`` and ``http_server`` are None where HTTP is off."""
+
+    member: MemberSnapshot
+    pool: PoolSnapshot
+    ingress: IngressSnapshot
+    sessions: SessionsSnapshot
+    http: HttpSnapshot | None
+    http_server: HttpServerSnapshot | None
+
+
+class Gate:
+    """A running gate, made by `run_gate`."""
+
+    def __init__(
+        self, name: str, member: GateMember, pool: LinkPool, ingress: Ingress, sessions: Sessions
+    ) -> None:
+        self.name = name
+        self.member = member
+        self.pool = pool
+        self.ingress = ingress
+        self.sessions = sessions
+        self.stopping = False
+        self.address = ""
+        self.http_address = ""
+        self.ops_address = ""
+        self._http_app: HttpApp | None = None
+        self._http_server: HttpServer | None = None
+
+    def serve_http(self, app: HttpApp, server: HttpServer) -> None:
+        """Take over a listener: `drain` closes it."""
+        self._http_app = app
+        self._http_server = server
+        self.http_address = server.address
+
+    def readiness(self) -> Readiness:
+        owners = {owner.member: None for owner in self.member.view.state.owners.values()}
+        return gate_readiness(
+            self.member.snapshot(),
+            owners=owners,
+            connected=self.pool.connected(),
+            faults=self._faults(),
+        )
+
+    def _faults(self) -> list[str]:
+        if self.stopping:
+            return ["this gate is stopping"]
+        if self._http_server is not None and not self._http_server.serving:
+            return ["the HTTP listener has ended, the log says why"]
+        return []
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new calls, and let those of clients end within ``timeout_s``."""
+        self.stopping = True
+        closing = [self.sessions.close(timeout_s)]
+        if self._http_server is not None:
+            closing.append(self._http_server.close(timeout_s))
+        await asyncio.gather(*closing)
+
+    def snapshot(self) -> GateSnapshot:
+        return GateSnapshot(
+            member=self.member.snapshot(),
+            pool=self.pool.snapshot(),
+            ingress=self.ingress.snapshot(),
+            sessions=self.sessions.snapshot(),
+            http=self._http_app.snapshot() if self._http_app is not None else None,
+            http_server=self._http_server.snapshot() if self._http_server is not None else None,
+        )
+
+
+@asynccontextmanager
+async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGenerator[Gate, None]:
+    """A gate from its start to its orderly end.
+
+    Serves once it is entered; readiness says when a node with shards is linked. Raises OSError
+    if an address cannot be had.
+    """
+    runtime, limits, metrics = surroundings.runtime, settings.limits, surroundings.metrics
+    coordinator, network = surroundings.coordinator, surroundings.network
+    name = member_name(settings.gate.id, settings.gate.listen)
+    async with AsyncExitStack() as stack:
+        member = GateMember(coordinator, settings.cluster, limits, runtime)
+        stack.push_async_callback(member.stop)  # the key goes last
+
+        def hello() -> Hello | None:
+            now = member.membership.member
+            return our_hello(Role.GATE, now) if now is not None else None
+
+        links = LinkConfig(limits, runtime, name)
+        pool = LinkPool(network, hello, links)
+        stack.push_async_callback(pool.close, LINK_CLOSE_S)
+        node_links = NodeLinks(member.view, member.membership, pool)
+        router = Router(
+            member.view, pool, None, None, limits, runtime, observer=RouterMetrics(metrics)
+        )
+        ingress = Ingress(router, limits, metrics)
+
+        def identity_for_clients() -> MemberId:
+            return member.membership.member or MemberId(name, "")
+
+        sessions = Sessions(ingress, identity_for_clients, links, runtime.random)
+        gate = Gate(name, member, pool, ingress, sessions)
+        _watch(metrics, gate)
+
+        listener = await network.listen(settings.gate.listen, sessions.accept)
+        stack.push_async_callback(listener.close)
+        gate.address = advertised(settings.gate.advertise, listener.address)
+        if settings.gate.ops_listen != "off":
+            gate.ops_address = await _serve_operations(stack, settings, metrics, gate)
+        stack.push_async_callback(gate.drain, settings.gate.shutdown_timeout_s)
+        if settings.gate.http_listen != "off":
+            await _serve_http(settings, limits, gate)
+
+        identity = Identity(
+            kind=Kind.GATE,
+            name=name,
+            address=gate.address,
+            ops_address=gate.ops_address,
+        )
+        await member.start_view()
+        await member.start(identity)
+        node_links.start()
+        stack.push_async_callback(node_links.close)
+        log.info("gate %s serves sessions on %s", name, gate.address)
+        if gate.http_address:
+            log.info("gate %s serves HTTP on %s", name, gate.http_address)
+        yield gate
+
+
+async def _serve_http(settings: Settings, limits: LimitSettings, gate: Gate) -> None:
+    http_limits = HttpLimits.of(limits)
+    door = gate.ingress.door(client_id="", max_calls=http_limits.max_requests)
+    app = HttpApp(door, http_limits, settings.gate.allowed_origins)
+    gate.serve_http(app, await open_http(app, http_limits, settings.gate.http_listen))
+
+
+async def _serve_operations(
+    stack: AsyncExitStack, settings: Settings, metrics: Metrics, gate: Gate
+) -> str:
+    watchdog = LoopWatchdog()
+    watchdog.start()
+    stack.callback(watchdog.stop)
+    server = OpsServer(
+        settings.gate.ops_listen, metrics=metrics, watchdog=watchdog, ready=gate.readiness
+    )
+    await server.start()
+    stack.push_async_callback(server.close)
+    return advertised("", server.address)
+
+
+def _watch(metrics: Metrics, gate: Gate) -> None:
+    """Gauges are read from the parts themselves, when somebody asks."""
+    member = gate.member
+
+    def members() -> dict[tuple[str, ...], float]:
+        state = member.view.state
+        return {("node",): len(state.nodes), ("gate",): len(state.gates)}
+
+    metrics.member = gate.name
+    metrics.members.watch(members)
+    metrics.waiting_calls.watch(lambda: member.view.snapshot().waiting)
+    metrics.sessions.watch(lambda: gate.sessions.snapshot().sessions)
+    metrics.links.watch(lambda: len(gate.pool.connected()))
+    metrics.calls_in_flight.watch(gate.pool.calls_in_flight)
+    metrics.lease_remaining_seconds.watch(lambda: member.membership.snapshot().lease_remaining_s)
