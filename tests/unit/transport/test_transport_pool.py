@@ -170,6 +170,28 @@ async def test_only_the_incarnation_that_was_meant_is_talked_to() -> None:
 
 
 @virtual
+async def test_a_process_that_is_nobody_dials_nobody() -> None:
+    """Neither before it joined nor when it lost its lease while it was connecting."""
+    world = World()
+    await world.listen()
+    who: list[Hello | None] = [None]
+    pool = LinkPool(world.hub.network("near"), lambda: who[0], config("near"))
+    with pytest.raises(LinkBroken, match="has not joined") as caught:
+        await pool.target(FAR, SERVER).invoke(call(timeout_s=1))
+    assert caught.value.sent is False
+    await eventually(lambda: not pool.snapshot().peers[0].dialling, timeout_s=60)
+    who[0] = hello(Role.NODE, "near")
+    world.hub.set_policy(lambda source, target: 0.2)
+    pool.dial(FAR, SERVER)
+    await eventually(lambda: world.hub.connections() == 2)
+    who[0] = None
+    await eventually(lambda: "has not joined" in pool.snapshot().peers[0].last_error)
+    assert world.links == []
+    await pool.close(5)
+    await eventually(lambda: world.hub.connections() == 0)
+
+
+@virtual
 async def test_a_dropped_member_is_not_waited_for_and_not_believed() -> None:
     """Its key is gone: what still arrives on its link is ignored."""
     world = World(Held())
