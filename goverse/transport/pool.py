@@ -173,9 +173,7 @@ class LinkPool:
 
     async def open(self, member: MemberId, address: str) -> Link:
         """One attempt. Raises `CarrierClosed` or a `GoverseError`."""
-        hello = self._hello()
-        if hello is None:
-            raise LinkBroken("this process has not joined the cluster yet", sent=False)
+        self._who_we_are()
         timeout_s = min(CONNECT_ATTEMPT_S, self._config.limits.connection_timeout_s)
         carrier = await self._network.connect(address, timeout_s=timeout_s)
 
@@ -184,7 +182,18 @@ class LinkPool:
                 raise LinkBroken(f"{theirs} answers at {address}, not {member}", sent=False)
             return self._serve(theirs, link)
 
+        try:
+            hello = self._who_we_are()  # again: connecting took time
+        except LinkBroken as error:
+            carrier.abort(str(error))
+            raise
         return await open_link(carrier, hello, serve, self._config)
+
+    def _who_we_are(self) -> Hello:
+        hello = self._hello()
+        if hello is None:
+            raise LinkBroken("this process has not joined the cluster yet", sent=False)
+        return hello
 
     def forget(self, peer: Peer) -> None:
         """A peer without links, waiters or an address to dial was only ever adopted."""
