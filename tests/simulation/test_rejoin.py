@@ -17,7 +17,7 @@ SETTINGS = replace(
 
 
 def _all_served(cluster: Cluster) -> bool:
-    nodes = [member.node for member in cluster.members() if member.alive]
+    nodes = [member.node for member in cluster.members if member.alive]
     found = [node.member.ownership.snapshot() for node in nodes if node is not None]
     return sum(one.open for one in found) == 2048 and all(o.open == o.targeted for o in found)
 
@@ -43,8 +43,8 @@ def test_a_release_due_before_its_claim_is_answered_is_not_forgotten(
             Register, nodes=2, gates=1, settings=SETTINGS, seed=seed, latency_s=latency_s
         ) as cluster:
             cluster.kill("n2")
-            resume_at = loop.time() + away_s
-            await cluster.wait_until(lambda: loop.time() >= resume_at)
+            back_at = loop.time() + away_s
+            await cluster.wait_until(lambda: loop.time() >= back_at)
             await cluster.start_node("n2")
             await cluster.wait_until(lambda: _all_served(cluster), timeout_s=20)
 
