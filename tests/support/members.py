@@ -10,7 +10,7 @@ import asyncio
 import functools
 import inspect
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,12 +68,13 @@ class Host:
 
 
 class Loose(Coordinator):
-    """A coordinator's client whose answers can be lost after the work was done."""
+    """A coordinator's client whose answers can be lost, or come late, after the work was done."""
 
     def __init__(self, inner: Coordinator) -> None:
         self._inner = inner
         self.lose: Callable[[Sequence[Put | Delete]], bool] = lambda operations: False
         self.before: Callable[[Sequence[Put | Delete]], None] = lambda operations: None
+        self.answers: Callable[[Sequence[Put | Delete]], Awaitable[None]] | None = None
         self.results: list[tuple[Sequence[Put | Delete], bool]] = []
         self.lost = 0
         self.grants = 0
@@ -84,6 +85,8 @@ class Loose(Coordinator):
         self.before(operations)
         result = await self._inner.transact(compares, operations)
         self.results.append((operations, result.succeeded))
+        if self.answers is not None:
+            await self.answers(operations)
         if self.lose(operations):
             self.lost += 1
             raise CoordinatorUnavailable("the answer was lost")
