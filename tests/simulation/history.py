@@ -58,7 +58,6 @@ class CallRecord:
     read_only: bool
     sent: float
     deadline: float
-    cancel_at: float | None = None
     ended: float | None = None
     outcome: str = "waiting"
     executed: str = ""
@@ -66,6 +65,8 @@ class CallRecord:
     activation: int = 0
     count: int = 0
     epoch: Epoch = NO_EPOCH
+    counts: bool = True
+    """Whether the answer carried the three above."""
 
 
 @dataclass

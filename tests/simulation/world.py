@@ -67,6 +67,7 @@ class Run:
 
     async def play(self) -> None:
         async with self.cluster:
+            await self._start_all()
             self.cluster.store.subscribe(self.cluster.keys.prefix, self._check_owners)
             clients = [
                 asyncio.create_task(self._client(f"client{number}"), name=f"client {number}")
@@ -81,6 +82,13 @@ class Run:
                 await client
             await self._check_rest()
         self._check_nothing_left()
+
+    async def _start_all(self) -> None:
+        await asyncio.gather(
+            *(self.cluster.start_node(name) for name in self.scenario.nodes),
+            *(self.cluster.start_gate(name) for name in self.scenario.gates),
+        )
+        await self.cluster.wait_all_claimed()
 
     # -- clients --------------------------------------------------------------------------------
 
