@@ -38,14 +38,27 @@ async def becomes(
     return found
 
 
+async def balanced(cluster: ProcessCluster) -> None:
+    """Every shard is where balance wants it: nodes that start together do not join together,
+    and the first one has everything until the others take their share."""
+
+    async def check() -> bool:
+        found = await cluster.admin("status")
+        everybody = all(node["claimed"] for node in found["nodes"])
+        settled = found["shards"]["owned"] == found["num_shards"] and not found["held"]
+        return len(found["nodes"]) == len(NODES) and everybody and settled
+
+    await eventually(check, WITHIN_S)
+
+
 async def test_a_pin_outlives_processes_and_gives_way_to_a_failure(
     cluster: ProcessCluster,
 ) -> None:
     for name in NODES:
         await cluster.start_node(name)
     await cluster.wait_ready()
-    unpinned = await becomes(cluster, lambda found: found["state"] == "owned")
-    home = unpinned["owner"]
+    await balanced(cluster)
+    home = (await shard(cluster))["owner"]
     chosen = next(name for name in NODES if name != home)
 
     pinned = await cluster.admin("shard", "pin", str(SHARD), "--node", chosen, "--wait")
