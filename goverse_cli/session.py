@@ -84,14 +84,20 @@ class Options:
         environment, and a node over etcd; both empty: nothing was told."""
         if self.server or self.etcd_endpoints:
             return self.server, self.etcd_endpoints
-        server = self.environ.get("GOVERSE_SERVER", "")
-        endpoints = self.environ.get("GOVERSE_ETCD_ENDPOINTS", "")
+        return self._from_environment(Address(), "GOVERSE_SERVER"), self.endpoints()
+
+    def endpoints(self) -> tuple[str, ...]:
+        """etcd's endpoints, as told; empty: its default place."""
+        if self.etcd_endpoints:
+            return self.etcd_endpoints
+        found: tuple[str, ...] = self._from_environment(Endpoints(), "GOVERSE_ETCD_ENDPOINTS")
+        return found
+
+    def _from_environment(self, kind: Any, name: str) -> Any:
         try:
-            return Address().convert(server, None, None), Endpoints().convert(endpoints, None, None)
+            return kind.convert(self.environ.get(name, ""), None, None)
         except click.BadParameter as error:
-            raise CliError(
-                f"GOVERSE_SERVER or GOVERSE_ETCD_ENDPOINTS: {error.message}", Exit.USAGE
-            ) from error
+            raise CliError(f"{name}: {error.message}", Exit.USAGE) from error
 
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[Admin]:
@@ -137,7 +143,7 @@ class Options:
     @asynccontextmanager
     async def etcd(self) -> AsyncIterator[Directory]:
         directory = await self.outside.directory(
-            self.where()[1], self.etcd_prefix, min(self.timeout_s, _PROBE_S)
+            self.endpoints(), self.etcd_prefix, min(self.timeout_s, _PROBE_S)
         )
         try:
             yield directory

@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 #: For links to nodes to say goodbye, once no client is left.
 LINK_CLOSE_S = 2.0
 
-_NOBODY = MemberId("", "")
-
 
 @dataclass(frozen=True)
 class GateSnapshot:
@@ -84,8 +82,15 @@ class Gate:
             self.member.snapshot(),
             owners=owners,
             connected=self.pool.connected(),
-            stopping=self.stopping,
+            faults=self._faults(),
         )
+
+    def _faults(self) -> list[str]:
+        if self.stopping:
+            return ["this gate is stopping"]
+        if self._http_server is not None and not self._http_server.serving:
+            return ["the HTTP listener has ended, the log says why"]
+        return []
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new calls, and let those of clients end within ``timeout_s``."""
@@ -120,8 +125,9 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
         member = GateMember(coordinator, settings.cluster, limits, runtime)
         stack.push_async_callback(member.stop)  # the key goes last
 
-        def hello() -> Hello:
-            return our_hello(Role.GATE, member.membership.member or _NOBODY)
+        def hello() -> Hello | None:
+            now = member.membership.member
+            return our_hello(Role.GATE, now) if now is not None else None
 
         links = LinkConfig(limits, runtime, name)
         pool = LinkPool(network, hello, links)

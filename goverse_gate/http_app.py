@@ -44,6 +44,10 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+#: In a scope whose body is all here already: reading it needs no timer.
+BODY_ARRIVED = "goverse.body_arrived"
+
+
 @dataclass(frozen=True, kw_only=True)
 class HttpLimits:
     """What one HTTP listener takes."""
@@ -146,7 +150,12 @@ class HttpApp:
         )
         chunks: list[bytes] = []
         try:
-            await self._read_body(head, now, receive, chunks)
+            if head.content_length > self._limits.max_body_bytes:
+                raise self._too_large()
+            if BODY_ARRIVED in scope:
+                await self._read_chunks(receive, chunks)
+            else:
+                await self._read_in_time(head, now, receive, chunks)
             call.payload = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             reply = await self._door.invoke(call)
         finally:
@@ -157,33 +166,14 @@ class HttpApp:
             raise Internal("the answer is not JSON", executed=Executed.YES)
         return reply.payload or b"null"
 
-    async def _read_body(
+    async def _read_in_time(
         self, head: Head, started: float, receive: Receive, chunks: list[bytes]
     ) -> None:
-        """Append the body to ``chunks``, within its size and time."""
-        if head.content_length > self._limits.max_body_bytes:
-            raise self._too_large()
         body_deadline = started + self._limits.body_timeout_s
         own_deadline = started + head.timeout_s if head.timeout_s else math.inf
-        size = 0
         try:
             async with asyncio.timeout_at(min(body_deadline, own_deadline)):
-                while True:
-                    message = await receive()
-                    if message["type"] != "http.request":
-                        # Nobody is there to read an answer; the server has no body for us.
-                        raise InvalidArgument("the client went away before its body was complete")
-                    chunk = message.get("body", b"")
-                    if chunk:
-                        chunks.append(chunk)
-                        size += len(chunk)
-                        self._held_bytes += len(chunk)
-                        if size > self._limits.max_body_bytes:
-                            raise self._too_large()
-                        if self._held_bytes > self._limits.max_held_bytes:
-                            raise Overloaded("the gate holds as many request bodies as it can")
-                    if not message.get("more_body", False):
-                        return
+                await self._read_chunks(receive, chunks)
         except TimeoutError:
             if own_deadline <= body_deadline:
                 raise DeadlineExceeded("the deadline passed before the body was there") from None
@@ -193,6 +183,26 @@ class HttpApp:
                 f"the body did not arrive within {self._limits.body_timeout_s:g} s",
                 [(b"connection", b"close")],
             ) from None
+
+    async def _read_chunks(self, receive: Receive, chunks: list[bytes]) -> None:
+        """Append the body to ``chunks``, within its size."""
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                # Nobody is there to read an answer; the server has no body for us.
+                raise InvalidArgument("the client went away before its body was complete")
+            chunk = message.get("body", b"")
+            if chunk:
+                chunks.append(chunk)
+                size += len(chunk)
+                self._held_bytes += len(chunk)
+                if size > self._limits.max_body_bytes:
+                    raise self._too_large()
+                if self._held_bytes > self._limits.max_held_bytes:
+                    raise Overloaded("the gate holds as many request bodies as it can")
+            if not message.get("more_body", False):
+                return
 
     def _too_large(self) -> TooLarge:
         return TooLarge(

@@ -33,6 +33,16 @@ _UNITS_S = {b"ms": 0.001, b"s": 1.0, b"m": 60.0}
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _DIGITS = re.compile(rb"\d{1,18}\Z")
 _JSON = b"application/json"
+_MEANT = frozenset(
+    [
+        b"content-length",
+        b"content-type",
+        b"origin",
+        b"goverse-timeout",
+        b"goverse-call-id",
+        b"traceparent",
+    ]
+)
 
 
 class HttpProblem(GoverseError):
@@ -118,6 +128,8 @@ def parse_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
     head = Head()
     seen_timeout = False
     for name, value in headers:
+        if name not in _MEANT:
+            continue
         if name == b"content-length":
             if not _DIGITS.match(value):
                 raise InvalidArgument("Content-Length is not a number")

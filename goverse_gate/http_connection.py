@@ -16,7 +16,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from goverse.errors import Executed, GoverseError, Overloaded, Unavailable
-from goverse_gate.http_app import Application, HttpLimits, Receive, Scope, Send, answer
+from goverse_gate.http_app import (
+    BODY_ARRIVED,
+    Application,
+    HttpLimits,
+    Receive,
+    Scope,
+    Send,
+    answer,
+)
 from goverse_gate.http_calls import HttpProblem, problem
 
 #: Where a scope holds its connection; ASGI leaves names with a prefix to servers.
@@ -50,6 +58,7 @@ class HttpConnection(HttpToolsProtocol):
         self.lost = False
         self._in_head = False
         self._head_bytes = 0
+        self._read_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._refusal: GoverseError | None = None
@@ -66,6 +75,7 @@ class HttpConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        self._read_bytes = len(data)
         super().data_received(data)
         if self._in_head or self.cycle is None or self.cycle.response_complete:
             if self._in_head:
@@ -111,10 +121,12 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self.limits.max_head_bytes:
-            self._refusal = self._head_too_large()
-            raise _Refused
+        # A head that came in one small read needs no measuring.
+        if self._head_bytes >= 0 or self._read_bytes > self.limits.max_head_bytes:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > self.limits.max_head_bytes:
+                self._refusal = self._head_too_large()
+                raise _Refused
         if len(self.pipeline) >= self.limits.max_pipelined:
             self._refusal = Overloaded("too many requests were sent ahead of their answers")
             raise _Refused
@@ -122,6 +134,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        cast(Scope, self.scope)[BODY_ARRIVED] = True
         # A large body has paused reading. It is all here now, and an end of the connection is
         # seen only while reading.
         if not self.pipeline:

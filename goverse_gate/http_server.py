@@ -27,6 +27,14 @@ class HttpServerSnapshot:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set_result(None)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Signals belong to the process: it stops more than this listener, and in order."""
@@ -59,8 +67,18 @@ class HttpServer:
         self._tasks = Tasks("http")
         self._serving: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    @property
+    def serving(self) -> bool:
+        """False before `start`, after `close`, and if the listener has failed."""
+        return self._serving is not None and not self._serving.done()
+
+    async def start(self) -> None:
+        """Returns once connections are accepted."""
         self._serving = self._tasks.spawn("serve", self._server.serve(sockets=self._sockets))
+        either = [self._serving, self._server.listening]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self._serving.done():
+            self._serving.result()
 
     def snapshot(self) -> HttpServerSnapshot:
         state = self._server.server_state
@@ -93,7 +111,11 @@ async def open_http(app: Application, limits: HttpLimits, address: str) -> HttpS
     Raises OSError, naming the address, if it cannot be had.
     """
     server = HttpServer(app, limits, await _listen(address))
-    server.start()
+    try:
+        await server.start()
+    except BaseException:
+        await server.close(0)
+        raise
     return server
 
 

@@ -14,18 +14,17 @@ def gate_readiness(
     *,
     owners: Collection[MemberId],
     connected: Collection[MemberId],
-    stopping: bool,
+    faults: Collection[str],
 ) -> Readiness:
     """Ready: the view is current, and there is a link to a node with shards.
 
     :param owners: nodes that have shards.
     :param connected: members with a link.
+    :param faults: what else keeps clients out, in words.
     """
     view = member.view
     linked = sum(owner in connected for owner in owners)
-    reasons = []
-    if stopping:
-        reasons.append("this gate is stopping")
+    reasons = list(faults)
     if not view.loaded:
         reasons.append("the cluster has not been read yet")
     elif not view.current:

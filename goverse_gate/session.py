@@ -79,6 +79,7 @@ class Sessions:
         self._closing = True
         links = list(self._links.values())
         await asyncio.gather(*(link.close(timeout_s) for link in links), return_exceptions=True)
+        # Whoever was being greeted when the closing began.
         for link in list(self._links.values()):
             link.abort("the gate has stopped")
 

@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 #: Beyond draining: for replies to be delivered and links to say goodbye.
 LINK_CLOSE_S = 2.0
 
-_NOBODY = MemberId("", "")
-
 
 @dataclass(frozen=True)
 class NodeSnapshot:
@@ -118,12 +116,14 @@ async def run_node(
         member = NodeMember(coordinator, settings.cluster, limits, runtime)
         stack.push_async_callback(member.stop)  # the key goes last
 
+        digest = registry.types_digest()
+
         def term() -> MemberId | None:
             return member.membership.member if member.valid() else None
 
-        def hello() -> Hello:
-            now = member.membership.member or _NOBODY
-            return our_hello(Role.NODE, now, types_digest=registry.types_digest())
+        def hello() -> Hello | None:
+            now = member.membership.member
+            return our_hello(Role.NODE, now, types_digest=digest) if now is not None else None
 
         # A link lives within one registration: what is queued when it ends is never sent.
         links = LinkConfig(limits, runtime, name, term)

@@ -7,13 +7,12 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 
-from goverse.transport.hello import Hello, Role
-from goverse.transport.link import Link, LinkConfig, open_link
-
 from goverse.call import CallTarget
 from goverse.errors import GoverseError, Overloaded, PermissionDenied, Unavailable
 from goverse.ids import MemberId
 from goverse.transport.carrier import Carrier
+from goverse.transport.hello import Hello, Role
+from goverse.transport.link import Link, LinkConfig, open_link
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +26,13 @@ class InboundLinks:
     A member whose key was seen to go is remembered: it may not know that yet and come again,
     and nothing that it sends may be believed.
 
-    :param hello: who this node is at the moment.
+    :param hello: who this node is at the moment; None while it is nobody: links are refused then.
     :param target: takes the calls that arrive.
     """
 
-    def __init__(self, hello: Callable[[], Hello], target: CallTarget, config: LinkConfig) -> None:
+    def __init__(
+        self, hello: Callable[[], Hello | None], target: CallTarget, config: LinkConfig
+    ) -> None:
         self._hello = hello
         self._target = target
         self._config = config
@@ -45,8 +46,12 @@ class InboundLinks:
 
     async def accept(self, carrier: Carrier) -> None:
         """Serve one stream to its end."""
+        hello = self._hello()
+        if hello is None:
+            carrier.abort("this node has not joined the cluster yet")
+            return
         try:
-            link = await open_link(carrier, self._hello(), self._serve, self._config)
+            link = await open_link(carrier, hello, self._serve, self._config)
         except GoverseError as error:
             log.info("refused a link from %s: %s", carrier.peer, error)
             return
@@ -71,8 +76,8 @@ class InboundLinks:
 
     def _compare_types(self, theirs: Hello) -> None:
         """All nodes host the same types, except for the length of a rolling upgrade."""
-        digest = theirs.types_digest
-        if theirs.role is not Role.NODE or digest == self._hello().types_digest:
+        digest, mine = theirs.types_digest, self._hello()
+        if theirs.role is not Role.NODE or mine is None or digest == mine.types_digest:
             return
         if digest not in self._warned_digests:
             self._warned_digests[digest] = None

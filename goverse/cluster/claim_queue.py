@@ -68,6 +68,11 @@ class ClaimQueue:
         self._releases[shard] = create_revision
         self._wake.set()
 
+    def forget_claim(self, shard: int) -> None:
+        """It is claimed. A release of that very claim may be due already: the watch can show a
+        claim, and a move of its target, before the answer of the transaction comes."""
+        self._claims.pop(shard, None)
+
     def forget(self, shard: int) -> None:
         """It is done, by whatever way that became known."""
         self._claims.pop(shard, None)

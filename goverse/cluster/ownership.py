@@ -221,7 +221,7 @@ class Ownership:
 
     def claimed(self, shard: int, epoch: Epoch) -> None:
         """A claim of this member stands: open the shard, unless that has begun already."""
-        self._queue.forget(shard)
+        self._queue.forget_claim(shard)
         if shard in self._holdings:
             return
         holding = self._holdings[shard] = Holding(shard, epoch)

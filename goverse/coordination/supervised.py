@@ -57,7 +57,7 @@ def tied_to_this_process(command: Sequence[str]) -> list[str]:
 
     The kernel ties it to the *thread* that starts it: start it from the main thread.
     """
-    return [sys.executable, "-S", "-E", str(_LAUNCHER), str(os.getpid()), *command]
+    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command]
 
 
 @dataclass(frozen=True)

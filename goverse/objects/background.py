@@ -56,7 +56,9 @@ class Background:
         if delay_s < 0 or (interval_s is not None and not interval_s > 0):
             raise ValueError("a timer needs delay_s of at least 0 and interval_s above 0")
         name = getattr(action, "__name__", "action")
-        return Timer(self.spawn(self._tick(delay_s, interval_s, action), f"timer {name}"))
+        timer = Timer()
+        timer.task = self.spawn(self._tick(timer, delay_s, interval_s, action), f"timer {name}")
+        return timer
 
     def cancel(self) -> None:
         """The activation has ended."""
@@ -74,7 +76,11 @@ class Background:
             log.error("%s: background %s failed", self._activation, name, exc_info=error)
 
     async def _tick(
-        self, delay_s: float, interval_s: float | None, action: Callable[[], Awaitable[Any]]
+        self,
+        timer: Timer,
+        delay_s: float,
+        interval_s: float | None,
+        action: Callable[[], Awaitable[Any]],
     ) -> None:
         await asyncio.sleep(delay_s)
         work = Action(action, shared=self._activation.object_type.options.concurrent)
@@ -83,7 +89,7 @@ class Background:
                 await self._activation.services.run_work(self._activation, work)
             except GoverseError as error:
                 log.warning("%s: timer %s: %s", self._activation, work.name, error)
-            if interval_s is None:
+            if interval_s is None or timer.cancelled:
                 return
             await asyncio.sleep(interval_s)
 
@@ -113,13 +119,16 @@ class Background:
 class Timer:
     """Handle of a running timer."""
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self._task = task
+    def __init__(self) -> None:
+        self.task: asyncio.Task[Any] | None = None
+        self.cancelled = False
 
     def cancel(self) -> None:
-        """Stop it; a turn of it that runs is cancelled, unless it is the caller's own."""
-        if self._task is not asyncio.current_task():
-            self._task.cancel()
+        """Stop it; a turn of it that runs is cancelled, unless it is the caller's own, which
+        goes on to its end and is the last."""
+        self.cancelled = True
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
 
 
 class Action:

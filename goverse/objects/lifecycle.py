@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from goverse.call import Call, ChainEntry
-from goverse.errors import Executed
+from goverse.errors import Executed, GoverseError, NotOwner
 from goverse.objects import outcome
 from goverse.objects.context import CURRENT
 from goverse.objects.turn import GRANTED, Turn
@@ -72,8 +72,12 @@ async def _activate(activation: Activation, hook: Turn, predecessor: asyncio.Eve
 
 
 def _activation_failed(activation: Activation, hook: Turn, error: BaseException) -> None:
-    expose = activation.services.expose_errors
-    failure = outcome.failure_of(hook, error, rolled_back=True, expose=expose)
+    failure: GoverseError
+    if isinstance(error, NotOwner):
+        failure = error  # nothing has failed: another node is asked
+    else:
+        expose = activation.services.expose_errors
+        failure = outcome.failure_of(hook, error, rolled_back=True, expose=expose)
     for turn in activation.retire(hand_over=False):
         # Its turn never began, so it was not executed, whatever the hook did before it failed.
         # Everybody who waited is told: trying again for each would be as many slow failures.
@@ -85,7 +89,7 @@ def _activation_failed(activation: Activation, hook: Turn, error: BaseException)
 async def _deactivate(activation: Activation, hook: Turn) -> None:
     try:
         error = await _run(activation, hook, activation.instance.on_deactivate)
-        if error is not None:
+        if error is not None and not isinstance(error, NotOwner):
             log.error("%s: on_deactivate failed", activation, exc_info=error)
         if not activation.dead:
             activation.retire()
@@ -113,6 +117,9 @@ async def _run(
     activation: Activation, hook: Turn, function: Callable[[], Awaitable[None]]
 ) -> BaseException | None:
     """What the hook raised. Its own task, so the context variable need not be put back."""
+    if not activation.services.lease_valid():
+        # The lease can end between the decision and this first step of the task.
+        return activation.shard.not_owner()
     activation.begin(hook)
     CURRENT.set(hook)
     try:

@@ -337,14 +337,17 @@ class SimLoop(asyncio.BaseEventLoop):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                for task in self._live_tasks():
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    coro = task.get_coro()
-                    try:
-                        coro.close()
-                    except BaseException:
-                        # Cleanup of a process that is no more; its troubles concern nobody.
-                        pass
+                closed = 0
+                # Cleanup may start tasks, which never run and must be closed as well.
+                while tasks := [task for task in self._live_tasks() if task.number > closed]:
+                    closed = tasks[-1].number
+                    for task in tasks:
+                        task._log_destroy_pending = False  # type: ignore[attr-defined]
+                        try:
+                            task.get_coro().close()
+                        except BaseException:
+                            # Cleanup of a process that is no more; its troubles concern nobody.
+                            pass
                 for held in (self._killed, self._parked, self._awaited):
                     held.clear()
                 self._ready.clear()

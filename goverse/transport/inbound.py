@@ -123,8 +123,8 @@ class Inbound:
     @property
     def tasks(self) -> tuple[asyncio.Task[None], ...]:
         """What still runs, cancelled calls included."""
-        running = [served.task for served in self.served.values() if served.task is not None]
-        return (*running, *self._cancelled)
+        tasks = [served.task for served in self.served.values() if served.task is not None]
+        return (*(task for task in tasks if not task.done()), *self._cancelled)
 
     def start(self, target: CallTarget) -> None:
         self._target = target
@@ -204,7 +204,10 @@ class Inbound:
         answer: Reply | GoverseError
         try:
             answer = await self._target.invoke(call)
-            size = len(answer.payload)
+            payload = answer.payload
+            if type(payload) is not bytes:
+                raise TypeError(f"a payload of {type(payload).__name__}")
+            size = len(payload)
             if size > self.bounds.max_payload_bytes:
                 raise self._too_large(size)
         except Fenced as error:

@@ -8,9 +8,6 @@
                         │    └──> goodbye, acknowledged, all calls answered, END ──┐
                         │ abort(): stream broken, silent peer, bad message, lease  │
                         └──────────────────────────> closed <──────────────────────┘
-
-One task reads and one task writes. Neither is ever cancelled while the stream lives, and no
-call's cancellation reaches them: in gRPC that would end the stream for everybody.
 """
 
 from __future__ import annotations
@@ -18,15 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
-from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Reply
-from goverse.config.settings import LimitSettings
 from goverse.errors import GoverseError
-from goverse.transport.carrier import Carrier, CarrierClosed
+from goverse.transport.carrier import Carrier
 from goverse.transport.heartbeat import Heartbeat
 from goverse.transport.hello import (
     SKIP_UNKNOWN_FRAMES,
@@ -38,8 +32,10 @@ from goverse.transport.hello import (
     turn_away,
 )
 from goverse.transport.inbound import Inbound
+from goverse.transport.link_config import LinkConfig, LinkSnapshot
 from goverse.transport.outbox import Outbox
 from goverse.transport.outgoing import Bounds, Outgoing
+from goverse.transport.pump import Pump
 from goverse.transport.wire import (
     CallFrame,
     CancelFrame,
@@ -53,67 +49,14 @@ from goverse.transport.wire import (
     ReplyFrame,
     Stage,
     WireError,
-    decode,
 )
+
+__all__ = ["Link", "LinkConfig", "LinkSnapshot", "open_link"]
 
 log = logging.getLogger(__name__)
 
 _TASKS_END_S = 5.0
 """How long cancelled tasks may take to end before they are reported."""
-
-
-def _one_term() -> object:
-    return None
-
-
-@dataclass(frozen=True)
-class LinkConfig:
-    """What all links of a process have in common.
-
-    :param name: the process, in the names of tasks and in logs.
-    :param term: a link lives within one term of its process. It is asked immediately before
-        every write, and if the answer is another one than when the link was opened, the link
-        ends and what was queued is never sent. A node gives the validity of its lease: a process
-        that was paused between a result and its sending finds out here.
-    """
-
-    limits: LimitSettings
-    runtime: Runtime = field(default_factory=Runtime)
-    name: str = "link"
-    term: Callable[[], object] = _one_term
-
-
-@dataclass(frozen=True)
-class LinkSnapshot:
-    """One link in numbers; at rest all counts but those of messages are zero."""
-
-    peer: Hello
-    peer_address: str
-    state: str
-    waiting_calls: int
-    waiting_bytes: int
-    served_calls: int
-    served_bytes: int
-    running_tasks: int
-    queued_frames: int
-    streams: int
-    assemblies: int
-    messages_sent: int
-    messages_received: int
-    silent_s: float
-
-    @property
-    def at_rest(self) -> bool:
-        return not (
-            self.waiting_calls
-            or self.waiting_bytes
-            or self.served_calls
-            or self.served_bytes
-            or self.running_tasks
-            or self.queued_frames
-            or self.streams
-            or self.assemblies
-        )
 
 
 async def open_link(
@@ -135,8 +78,9 @@ async def open_link(
     """
     # Whoever is silent longer than a heartbeat may be is dead, here as later.
     timeout_s = min(config.limits.connection_timeout_s, config.limits.heartbeat_timeout_s)
+    term = config.term()  # the one that our hello speaks of
     mine, theirs = await shake_hands(carrier, hello, timeout_s, on_hello)
-    link = Link(carrier, mine, theirs, config)
+    link = Link(carrier, mine, theirs, config, term)
     try:
         target = serve(theirs, link)
     except GoverseError as refusal:
@@ -156,7 +100,9 @@ class Link:
     Made by `open_link`.
     """
 
-    def __init__(self, carrier: Carrier, mine: Hello, theirs: Hello, config: LinkConfig) -> None:
+    def __init__(
+        self, carrier: Carrier, mine: Hello, theirs: Hello, config: LinkConfig, term: object
+    ) -> None:
         limits = config.limits
         is_session = Role.CLIENT in (mine.role, theirs.role)
         bounds = Bounds(
@@ -168,17 +114,17 @@ class Link:
         self.peer = theirs
         self.peer_address = carrier.peer
         self.name = f"{config.name}->{theirs.member.name or theirs.member.incarnation[:8]}"
-        self._mine = mine
         self._carrier = carrier
         self._limits = limits
         self._term = config.term
-        self._own_term = config.term()
-        self._max_message_bytes = 2 * (limits.max_batch_bytes + limits.max_chunk_bytes)
+        self._own_term = term
         self._skip_unknown = both(mine, theirs, SKIP_UNKNOWN_FRAMES)
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks(self.name, on_crash=self._crashed)
         self._outbox = Outbox(
-            max_batch_bytes=limits.max_batch_bytes, max_chunk_bytes=limits.max_chunk_bytes
+            max_batch_bytes=limits.max_batch_bytes,
+            max_chunk_bytes=limits.max_chunk_bytes,
+            on_streams_end=self._check_drained,
         )
         self._outgoing = Outgoing(
             self._outbox,
@@ -199,9 +145,16 @@ class Link:
             send=self._ping,
             on_silence=self.abort,
         )
-        self._messages_sent = 0
-        self._messages_received = 0
+        self._pump = Pump(
+            carrier,
+            self._outbox,
+            self._heartbeat,
+            may_send=self._in_term,
+            take=self._take,
+            end=self.abort,
+        )
         self._reason = ""
+        self._end_reason = ""
         self._closing = False
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._on_closed: list[Callable[[Link], None]] = []
@@ -213,8 +166,13 @@ class Link:
         """Begin to read and write; ``target`` takes the peer's calls."""
         self._inbound.start(target)
         self._heartbeat.start()
-        self._tasks.spawn("read", self._read())
-        self._tasks.spawn("write", self._write())
+        limits = self._limits
+        read = self._pump.read(
+            max_bytes=2 * (limits.max_batch_bytes + limits.max_chunk_bytes),
+            skip_unknown=self._skip_unknown,
+        )
+        self._tasks.spawn("read", read)
+        self._tasks.spawn("write", self._pump.write())
 
     # A plain function that hands on the coroutine: one frame less for every call to pass.
     def invoke(self, call: Call) -> Coroutine[Any, Any, Reply]:
@@ -255,6 +213,7 @@ class Link:
             self._closing = True
             self._check_drained()
             await asyncio.shield(self._drained)
+            self._end_reason = "closed"
             self._outbox.put_control(GoodbyeFrame(Stage.END))
             # The peer ends the stream when it has read this: then it has read everything.
             await self.wait_closed()
@@ -268,7 +227,8 @@ class Link:
         """End it now. Waiting calls raise `LinkBroken`; what still arrives is ignored."""
         if self._reason:
             return
-        self._reason = reason or "aborted"
+        self._reason = self._end_reason or reason or "aborted"
+        self._pump.stop()
         log.debug("link to %s (%s) ended: %s", self.peer, self.peer_address, self._reason)
         self._carrier.abort(self._reason)
         self._heartbeat.stop()
@@ -311,8 +271,8 @@ class Link:
             queued_frames=len(outbox.items),
             streams=len(outbox.streams),
             assemblies=len(outgoing.replies.parts) + len(inbound.arriving.parts),
-            messages_sent=self._messages_sent,
-            messages_received=self._messages_received,
+            messages_sent=self._pump.messages_sent,
+            messages_received=self._pump.messages_received,
             silent_s=self._heartbeat.silent_s,
         )
 
@@ -322,9 +282,13 @@ class Link:
             and self._peer_understood
             and not self._outgoing.slots
             and not self._inbound.served
+            and not self._outbox.streams  # a large reply is out when its last piece is
             and not self._drained.done()
         ):
             self._drained.set_result(None)
+
+    def _in_term(self) -> bool:
+        return self._term() == self._own_term
 
     def _ping(self) -> None:
         if not self._outbox.items:  # a carrier that takes nothing must not pile up pings
@@ -333,40 +297,7 @@ class Link:
     def _crashed(self, task: str, error: BaseException) -> None:
         self.abort(f"{task} failed: {error!r}")
 
-    # -- the two tasks ------------------------------------------------------------------------
-
-    async def _write(self) -> None:
-        outbox, send, now = self._outbox, self._carrier.send, self._loop.time
-        try:
-            while await outbox.wait():
-                # Nothing may be awaited between this look and the start of the send.
-                if self._term() != self._own_term:
-                    self.abort("the lease under which this link was opened has ended")
-                    return
-                message = outbox.take(now())
-                if message is not None:
-                    await send(message)
-                    self._messages_sent += 1
-                    self._heartbeat.sent()
-        except CarrierClosed as error:
-            self.abort(str(error))
-
-    async def _read(self) -> None:
-        receive = self._carrier.receive
-        limit, skip_unknown = self._max_message_bytes, self._skip_unknown
-        try:
-            while True:
-                message = await receive()
-                if self._reason:
-                    return
-                self._messages_received += 1
-                self._heartbeat.heard()
-                self._take(decode(message, max_bytes=limit, skip_unknown=skip_unknown))
-        except CarrierClosed as error:
-            self.abort(str(error))
-        except WireError as error:
-            log.warning("link to %s (%s): bad message: %s", self.peer, self.peer_address, error)
-            self.abort(f"the peer sent a bad message: {error}")
+    # -- what arrives -------------------------------------------------------------------------
 
     def _take(self, frames: list[Frame]) -> None:
         on_call, on_reply = self._inbound.on_call, self._outgoing.on_reply

@@ -4,32 +4,21 @@ Each end of a connection belongs to the process that made it: whatever arrives t
 in the `contextvars.Context` of its `connect` or `listen`, so that a loop which pauses or kills a
 process by context holds back or drops the delivery as well.
 
-A direction is a queue with one timer: order holds whatever the delays do. A cut holds messages
-back, the news that a connection was closed included, until the cut ends or nobody is left: as
-with a cut cable, neither side is told.
+A cut holds messages back, the news that a connection was closed included, until the cut ends or
+nobody is left: as with a cut cable, neither side is told.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-import enum
 import errno
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from goverse.aio.tasks import Tasks
+from goverse.transport.addresses import LOOPBACK_SCHEME
 from goverse.transport.carrier import Accept, Carrier, CarrierClosed, Listener
-
-Policy = Callable[[str, str], float | None]
-"""(source process, destination process) -> delay in seconds, or None while the way is cut."""
-
-MAX_UNREAD_BYTES = 4 * 1024 * 1024
-"""What a connection takes before `send` waits for the other side to read."""
-
-CUT_RETRY_S = 0.1
-"""How often a cut direction is tried again."""
+from goverse.transport.loopback_carrier import Kind, LoopbackCarrier, Parcel, Policy, Way
 
 
 def _at_once(source: str, destination: str) -> float | None:
@@ -42,7 +31,7 @@ class LoopbackHub:
     def __init__(self) -> None:
         self._policy: Policy = _at_once
         self._listeners: dict[str, LoopbackListener] = {}
-        self._ends: dict[LoopbackCarrier, None] = {}
+        self.ends: dict[LoopbackCarrier, None] = {}
         self._next_port = 40_000
 
     def network(self, name: str) -> LoopbackNetwork:
@@ -62,13 +51,13 @@ class LoopbackHub:
 
     def reset(self, name: str, reason: str) -> None:
         """End all connections of a process."""
-        for end in tuple(self._ends):
+        for end in tuple(self.ends):
             if end.owner == name:
                 end.abort(reason)
 
     def connections(self) -> int:
         """Ends that are open."""
-        return len(self._ends)
+        return len(self.ends)
 
     def delay_s(self, source: str, destination: str) -> float | None:
         return self._policy(source, destination)
@@ -90,173 +79,6 @@ class LoopbackHub:
     def unbind(self, listener: LoopbackListener) -> None:
         if self._listeners.get(listener.address) is listener:
             del self._listeners[listener.address]
-
-    def opened(self, end: LoopbackCarrier) -> None:
-        self._ends[end] = None
-
-    def ended(self, end: LoopbackCarrier) -> None:
-        self._ends.pop(end, None)
-
-
-class _Kind(enum.Enum):
-    CONNECT = 0
-    ACCEPTED = 1
-    DATA = 2
-    CLOSED = 3
-
-
-_Parcel = tuple[_Kind, bytes]
-
-
-class _Way:
-    """One direction of a connection, ending in the process that ``context`` belongs to."""
-
-    def __init__(
-        self, hub: LoopbackHub, source: str, destination: str, context: contextvars.Context
-    ) -> None:
-        self._hub = hub
-        self._source = source
-        self._destination = destination
-        self._context = context
-        self._loop = asyncio.get_running_loop()
-        self._queue: deque[tuple[float | None, _Parcel]] = deque()
-        self._handle: asyncio.Handle | None = None
-        self.deliver: Callable[[_Parcel], None]
-
-    def put(self, kind: _Kind, data: bytes = b"") -> None:
-        delay_s = self._hub.delay_s(self._source, self._destination)
-        due = None if delay_s is None else self._loop.time() + delay_s
-        self._queue.append((due, (kind, data)))
-        if self._handle is None:
-            self._arm()
-
-    def stop(self) -> None:
-        """Nobody is left at the far end."""
-        self._queue.clear()
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-
-    def _arm(self) -> None:
-        due, now = self._queue[0][0], self._loop.time()
-        if due is None:
-            due = now + CUT_RETRY_S
-        if due <= now:
-            self._handle = self._loop.call_soon(self._fire, context=self._context)
-        else:
-            self._handle = self._loop.call_at(due, self._fire, context=self._context)
-
-    def _fire(self) -> None:
-        self._handle = None
-        while self._queue:
-            due, parcel = self._queue[0]
-            delay_s = self._hub.delay_s(self._source, self._destination)
-            if delay_s is None:  # what was under way when the cut began does not arrive either
-                self._queue[0] = (None, parcel)
-            elif due is None:
-                self._queue[0] = (self._loop.time() + delay_s, parcel)
-            elif due <= self._loop.time():
-                self._queue.popleft()
-                self.deliver(parcel)
-                continue
-            self._arm()
-            return
-
-
-class LoopbackCarrier:
-    """One end of a connection; see `goverse.transport.carrier.Carrier`."""
-
-    def __init__(self, hub: LoopbackHub, owner: str, peer: str, out: _Way, into: _Way) -> None:
-        self.owner = owner
-        self._hub = hub
-        self._peer = peer
-        self._out = out
-        self._into = into
-        self._other: LoopbackCarrier | None = None
-        self._inbox: deque[bytes] = deque()
-        self._unread = 0  # sent and not received by the other side
-        self._ended: str | None = None
-        self._aborted = False
-        self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
-        self._loop = asyncio.get_running_loop()
-        into.deliver = self._deliver
-        hub.opened(self)
-
-    @property
-    def peer(self) -> str:
-        return self._peer
-
-    def pair(self, other: LoopbackCarrier) -> None:
-        self._other = other
-        other._other = self
-
-    async def send(self, message: bytes) -> None:
-        while self._unread >= MAX_UNREAD_BYTES and self._ended is None:
-            self._writer = self._loop.create_future()
-            await self._writer
-        if self._ended is not None:
-            raise CarrierClosed(self._ended)
-        self._unread += len(message)
-        self._out.put(_Kind.DATA, message)
-
-    async def receive(self) -> bytes:
-        while not self._inbox:
-            if self._ended is not None:
-                raise CarrierClosed(self._ended)
-            self._reader = self._loop.create_future()
-            await self._reader
-        message = self._inbox.popleft()
-        if self._other is not None:
-            self._other._acknowledge(len(message))
-        return message
-
-    async def wait_accepted(self, timeout_s: float) -> None:
-        """The first thing that the client's end hears, or the end of it."""
-        timer = self._loop.call_later(timeout_s, self.abort, f"no answer in {timeout_s:g} s")
-        try:
-            await self.receive()
-        except asyncio.CancelledError:
-            self.abort("given up")
-            raise
-        finally:
-            timer.cancel()
-
-    def abort(self, reason: str) -> None:
-        if self._aborted:
-            return
-        self._aborted = True
-        self._inbox.clear()
-        self._into.stop()
-        self._end(reason)
-        self._hub.ended(self)
-        if self._other is None or self._other._aborted:
-            self._out.stop()
-        else:  # it hears of this after everything that was sent before
-            self._out.put(_Kind.CLOSED, reason.encode())
-
-    def _deliver(self, parcel: _Parcel) -> None:
-        kind, data = parcel
-        if kind is _Kind.CLOSED:
-            self._end(f"closed by the other side: {data.decode()}")
-        elif not self._aborted:
-            self._inbox.append(data)
-            _wake(self._reader)
-
-    def _acknowledge(self, size: int) -> None:
-        self._unread -= size
-        _wake(self._writer)
-
-    def _end(self, reason: str) -> None:
-        if self._ended is None:
-            self._ended = reason
-        _wake(self._reader)
-        _wake(self._writer)
-
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
 
 
 class LoopbackListener:
@@ -308,20 +130,19 @@ class LoopbackNetwork:
         if listener is None:
             raise CarrierClosed(f"{address}: connection refused")
         context = contextvars.copy_context()
-        there = _Way(self._hub, self._name, listener.owner, listener.context)
-        back = _Way(self._hub, listener.owner, self._name, context)
-        mine = LoopbackCarrier(self._hub, self._name, address, there, back)
+        there = Way(self._hub.delay_s, self._name, listener.owner, listener.context)
+        back = Way(self._hub.delay_s, listener.owner, self._name, context)
+        mine = LoopbackCarrier(self._name, address, there, back, self._hub.ends)
 
-        def arrive(parcel: _Parcel) -> None:
-            theirs = LoopbackCarrier(
-                self._hub, listener.owner, f"loopback:{self._name}", back, there
-            )
+        def arrive(parcel: Parcel) -> None:
+            peer = f"{LOOPBACK_SCHEME}{self._name}"
+            theirs = LoopbackCarrier(listener.owner, peer, back, there, self._hub.ends)
             mine.pair(theirs)
-            back.put(_Kind.ACCEPTED)
+            back.put(Kind.ACCEPTED)
             listener.connected(theirs)
 
         there.deliver = arrive
-        there.put(_Kind.CONNECT)
+        there.put(Kind.CONNECT)
         await mine.wait_accepted(timeout_s)
         return mine
 

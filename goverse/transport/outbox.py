@@ -11,12 +11,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from goverse.transport.chunks import Stream
 from goverse.transport.wire import ChunkFrame, Frame, Of, encode
+
+MAX_BATCH_FRAMES = 64
+"""A message with everything that many callers have to say would keep the peer idle while it is
+made, and this side while it is served. In messages of this size both sides work at the same time,
+and a message costs little beside its frames."""
 
 _UNFIT = (UnicodeEncodeError, TypeError, OverflowError, msgspec.EncodeError)
 """What the encoder raises for a field that holds what it must not."""
@@ -62,15 +68,24 @@ class Outbox:
 
     Whoever adds items bounds them: calls by their limit, replies by the limit of calls being
     served, control frames by `controls`.
+
+    :param on_streams_end: called when the last chunk that there was has been taken or dropped.
     """
 
-    def __init__(self, *, max_batch_bytes: int, max_chunk_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_batch_bytes: int,
+        max_chunk_bytes: int,
+        on_streams_end: Callable[[], None] | None = None,
+    ) -> None:
         self._max_batch_bytes = max_batch_bytes
         self._max_chunk_bytes = max_chunk_bytes
         self.items: list[Item] = []
         self._bytes = 0
         self.controls = 0
         self.streams: deque[Stream] = deque()
+        self._on_streams_end = on_streams_end
         self._wake: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -99,6 +114,7 @@ class Outbox:
         for stream in self.streams:
             if stream.number == number and stream.of is of:
                 self.streams.remove(stream)
+                self._check_streams()
                 return
 
     def close(self) -> None:
@@ -138,7 +154,12 @@ class Outbox:
         chunk = stream.next_chunk(self._max_chunk_bytes)
         if not stream.finished:
             self.streams.append(stream)
+        self._check_streams()
         return chunk
+
+    def _check_streams(self) -> None:
+        if not self.streams and self._on_streams_end is not None:
+            self._on_streams_end()
 
     def _encode_singly(
         self, items: list[Item], made: list[Frame | None], last: Frame
@@ -160,13 +181,13 @@ class Outbox:
 
     def _take_items(self) -> list[Item]:
         items = self.items
-        if self._bytes <= self._max_batch_bytes:
+        if len(items) <= MAX_BATCH_FRAMES and self._bytes <= self._max_batch_bytes:
             self.items = []
             self._bytes = 0
             self.controls = 0
             return items
         size = count = 0
-        for item in items:
+        for item in items[:MAX_BATCH_FRAMES]:
             if count and size + item.size > self._max_batch_bytes:
                 break
             size += item.size

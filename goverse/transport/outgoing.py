@@ -135,7 +135,10 @@ class Outgoing:
     async def invoke(self, call: Call) -> Reply:
         if self.refusal:
             raise LinkBroken(self.refusal, sent=False)
-        payload_bytes = len(call.payload)
+        payload = call.payload
+        if type(payload) is not bytes:  # the peer would end the link for it
+            raise InvalidArgument(f"a payload of {type(payload).__name__}, not of bytes")
+        payload_bytes = len(payload)
         head = 48 + len(call.type) + len(call.id) + len(call.method) + extra_bytes(call)
         size = payload_bytes + head
         bounds, slots = self.bounds, self.slots

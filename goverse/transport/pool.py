@@ -76,14 +76,14 @@ class LinkPool:
     the incarnation that the coordinator names, it does not matter who dialled.
 
     :param hello: who we are, as dialler; asked anew for each link, as a member that lost its lease
-        comes back as another incarnation.
+        comes back as another incarnation. None while it is nobody: nothing is dialled then.
     :param serve: the target of the calls that arrive on dialled links.
     """
 
     def __init__(
         self,
         network: Network,
-        hello: Callable[[], Hello],
+        hello: Callable[[], Hello | None],
         config: LinkConfig,
         serve: Serve = refuse_calls,
     ) -> None:
@@ -174,15 +174,27 @@ class LinkPool:
 
     async def open(self, member: MemberId, address: str) -> Link:
         """One attempt. Raises `CarrierClosed` or a `GoverseError`."""
+        self._who_we_are()
         timeout_s = min(CONNECT_ATTEMPT_S, self._config.limits.connection_timeout_s)
         carrier = await self._network.connect(address, timeout_s=timeout_s)
 
-        def serve(hello: Hello, link: Link) -> CallTarget:
-            if hello.member != member:  # an old address, or a newer incarnation at the same one
-                raise LinkBroken(f"{hello} answers at {address}, not {member}", sent=False)
-            return self._serve(hello, link)
+        def serve(theirs: Hello, link: Link) -> CallTarget:
+            if theirs.member != member:  # an old address, or a newer incarnation at the same one
+                raise LinkBroken(f"{theirs} answers at {address}, not {member}", sent=False)
+            return self._serve(theirs, link)
 
-        return await open_link(carrier, self._hello(), serve, self._config)
+        try:
+            hello = self._who_we_are()  # again: connecting took time
+        except LinkBroken as error:
+            carrier.abort(str(error))
+            raise
+        return await open_link(carrier, hello, serve, self._config)
+
+    def _who_we_are(self) -> Hello:
+        hello = self._hello()
+        if hello is None:
+            raise LinkBroken("this process has not joined the cluster yet", sent=False)
+        return hello
 
     def forget(self, peer: Peer) -> None:
         """A peer without links, waiters or an address to dial was only ever adopted."""

@@ -42,6 +42,13 @@ async def _ask(options: Options) -> ClusterStatus:
         if isinstance(error, CliError) and error.exit_code != Exit.UNAVAILABLE:
             raise
         no_node = error
+    if options.where()[0] and not options.endpoints():
+        # etcd at its default place may be another cluster's than the node that was named.
+        raise CliError(
+            no_node.message,
+            Exit.UNAVAILABLE,
+            "to see what etcd knows, say where it is: --etcd-endpoints",
+        )
     try:
         async with options.etcd() as directory:
             found = await directory.get_status()

@@ -85,11 +85,15 @@ def make_plan(module: str, *, nodes: int, ports: Ports, asked: AskedPorts) -> Pl
     )
 
 
-def environment() -> dict[str, str]:
-    """Settings for the children, less what the environment already says."""
+def environment(nodes: int = 1) -> dict[str, str]:
+    """Settings for the children of so many nodes, less what the environment already says."""
+    defaults = dict(_DEFAULTS)
+    if nodes > 1:
+        # Nodes that start together are planned together: no shard moves right after the start.
+        defaults["GOVERSE_CLUSTER__STABILITY_DURATION"] = "1s"
     return {
         key: value
-        for key, value in _DEFAULTS.items()
+        for key, value in defaults.items()
         if key not in os.environ and _ALIASES.get(key, key) not in os.environ
     }
 
@@ -121,7 +125,7 @@ def node_command(plan: Plan, node: NodePlan) -> Command:
             *("--module", plan.module),
             *("--etcd-endpoints", f"{HOST}:{plan.etcd_port}"),
         ),
-        env=environment(),
+        env=environment(len(plan.nodes)),
         final_codes=(CODE_BROKEN,),
     )
 
@@ -137,7 +141,7 @@ def gate_command(plan: Plan) -> Command:
             *("--ops-listen", f"{HOST}:{plan.gate_ops_port}"),
             *("--etcd-endpoints", f"{HOST}:{plan.etcd_port}"),
         ),
-        env=environment(),
+        env=environment(len(plan.nodes)),
     )
 
 

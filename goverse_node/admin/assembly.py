@@ -13,7 +13,7 @@ from goverse.config.settings import LimitSettings
 from goverse.coordination.api import Coordinator
 from goverse.errors import Executed, Unavailable
 from goverse.objects.catalog import Catalog
-from goverse_node.admin.operations import NodeAdmin
+from goverse_node.admin.operations import NodeAdmin, Parts
 
 #: Longest wait for this node's own view to show a pin that was written.
 _SEEN_S = 5.0
@@ -42,16 +42,14 @@ def node_admin(
                 "it was written, but this node has not seen it yet", executed=Executed.YES
             )
 
-    return NodeAdmin(
-        name,
-        member.view,
+    parts = Parts(
         set_pin=set_pin,
         objects=lambda: _objects(catalog, name),
         router=router,
         peers=AdminClient,
         leading=lambda: _leading(member),
-        default_timeout_s=limits.default_call_timeout_s,
     )
+    return NodeAdmin(name, member.view, parts, default_timeout_s=limits.default_call_timeout_s)
 
 
 def _objects(catalog: Catalog, node: str) -> Iterator[ObjectInfo]:

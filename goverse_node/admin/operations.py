@@ -58,32 +58,32 @@ class View(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What answers are made with, beside the view.
+
+    :param router: carries out `NodeAdmin.call_object`, like any other call.
+    """
+
+    set_pin: SetPin
+    objects: LocalObjects
+    router: CallTarget
+    peers: Peers
+    leading: Leading = ClusterStatus
+
+
 class NodeAdmin:
     """Answers on behalf of the node called ``name``.
 
-    :param router: carries out `call_object`, like any other call.
     :param default_timeout_s: deadline of a call whose caller states none.
     """
 
     def __init__(
-        self,
-        name: str,
-        view: View,
-        *,
-        set_pin: SetPin,
-        objects: LocalObjects,
-        router: CallTarget,
-        peers: Peers,
-        leading: Leading = ClusterStatus,
-        default_timeout_s: float = 30.0,
+        self, name: str, view: View, parts: Parts, *, default_timeout_s: float = 30.0
     ) -> None:
         self._name = name
         self._view = view
-        self._set_pin = set_pin
-        self._objects = objects
-        self._router = router
-        self._peers = peers
-        self._leading = leading
+        self._parts = parts
         self._default_timeout_s = default_timeout_s
 
     async def get_status(self, *, local_only: bool = False) -> ClusterStatus:
@@ -94,11 +94,11 @@ class NodeAdmin:
         if leader is None:
             return found
         if found.leader == self._name:
-            return _with_plan(found, self._leading())
+            return _with_plan(found, self._parts.leading())
         if local_only:
             return found
         try:
-            async with asyncio.timeout(LEADER_TIMEOUT_S), self._peers(leader.address) as peer:
+            async with asyncio.timeout(LEADER_TIMEOUT_S), self._parts.peers(leader.address) as peer:
                 told = await peer.get_status(local_only=True)
         except (GoverseError, TimeoutError):
             silent = Warning(
@@ -133,12 +133,12 @@ class NodeAdmin:
         report.check_shard(self._view.state, shard)
         if not node:
             raise InvalidArgument("node is empty; name the node to pin the shard to")
-        await self._set_pin(shard, node)
+        await self._parts.set_pin(shard, node)
         return report.one_shard(self._view.state, shard)
 
     async def unpin_shard(self, shard: int) -> Shard:
         report.check_shard(self._view.state, shard)
-        await self._set_pin(shard, None)
+        await self._parts.set_pin(shard, None)
         return report.one_shard(self._view.state, shard)
 
     async def locate_object(self, type: str, id: str) -> Location:
@@ -155,7 +155,7 @@ class NodeAdmin:
         call = Call(
             type=type, id=id, method=method, payload=args, deadline=deadline, codec=Codec.JSON
         )
-        reply = await self._router.invoke(call)
+        reply = await self._parts.router.invoke(call)
         return CallResult(result=reply.payload or b"null")
 
     async def list_objects(
@@ -204,7 +204,7 @@ class NodeAdmin:
         if record is None:  # It left while other nodes were asked, and its objects with it.
             return ObjectPage()
         try:
-            async with asyncio.timeout(PEER_TIMEOUT_S), self._peers(record.address) as peer:
+            async with asyncio.timeout(PEER_TIMEOUT_S), self._parts.peers(record.address) as peer:
                 return await peer.list_objects(
                     type=query.type,
                     id_prefix=query.id_prefix,
@@ -219,7 +219,7 @@ class NodeAdmin:
         passed = after[1:] if after[0] == self._name else ("", "")
         found = heapq.nsmallest(
             size + 1,
-            (info for info in self._objects() if query.wants(info) and _key(info) > passed),
+            (info for info in self._parts.objects() if query.wants(info) and _key(info) > passed),
             key=_key,
         )
         objects = tuple(dataclasses.replace(info, node=self._name) for info in found[:size])

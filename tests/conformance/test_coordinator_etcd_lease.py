@@ -136,3 +136,17 @@ async def test_a_stopped_etcd_does_not_hold_up_the_end(etcd: Etcd) -> None:
         await lease.revoke()
         await holder.client.close()
     etcd.resume()
+
+
+async def test_a_loop_that_hung_does_not_blame_etcd(etcd: Etcd) -> None:
+    holder = Holder(etcd, loop_stall_limit_s=10)
+    watch = holder.client.watch("/t/")
+    await anext(watch)
+    for _ in range(2):
+        contact = watch.contact
+        await eventually(lambda contact=contact: watch.contact > contact)
+        block_loop(4)
+    contact = watch.contact
+    await eventually(lambda: watch.contact > contact + 2)
+    assert holder.client.snapshot().last_error == ""
+    await holder.client.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -25,11 +27,13 @@ class Misbehaving(rpc_pb2_grpc.KVServicer):
     def __init__(self) -> None:
         self.transactions = 0
         self.reads = 0
+        self.read_at: list[float] = []
         self.refusals: list[Refusal] = []
         self.read_refusals: list[Refusal] = []
 
     async def Range(self, request: Any, context: Any) -> Any:
         self.reads += 1
+        self.read_at.append(asyncio.get_running_loop().time())
         if self.read_refusals:
             await context.abort(*self.read_refusals.pop(0))
         return rpc.RangeResponse(header=rpc.ResponseHeader(cluster_id=1, revision=5, raft_term=2))
@@ -141,3 +145,17 @@ async def test_a_read_is_repeated(
     server.read_refusals = [refusal, refusal]
     assert await client.get("/t/a") is None
     assert server.reads >= 3
+
+
+async def test_L22_a_member_that_cannot_serve_is_asked_again_within_a_second(
+    served: tuple[Misbehaving, EtcdCoordinator],
+) -> None:
+    server, client = served
+    refusal = (grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
+    server.read_refusals = [refusal] * 15
+    server.read_at.clear()
+    assert await client.get("/t/a") is None
+    gaps = [later - earlier for earlier, later in pairwise(server.read_at)]
+    assert len(gaps) >= 15
+    assert max(gaps) < 1.5, "the pauses grow"
+    assert sum(gaps) > 1.5, "it is a hot loop"

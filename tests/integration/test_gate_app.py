@@ -141,7 +141,7 @@ async def test_links_to_nodes_are_there_before_the_first_call(world: World) -> N
         assert gate.ingress.snapshot().calls == 0
 
 
-async def test_L18_calls_follow_an_object_to_its_next_owner(world: World) -> None:
+async def test_calls_follow_an_object_to_its_next_owner(world: World) -> None:
     async with world.gate() as gate, AsyncExitStack() as first:
         await first.enter_async_context(world.node("n1"))
         await eventually(lambda: gate.readiness().ready)

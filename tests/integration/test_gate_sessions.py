@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -27,9 +28,12 @@ from goverse.errors import (
     Unavailable,
 )
 from goverse.ids import NO_EPOCH, MemberId
+from goverse.transport.carrier import CarrierClosed
 from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import Link, LinkConfig, open_link
 from goverse.transport.loopback import LoopbackHub
+from goverse.transport.wire import PROTOCOL, HelloFrame, encode
+from goverse_gate.session import SessionsSnapshot
 from tests.support.eventually import eventually
 from tests.support.hosted import Counter, Hosted, hosted
 
@@ -183,6 +187,26 @@ async def test_sessions_have_a_limit(hub: LoopbackHub) -> None:
         third = await raw_link(hub)
         for link in (second, third):
             await link.close(1)
+
+
+async def test_bytes_that_are_no_frames_end_that_link_alone(hub: LoopbackHub, gate: Hosted) -> None:
+    good = await raw_link(hub)
+    source = random.Random(1)
+    greeting = HelloFrame(PROTOCOL, (), "client", "", "x", "", "")
+    for number in range(60):
+        carrier = await hub.network("odd").connect(GATE, timeout_s=1)
+        if number % 2:
+            await carrier.send(encode([greeting]))
+            await carrier.receive()
+        await carrier.send(source.randbytes(source.randint(0, 60)))
+        with pytest.raises(CarrierClosed):
+            while True:
+                await carrier.receive()
+        carrier.abort("done")
+    await eventually(lambda: gate.sessions.snapshot() == SessionsSnapshot(1, 0))
+    assert (await good.invoke(a_call())).payload
+    assert good.snapshot().at_rest
+    await good.close(1)
 
 
 async def test_a_client_that_vanishes_leaves_nothing(hub: LoopbackHub, gate: Hosted) -> None:

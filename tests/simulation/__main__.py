@@ -23,6 +23,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="worker processes (default 2)")
     parser.add_argument("--coverage", action="store_true", help="measure and require coverage")
     parser.add_argument("--mutants", action="store_true", help="plant each fault and catch it")
+    parser.add_argument("--mutant", action="append", metavar="NAME", help="only plant this one")
     parser.add_argument("--repeats", type=int, default=3, help="seeds whose trace is compared")
     parser.add_argument("--worker", metavar="SEEDS", help=argparse.SUPPRESS)
     parser.add_argument("--data-file", default="", help=argparse.SUPPRESS)
@@ -35,9 +36,10 @@ def work(seeds: list[int], data_file: str) -> int:
     if data_file:
         import coverage
 
-        measuring = coverage.Coverage(
-            data_file=data_file, data_suffix=True, source_pkgs=[f"goverse.{p}" for p in MEASURED]
-        )
+        # By folder: by name coverage would import the packages, forget them, and asyncio with
+        # them, and of two asyncios neither understands the other's CancelledError.
+        folders = [str(ROOT / "goverse" / package) for package in MEASURED]
+        measuring = coverage.Coverage(data_file=data_file, data_suffix=True, source=folders)
         measuring.start()
     # Only now: what is imported before the measurement starts would count as never run.
     from tests.simulation.run import play
@@ -86,6 +88,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     if options.seed is not None:
         return drive.show(options.seed)
+    if options.mutant:
+        from tests.simulation import mutants
+
+        return 0 if mutants.hunt(root=ROOT, jobs=options.jobs, names=options.mutant) else 1
     seeds = range(options.first, options.first + options.seeds)
     with tempfile.TemporaryDirectory(prefix="goverse-simulation-") as folder:
         data_file = f"{folder}/coverage" if options.coverage else ""

@@ -69,6 +69,16 @@ def worker(
         raise RuntimeError(f"a worker for the seeds {seeds} ended with {process.returncode}")
 
 
+def report(result: Result) -> None:
+    """Print what broke, and the command that shows it again."""
+    for violation in result.violations[:3]:
+        print(f"seed {result.seed}: {violation}")
+    if len(result.violations) > 3:
+        print(f"seed {result.seed}: ... and {len(result.violations) - 3} more")
+    if result.violations:
+        print(f"  again: {REPEAT} {result.seed}", flush=True)
+
+
 def play_all(seeds: list[int], *, jobs: int, root: Path, data_file: str) -> bool:
     """Play every seed; print each violation and a summary. True: all good."""
     started = time.monotonic()
@@ -77,8 +87,7 @@ def play_all(seeds: list[int], *, jobs: int, root: Path, data_file: str) -> bool
     def share(number: int) -> None:
         for result in worker(seeds[number::jobs], root=root, data_file=data_file):
             results.append(result)
-            for violation in result.violations:
-                print(f"seed {result.seed}: {violation}\n  again: {REPEAT} {result.seed}")
+            report(result)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(share, range(min(jobs, len(seeds)))))

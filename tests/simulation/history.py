@@ -58,13 +58,15 @@ class CallRecord:
     read_only: bool
     sent: float
     deadline: float
-    cancel_at: float | None = None
     ended: float | None = None
     outcome: str = "waiting"
     executed: str = ""
+    detail: str = ""
     activation: int = 0
     count: int = 0
     epoch: Epoch = NO_EPOCH
+    counts: bool = True
+    """Whether the answer carried the three above."""
 
 
 @dataclass
@@ -138,17 +140,28 @@ class History:
     def running(self) -> list[Turn]:
         return [turn for turns in self._running.values() for turn in turns.values()]
 
+    def reply_left(self, token: str, object: str) -> None:
+        """A node's catalog has just let a reply go."""
+        node = self.process()
+        for turn in reversed(self.by_token.get(token, ())):
+            if turn.node == node:
+                if not self.claimed(node, object, turn.epoch):
+                    self.violate("I1", f"the reply of {token} left {node} after its claim had gone")
+                return
+
     # -- calls ----------------------------------------------------------------------------------
 
     def begin_call(self, call: CallRecord) -> CallRecord:
         self.calls[call.token] = call
         return call
 
-    def end_call(self, call: CallRecord, outcome: str, executed: str = "") -> None:
+    def end_call(
+        self, call: CallRecord, outcome: str, executed: str = "", detail: str = ""
+    ) -> None:
         if self.closed:
             return
         call.ended = self.now()
-        call.outcome, call.executed = outcome, executed
+        call.outcome, call.executed, call.detail = outcome, executed, detail
         self.record(f"call {call.token} {outcome} {executed} #{call.activation} {call.count}")
         if outcome == "cancelled":
             self.on_cancelled(call)

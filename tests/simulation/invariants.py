@@ -46,7 +46,7 @@ def _produced_under_claim(history: History) -> Iterator[str]:
 
 
 def _growing_sequence(history: History) -> Iterator[str]:
-    answered = [call for call in history.calls.values() if call.outcome == "ok"]
+    answered = [call for call in history.calls.values() if call.outcome == "ok" and call.counts]
     answered.sort(key=lambda call: call.object)
     for _, group in groupby(answered, key=lambda call: call.object):
         yield from _growing_on_one_object(list(group))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,44 @@ class Mutant:
     new: str
 
 
-MUTANTS: tuple[Mutant, ...] = ()
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "no lease on claims",
+        "goverse/cluster/claims.py",
+        "puts.append(Put(key, value, lease))",
+        "puts.append(Put(key, value))",
+    ),
+    Mutant(
+        "no self-fence",
+        "goverse/cluster/membership.py",
+        "return lease is not None and self._clock.now() < lease.deadline - self._margin_s",
+        "return lease is not None",
+    ),
+    Mutant(
+        "no check before a reply",
+        "goverse/objects/activation.py",
+        "        self.check_may_leave(turn)\n",
+        "        pass\n",
+    ),
+    Mutant(
+        "retry of unknown",
+        "goverse/routing/persistence.py",
+        "elif isinstance(error, LinkBroken) and not error.sent:",
+        "elif isinstance(error, LinkBroken):",
+    ),
+    Mutant(
+        "stale view",
+        "goverse/cluster/view.py",
+        "self._owners = self._state.owners if layout is not None else {}",
+        "self._owners = self._owners or self._state.owners",
+    ),
+    Mutant(
+        "dropped cancel",
+        "goverse/transport/link.py",
+        "self._inbound.on_cancel(frame.number)",
+        "pass",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +114,7 @@ def try_mutant(mutant: Mutant, seeds: list[int], root: Path) -> Verdict:
     return Verdict(mutant, len(seeds), None, "", time.monotonic() - started)
 
 
-def hunt(*, root: Path, jobs: int, seeds: int = 200, names: tuple[str, ...] = ()) -> bool:
+def hunt(*, root: Path, jobs: int, seeds: int = 200, names: Sequence[str] = ()) -> bool:
     """Try every mutant (or those named); print the verdicts. True: all were caught."""
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
     caught = True

@@ -5,21 +5,41 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from goverse.config.settings import AutoloadSettings
 from goverse.errors import GoverseError
 from goverse.testing.cluster import TEST_SETTINGS, Cluster
 from goverse.testing.loop import ProcessKilled, SimLoop, SimulationError, run_virtual
 from tests.simulation import invariants
 from tests.simulation.drive import Result
 from tests.simulation.history import History
-from tests.simulation.objects import Crowd, Friendly, Register
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, generate
-from tests.simulation.world import Run, crashes
+from tests.simulation.world import Run, crashes, watched_replies
 
 MAX_TIME_S = 600.0
 
 SETTINGS = replace(
     TEST_SETTINGS,
     cluster=replace(TEST_SETTINGS.cluster, lease_ttl_s=LEASE_TTL_S, initial_num_shards=NUM_SHARDS),
+    limits=replace(
+        TEST_SETTINGS.limits,
+        max_chunk_bytes=4096,
+        max_batch_bytes=16_384,
+        max_payload_bytes=65_536,
+        max_mailbox_calls=12,
+        max_waiting_calls=64,
+        max_session_calls=64,
+    ),
+    objects=replace(
+        TEST_SETTINGS.objects,
+        idle_timeout_s=5.0,
+        autoload=(
+            AutoloadSettings(type="Lively", name="loaded"),
+            AutoloadSettings(type="Lively", name="loaded", scope="shard"),
+            AutoloadSettings(type="Register", name="loaded", scope="node"),
+        ),
+    ),
+    node=replace(TEST_SETTINGS.node, shutdown_timeout_s=5.0),
+    gate=replace(TEST_SETTINGS.gate, shutdown_timeout_s=5.0),
 )
 
 
@@ -32,11 +52,9 @@ def play(seed: int, *, show: bool = False) -> Result:
 
     async def main(loop: SimLoop) -> str:
         cluster = Cluster(
-            Register,
-            Friendly,
-            Crowd,
-            nodes=len(scenario.nodes),
-            gates=len(scenario.gates),
+            modules=("tests.simulation.objects", "tests.simulation.lively"),
+            nodes=0,
+            gates=0,
             settings=SETTINGS,
             seed=seed,
             latency_s=(0.0002, 0.002),
@@ -50,7 +68,7 @@ def play(seed: int, *, show: bool = False) -> Result:
         return loop.trace.digest
 
     digest = ""
-    with crashes(violations):
+    with crashes(violations), watched_replies():
         try:
             digest = run_virtual(main, seed=seed, max_time_s=MAX_TIME_S)
         except (SimulationError, GoverseError, ProcessKilled, TimeoutError) as error:

@@ -5,24 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
+
+from goverse.call import Call, Reply
+from goverse.client import Client
 from goverse.cluster.records import ClaimValue, decode
 from goverse.errors import GoverseError
 from goverse.ids import Epoch
+from goverse.objects import Catalog
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
 from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
 from goverse.testing.member import Kind, Member
-from tests.simulation.history import CallRecord, History, start_history
+from tests.simulation.history import CallRecord, History, current_history, start_history
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
 
 RECOVERY_S = LEASE_TTL_S + 2.0
 CANCEL_S = 1.0
 REST_S = 5.0
+#: An orderly stop: shutdown timeout, draining, links.
+STOP_S = 15.0
 
 
 class Run:
@@ -42,6 +50,7 @@ class Run:
         start_history(self.history)
         self._random = random.Random(f"run:{scenario.seed}")
         self._workloads: list[Workload] = []
+        self._clients: list[Client] = []
         self._background: list[asyncio.Task[None]] = []
         self._disturbances = 0
 
@@ -58,6 +67,7 @@ class Run:
 
     async def play(self) -> None:
         async with self.cluster:
+            await self._start_all()
             self.cluster.store.subscribe(self.cluster.keys.prefix, self._check_owners)
             clients = [
                 asyncio.create_task(self._client(f"client{number}"), name=f"client {number}")
@@ -73,6 +83,13 @@ class Run:
             await self._check_rest()
         self._check_nothing_left()
 
+    async def _start_all(self) -> None:
+        await asyncio.gather(
+            *(self.cluster.start_node(name) for name in self.scenario.nodes),
+            *(self.cluster.start_gate(name) for name in self.scenario.gates),
+        )
+        await self.cluster.wait_all_claimed()
+
     # -- clients --------------------------------------------------------------------------------
 
     async def _client(self, name: str) -> None:
@@ -82,6 +99,7 @@ class Run:
 
     async def _call_away(self, name: str, gate: str, source: random.Random) -> None:
         client = await self.cluster.client(gate, name=name)
+        self._clients.append(client)
         workload = Workload(name, client, self.history, source)
         self._workloads.append(workload)
         await workload.run()
@@ -170,18 +188,17 @@ class Run:
         healed = self.loop.time()
         stopping = [task for task in self._background if task.get_name().startswith("stop")]
         try:
-            async with asyncio.timeout(RECOVERY_S + 10.0 * bool(stopping)):
+            async with asyncio.timeout(RECOVERY_S + STOP_S * bool(stopping)):
                 for task in stopping:
                     await task
                     healed = self.loop.time()
-                await self.cluster.wait_all_claimed(RECOVERY_S)
+                await self.cluster.wait_all_claimed(healed + RECOVERY_S - self.loop.time())
         except TimeoutError:
             owners = self.cluster.owners()
             self.history.violate("I5", f"claimed {len(owners)} of {NUM_SHARDS}: {owners}")
             return
-        left_s = healed + RECOVERY_S - self.loop.time()
         probes = [
-            asyncio.create_task(workload.probe(f"shard#{shard}/probe", left_s))
+            asyncio.create_task(workload.probe(f"shard#{shard}/probe", healed + RECOVERY_S))
             for shard in range(NUM_SHARDS)
             for workload in [self._workloads[shard % len(self._workloads)]]
         ]
@@ -209,8 +226,14 @@ class Run:
         found = [f"turn {turn.token} on {turn.node}" for turn in self.history.running()]
         for member in self.cluster.members:
             if member.alive:
-                found.extend(f"{member.name}: {what}" for what in busy(member))
+                found.extend(f"{member.name}: {what}" for what in self._todo(member))
+        for client in self._clients:
+            waiting = client.snapshot().session.waiting
+            found.extend([f"a client has {waiting} calls"] * bool(waiting))
         return found
+
+    def _todo(self, member: Member) -> list[str]:
+        return busy(member, self.loop.tasks_of(member.process))
 
     def _check_nothing_left(self) -> None:
         for member in self.cluster.members:
@@ -277,22 +300,62 @@ class Run:
         return self.cluster.faults.snapshot().clean and not paused
 
 
-def busy(member: Member) -> list[str]:
-    """What one member still has to do, by its own account."""
-    found: list[str] = []
-    if member.node is not None:
-        state = member.node.snapshot()
-        if state.local_calls:
-            found.append(f"{state.local_calls} local calls")
-        if state.catalog.held:
-            found.append(f"{state.catalog.held} calls held back")
-        found.extend(f"shard {s.number} busy" for s in state.catalog.shards if s.busy)
-        found.extend(_waiting(state.member.view.waiting))
+#: Tasks of a process that has nothing to do.
+_STANDING = re.compile(
+    r"[^:]*:run_in|cluster view:watch|leadership:planner|membership:lease|ownership:claims"
+    r"|node links:dial|memory coordinator:(lease [0-9a-f]+|watch .*)"
+    r"|[^:]*->[^:]*:(read|write)|[^:]*:listener:accept"
+)
+
+
+def busy(member: Member, tasks: tuple[str, ...]) -> list[str]:
+    """What one member still has to do, by its own account and by its tasks."""
+    found = [f"task {task}" for task in tasks if not _STANDING.fullmatch(task)]
+    leases = [task for task in tasks if task.startswith("memory coordinator:lease")]
+    if len(leases) > 1:
+        found.append(f"{len(leases)} leases are kept alive")
+    pool = None
+    if (node := member.node) is not None:
+        state = node.snapshot()
+        pool = state.pool
+        found += [f"{state.local_calls} local calls"] * bool(state.local_calls)
+        found += [f"{state.catalog.held} calls held back"] * bool(state.catalog.held)
+        found += [f"shard {s.number} has {s.busy} turns" for s in state.catalog.shards if s.busy]
+        waiting = state.member.view.waiting
+        found += [f"{waiting} calls wait for an owner"] * bool(waiting)
+    if (gate := member.gate) is not None:
+        gate_state = gate.snapshot()
+        pool = gate_state.pool
+        waiting = gate_state.member.view.waiting
+        found += [f"{waiting} calls wait for an owner"] * bool(waiting)
+        found += [f"{gate_state.ingress.calls} calls of clients"] * bool(gate_state.ingress.calls)
+    for peer in pool.peers if pool is not None else ():
+        found += [f"{peer.waiting_calls} calls wait for {peer.member}"] * bool(peer.waiting_calls)
+        found += [f"link {link}" for link in peer.links if not link.at_rest]
     return found
 
 
-def _waiting(number: int) -> list[str]:
-    return [f"{number} calls wait for an owner"] if number else []
+@contextmanager
+def watched_replies() -> Iterator[None]:
+    """Have the history look at every reply at the moment at which it leaves its activation.
+
+    What peers accept is checked too, but peers have defences of their own, which would hide that
+    a node sends what it must not send.
+    """
+    invoke = Catalog.invoke
+
+    async def watched(self: Catalog, call: Call) -> Reply:
+        reply = await invoke(self, call)
+        # No await in between: this is the very step in which the activation let it go.
+        token = msgspec.msgpack.decode(call.payload)["token"] if call.payload else ""
+        current_history().reply_left(token, str(call.object_id))
+        return reply
+
+    Catalog.invoke = watched  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Catalog.invoke = invoke  # type: ignore[method-assign]
 
 
 @contextmanager

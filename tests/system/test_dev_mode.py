@@ -38,6 +38,8 @@ async def test_one_process_serves_restarts_and_stops(tmp_path: Path) -> None:
         await session.shows(BANNER_END)
         assert session.ready_s < READY_WITHIN_S
         await pasted_lines_work(session)
+        assert await session.run_python(COUNTER.parent / "call.py") == "20\n"
+        assert await session.run_python(COUNTER.parent / "call_sync.py") == "25\n"
 
         app.write_text(COUNTER.read_text().replace("+= amount", "+= 10 * amount"))
         await session.shows("counter.py changed: restarting")

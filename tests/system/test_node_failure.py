@@ -150,7 +150,7 @@ async def test_paused_past_its_lease_a_node_is_ignored_and_starts_afresh(
             flag.touch()
         finally:
             paused.signal(signal.SIGCONT)
-        await eventually(lambda: "lease lost" in paused.log(), timeout_s=30)
+        await eventually(lambda: "lost its lease" in paused.log(), timeout_s=30)
         await cluster.wait_ready("n2")
         assert await client.get(Witness, elsewhere[0]).recorded() == []
         # Back under a new registration: what it hosts now was born after the pause.

@@ -6,6 +6,7 @@
     watch      one watch: list, follow, notice silence, list again
     lease      a lease: what the event loop sees of it
     keeper     a lease: the thread that renews it
+    renewal    a lease: the thread's way to etcd
     endpoints  which member is used, and the next one when it is lost
     connection one connection to one member, and whether that member still answers
     doors      channels: TLS, options; asynchronous for the loop, blocking for the threads
@@ -13,8 +14,7 @@
     lineage    whether this is still the history that was seen before
     codec      values of the API from and to messages of etcd
 
-gRPC and aetcd are imported nowhere else in this package's callers, and none of their errors
-leave it.
+No error of gRPC leaves this package.
 """
 
 from goverse.coordination.etcd.client import EtcdCoordinator

@@ -30,6 +30,7 @@ from goverse.coordination.memory.watch import WatchPump
 T = TypeVar("T")
 
 READ_ATTEMPT_S = 2.0  # a read is repeated after this, doubling
+MAX_READ_ATTEMPT_S = 3.0  # but never later: who waits longer comes back later after an outage
 WRITE_ATTEMPT_S = 3.0  # a write without an answer is reported after this
 
 
@@ -142,4 +143,4 @@ class MemoryCoordinator(Coordinator):
                 if self._closed or loop.time() + pause_s >= deadline:
                     raise
                 await asyncio.sleep(pause_s)
-                limit_s *= 2
+                limit_s = min(limit_s * 2, MAX_READ_ATTEMPT_S)

@@ -14,7 +14,7 @@ from goverse.admin.api import Admin, ClusterStatus, Held, ObjectInfo, Warning
 from goverse.call import Call, Codec, Reply
 from goverse.cluster.state import ClusterState
 from goverse.errors import ApplicationError, InvalidArgument, NotFound, Unavailable
-from goverse_node.admin.operations import NodeAdmin
+from goverse_node.admin.operations import NodeAdmin, Parts
 from tests.support.cluster_state import cluster_state
 
 
@@ -42,11 +42,13 @@ class World:
             name: NodeAdmin(
                 name,
                 self.view,
-                set_pin=self.set_pin,
-                objects=lambda found=found: found,
-                router=self,
-                peers=self.peer,
-                leading=lambda: self.plan,
+                Parts(
+                    set_pin=self.set_pin,
+                    objects=lambda found=found: found,
+                    router=self,
+                    peers=self.peer,
+                    leading=lambda: self.plan,
+                ),
             )
             for name, found in objects.items()
         }

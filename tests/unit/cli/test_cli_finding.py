@@ -87,6 +87,19 @@ def test_status_falls_back_to_etcd_and_says_so(terminal: Terminal, cluster: Fake
     assert cluster.open == 0
 
 
+def test_status_of_a_named_node_is_not_taken_from_some_other_clusters_etcd(
+    terminal: Terminal, cluster: FakeCluster
+) -> None:
+    cluster.etcd_up = True
+    result = terminal.run("status", "--server", "gone:1")
+    assert result.exit_code == Exit.UNAVAILABLE
+    assert (result.stdout, cluster.etcd_asked) == ("", [])
+    assert "--etcd-endpoints" in result.stderr
+    terminal.environ = {"GOVERSE_ETCD_ENDPOINTS": "e1:2379"}
+    assert terminal.run("status", "--server", "gone:1").exit_code == 0
+    assert cluster.etcd_asked == [(("e1:2379",), "")]
+
+
 def test_status_without_anybody_says_what_to_do(terminal: Terminal, cluster: FakeCluster) -> None:
     cluster.up = {}
     result = terminal.run("status")

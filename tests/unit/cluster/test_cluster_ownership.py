@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Sequence
+from contextvars import Context
 
 import pytest
 
-from goverse.cluster import Kind, LeaveMode
+from goverse.cluster import Kind, LeaveMode, pin_shard
 from goverse.cluster.holdings import Action, Here, Holding, HoldingState, decide
 from goverse.cluster.records import Claim, ClaimValue, encode
+from goverse.coordination import Delete, Put
 from goverse.ids import Epoch, MemberId
 from goverse.sharding import NODE_SHARD
 from tests.support.members import TTL_S, Process, World, in_world
@@ -153,6 +157,30 @@ async def test_releases_whose_answers_are_lost_are_not_undone(world: World) -> N
     await world.until(lambda: n1.coordinator.lost > 0)
     await world.until(lambda: world.settled() and len(n1.host.shards) < 64)
     assert n1.host.discarded == []
+
+
+@in_world(shards=16)
+async def test_a_release_due_before_its_claim_is_answered_is_not_forgotten(world: World) -> None:
+    """The watch shows a claim, and then that its shard belongs elsewhere, while the answer of
+    the claim's transaction is still on its way. When it comes, the release is still due."""
+    n1 = await world.node("n1")
+    await world.until(world.settled)
+    n2 = world.spawn("n2")
+    held: list[int] = []
+    answer = asyncio.Event()
+
+    async def hold_back(operations: Sequence[Put | Delete]) -> None:
+        if claims_of(operations) and not held:
+            held.extend(int(world.keys.parse(one.key).name) for one in operations)
+            await answer.wait()
+
+    n2.coordinator.answers = hold_back
+    await world.until(lambda: bool(held) and held[0] in n2.host.open)
+    await pin_shard(n1.coordinator, world.keys, held[0], "n1")
+    await world.until(lambda: held[0] not in n2.host.open)
+    world.loop.call_soon(answer.set)
+    await world.until(lambda: held[0] in n1.host.open)
+    await world.until(world.settled)
 
 
 @in_world()
@@ -338,3 +366,27 @@ async def _stop(process: Process) -> None:
     await process.node.drain(LeaveMode.PERMANENT, timeout_s=2.0)
     await process.node.stop()
     process.kill()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@in_world()
+async def test_an_answer_that_is_read_after_a_stop_opens_nothing(world: World, seed: int) -> None:
+    """The claim was made; the process was stopped before it knew, and the lease has ended."""
+    n1 = world.spawn("n1")
+    world.faults.slow("coordinator", n1.process, 0.2)
+    stopped = []
+
+    def stop_soon(operations: object) -> None:
+        if claims_of(operations) and not stopped:
+            stopped.append(True)
+            world.loop.call_later(0.3, n1.pause, context=Context())
+
+    n1.coordinator.before = stop_soon
+    await world.until(lambda: bool(world.items("claims")))
+    await world.until(lambda: world.loop.is_paused(n1.process))
+    await world.node("n2")
+    await world.until(lambda: len(world.live[1].host.shards) == 16)
+    world.faults.heal()
+    n1.resume()
+    await world.until(lambda: n1.member.membership.snapshot().joins == 2)
+    await world.until(world.settled)  # and no opening was noted that should not have been

@@ -41,30 +41,30 @@ def member(*, loaded: bool = True, current: bool = True) -> MemberSnapshot:
 
 @pytest.mark.parametrize("connected", [(N1,), (N1, N2), (IDLE, N2)])
 def test_one_link_to_a_node_with_shards_is_enough(connected: tuple[MemberId, ...]) -> None:
-    readiness = gate_readiness(member(), owners=(N1, N2), connected=connected, stopping=False)
+    readiness = gate_readiness(member(), owners=(N1, N2), connected=connected, faults=())
     assert readiness.ready
     linked = sum(name in connected for name in (N1, N2))
     assert readiness.text == f"linked {linked}/2"
 
 
 @pytest.mark.parametrize(
-    ("state", "owners", "connected", "stopping", "reason"),
+    ("state", "owners", "connected", "faults", "reason"),
     [
-        (member(loaded=False), (N1,), (N1,), False, "not been read"),
-        (member(current=False), (N1,), (N1,), False, "last heard 12.5 s ago"),
-        (member(), (), (N1,), False, "no shard has an owner"),
-        (member(), (N1,), (), False, "no link to a node with shards"),
-        (member(), (N1,), (IDLE,), False, "no link to a node with shards"),
-        (member(), (N1,), (N1,), True, "stopping"),
+        (member(loaded=False), (N1,), (N1,), (), "not been read"),
+        (member(current=False), (N1,), (N1,), (), "last heard 12.5 s ago"),
+        (member(), (), (N1,), (), "no shard has an owner"),
+        (member(), (N1,), (), (), "no link to a node with shards"),
+        (member(), (N1,), (IDLE,), (), "no link to a node with shards"),
+        (member(), (N1,), (N1,), ("this gate is stopping",), "stopping"),
     ],
 )
 def test_L23_what_is_missing_is_named(
     state: MemberSnapshot,
     owners: tuple[MemberId, ...],
     connected: tuple[MemberId, ...],
-    stopping: bool,
+    faults: tuple[str, ...],
     reason: str,
 ) -> None:
-    readiness = gate_readiness(state, owners=owners, connected=connected, stopping=stopping)
+    readiness = gate_readiness(state, owners=owners, connected=connected, faults=faults)
     assert not readiness.ready
     assert reason in "; ".join(readiness.reasons)

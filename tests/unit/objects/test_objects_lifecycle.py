@@ -8,7 +8,7 @@ from objects_kit import make_call, running, turns_of_the_loop, value_of
 import goverse
 from goverse.call import Verb
 from goverse.config.settings import AutoloadSettings, LimitSettings, ObjectSettings
-from goverse.errors import Fenced
+from goverse.errors import Fenced, NotOwner
 from tests.support.eventually import eventually
 
 
@@ -321,6 +321,46 @@ async def test_timers_run_as_turns_and_end_with_the_activation():
         await eventually(lambda: len(world.log) == seen + 1)
         await node.catalog.close_shard(node.facts.shard_of("x"), drain_timeout_s=1)
         assert node.ids() == []
+
+
+async def test_a_timer_that_cancels_itself_ticks_no_more():
+    ticks: list[int] = []
+
+    class Clock(goverse.Object):
+        @goverse.method
+        async def start(self) -> None:
+            self.timer = self.start_timer(0.0, self.tick, interval_s=0.001)
+
+        async def tick(self) -> None:
+            ticks.append(1)
+            if len(ticks) == 3:
+                self.timer.cancel()
+                await turns_of_the_loop(1)
+                ticks.append(0)
+
+    async with running(Clock) as node:
+        await node.call("Clock", "x", "start")
+        await eventually(lambda: 0 in ticks)
+        await eventually(lambda: not len(node.catalog._tasks))
+        assert ticks == [1, 1, 1, 0]
+
+
+async def test_hooks_do_not_run_once_the_lease_has_ended():
+    world = World()
+    async with running(make(world)) as node:
+        first = node.call("Thing", "x", "bump")
+        await turns_of_the_loop(1)  # placed, and the hook is about to run
+        node.facts.lease = False
+        with pytest.raises(NotOwner) as caught:
+            await first
+        assert caught.value.executed is goverse.Executed.NO
+        node.facts.lease = True
+        assert value_of(await node.call("Thing", "x", "bump")) == 101
+        world.log.clear()
+        node.facts.lease = False
+        node.catalog._activations[("Thing", "x")].begin_deactivation()
+        await eventually(lambda: node.ids() == [])
+        assert world.log == []
 
 
 async def test_a_single_timer_ticks_once_and_wrong_times_are_refused():

@@ -123,7 +123,7 @@ def test_a_histogram_counts_each_observation_in_its_bucket(seconds: list[float])
 def test_buckets_reach_a_scrape_cumulated() -> None:
     metrics = Metrics()
     for value in (0.0001, 0.003, 0.003, 99.0):
-        metrics.mailbox_wait_seconds.observe(value, "Counter")
+        metrics.operation_seconds.observe(value, "call", "ok")
     found = scraped(metrics)
     name = "goverse_mailbox_wait_seconds_bucket le={} type=Counter"
     assert found[name.format("0.0001")] == 1
