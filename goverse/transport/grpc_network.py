@@ -10,14 +10,15 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
 
 from goverse.aio.tasks import Tasks
 from goverse.config.settings import LimitSettings
-from goverse.transport.addresses import plain_address
 from goverse.transport.carrier import Accept, Carrier, CarrierClosed, Listener
+from goverse.transport.link_config import max_message_bytes
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ _STOP_GRACE_S = 1.0
 
 
 def channel_options(limits: LimitSettings) -> list[tuple[str, Any]]:
-    """Options of both sides. Messages have one batch and one chunk; twice that is refused."""
-    max_bytes = 2 * (limits.max_batch_bytes + limits.max_chunk_bytes)
+    """Options of both sides."""
+    max_bytes = max_message_bytes(limits)
     return [
         ("grpc.max_send_message_length", max_bytes),
         ("grpc.max_receive_message_length", max_bytes),
@@ -46,6 +47,14 @@ def channel_options(limits: LimitSettings) -> list[tuple[str, Any]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.so_reuseport", 0),
     ]
+
+
+def plain_address(peer: str) -> str:
+    """gRPC's name of a peer (``ipv4:1.2.3.4:5``, ``ipv6:%5B::1%5D:5``) as host:port."""
+    for scheme in ("ipv4:", "ipv6:"):
+        if peer.startswith(scheme):
+            return unquote(peer[len(scheme) :])
+    return peer
 
 
 class _Stream:

@@ -28,11 +28,13 @@ from goverse.transport.wire import (
     MAX_REMAINING_MS,
     CallFrame,
     ChunkFrame,
+    ErrorFrame,
     Frame,
     Of,
     ReplyFrame,
     WireError,
     call_of,
+    encode,
 )
 from goverse.transport.wire_errors import error_frame
 
@@ -64,14 +66,14 @@ class Served(msgspec.Struct, eq=False):
     size: int = 0
     call: Call | None = None
     task: asyncio.Task[None] | None = None
-    answer: Reply | GoverseError | None = None
+    answer: Reply | ErrorFrame | None = None
 
     def frame(self, now: float) -> Frame | None:
         owner, answer = self.owner, self.answer
         if answer is None or not owner.release(self):
             return None
-        if isinstance(answer, GoverseError):
-            return error_frame(self.number, answer, to_member=owner.peer_is_member)
+        if isinstance(answer, ErrorFrame):
+            return answer
         payload = answer.payload
         size = len(payload)
         if size <= owner.bounds.max_chunk_bytes:
@@ -201,7 +203,7 @@ class Inbound:
         served.task = self._loop.create_task(self._run(served, call), name=self._task_name)
 
     async def _run(self, served: Served, call: Call) -> None:
-        answer: Reply | GoverseError
+        error: GoverseError
         try:
             answer = await self._target.invoke(call)
             payload = answer.payload
@@ -210,28 +212,33 @@ class Inbound:
             size = len(payload)
             if size > self.bounds.max_payload_bytes:
                 raise self._too_large(size)
-        except Fenced as error:
+        except Fenced as fenced:
             # The lease is lost. Whatever is known of this call must not be told: a newer owner
             # may have it already. The process ends this link in a moment.
-            log.warning("no answer to %s: %s", call, error)
+            log.warning("no answer to %s: %s", call, fenced)
             self.release(served)
             return
-        except GoverseError as error:
-            size = len(error.message)
-            answer = error.with_traceback(None)
+        except GoverseError as raised:
+            error = raised
         except asyncio.CancelledError:
             # If it was us, the call has been released and nobody waits. Any other cancellation
             # came from inside, and then the caller does.
-            answer = Unavailable("the call was interrupted", executed=Executed.UNKNOWN)
-            size = 0
+            error = Unavailable("the call was interrupted", executed=Executed.UNKNOWN)
         except Exception:
             log.exception("%s failed outside of its object", call)
-            answer = Internal("internal error, see the log", executed=Executed.UNKNOWN)
-            size = 0
+            error = Internal("internal error, see the log", executed=Executed.UNKNOWN)
+        else:
+            self._answer(served, answer, size)
+            return
+        frame = error_frame(served.number, error, to_member=self.peer_is_member)
+        self._answer(served, frame, len(encode([frame])))
+
+    def _answer(self, served: Served, answer: Reply | ErrorFrame, size: int) -> None:
         if self.served.get(served.number) is not served:
             return  # cancelled, expired, or the link has ended
         served.answer = answer
-        served.size = size + 64 if size <= self.bounds.max_chunk_bytes else 64
+        in_chunks = isinstance(answer, Reply) and size > self.bounds.max_chunk_bytes
+        served.size = 64 if in_chunks else 64 + size
         self.bytes += size - served.bytes
         served.bytes = size
         self.outbox.put(served)

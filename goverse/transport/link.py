@@ -32,7 +32,7 @@ from goverse.transport.hello import (
     turn_away,
 )
 from goverse.transport.inbound import Inbound
-from goverse.transport.link_config import LinkConfig, LinkSnapshot
+from goverse.transport.link_config import LinkConfig, LinkSnapshot, max_message_bytes
 from goverse.transport.outbox import Outbox
 from goverse.transport.outgoing import Bounds, Outgoing
 from goverse.transport.pump import Pump
@@ -166,10 +166,8 @@ class Link:
         """Begin to read and write; ``target`` takes the peer's calls."""
         self._inbound.start(target)
         self._heartbeat.start()
-        limits = self._limits
         read = self._pump.read(
-            max_bytes=2 * (limits.max_batch_bytes + limits.max_chunk_bytes),
-            skip_unknown=self._skip_unknown,
+            max_bytes=max_message_bytes(self._limits), skip_unknown=self._skip_unknown
         )
         self._tasks.spawn("read", read)
         self._tasks.spawn("write", self._pump.write())

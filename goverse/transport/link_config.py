@@ -9,6 +9,15 @@ from goverse.aio.runtime import Runtime
 from goverse.config.settings import LimitSettings
 from goverse.transport.hello import Hello
 
+_MAX_SINGLE_FRAME_BYTES = 128 * 1024
+
+
+def max_message_bytes(limits: LimitSettings) -> int:
+    """The longest message that is read. A batch has at most its limit, one chunk, and one frame
+    that may be larger than either: an error with details, or a call with a long chain. Twice that
+    leaves room for a peer whose limits are set a little higher."""
+    return 2 * (limits.max_batch_bytes + limits.max_chunk_bytes + _MAX_SINGLE_FRAME_BYTES)
+
 
 def _one_term() -> object:
     return None

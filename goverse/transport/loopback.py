@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from goverse.aio.tasks import Tasks
-from goverse.transport.addresses import LOOPBACK_SCHEME
 from goverse.transport.carrier import Accept, Carrier, CarrierClosed, Listener
 from goverse.transport.loopback_carrier import Kind, LoopbackCarrier, Parcel, Policy, Way
 
@@ -135,7 +134,7 @@ class LoopbackNetwork:
         mine = LoopbackCarrier(self._name, address, there, back, self._hub.ends)
 
         def arrive(parcel: Parcel) -> None:
-            peer = f"{LOOPBACK_SCHEME}{self._name}"
+            peer = f"loopback:{self._name}"
             theirs = LoopbackCarrier(listener.owner, peer, back, there, self._hub.ends)
             mine.pair(theirs)
             back.put(Kind.ACCEPTED)

@@ -31,11 +31,15 @@ from goverse.transport.wire import (
     Of,
     ReplyFrame,
     WireError,
+    exact_head_bytes,
     extra_bytes,
     extra_of,
     remaining_ms,
 )
 from goverse.transport.wire_errors import error_of
+
+_SHORT_HEAD = 1_000
+"""Up to here it does not matter that a character may take four bytes."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,8 @@ class Outgoing:
             raise InvalidArgument(f"a payload of {type(payload).__name__}, not of bytes")
         payload_bytes = len(payload)
         head = 48 + len(call.type) + len(call.id) + len(call.method) + extra_bytes(call)
+        if head > _SHORT_HEAD:  # characters so far
+            head = exact_head_bytes(call)
         size = payload_bytes + head
         bounds, slots = self.bounds, self.slots
         if payload_bytes > bounds.max_payload_bytes or head > MAX_HEAD_BYTES:

@@ -213,6 +213,15 @@ def extra_bytes(call: Call) -> int:
     return size + 48 if size else 0
 
 
+def exact_head_bytes(call: Call) -> int:
+    """What a call takes without its payload. A field that cannot be encoded counts for nothing:
+    that is found out when its frame is made."""
+    try:
+        return 48 + len(_encoder.encode((call.type, call.id, call.method, extra_of(call))))
+    except (TypeError, ValueError):
+        return 0
+
+
 def remaining_ms(remaining_s: float) -> int:
     """What a frame says of a deadline; 0 if it has passed, and of a call without end, a day."""
     if remaining_s <= 0:

@@ -21,12 +21,12 @@ from goverse.errors import (
 from goverse.ids import NO_EPOCH, Epoch
 from goverse.transport.wire import ErrorFrame
 
-MAX_MESSAGE_CHARS = 8 * 1024
+MAX_MESSAGE_CHARS = 4 * 1024
 MAX_CODE_CHARS = 256
 MAX_DETAIL_DEPTH = 16
 MAX_DETAIL_ITEMS = 1_000
 MAX_DETAIL_CHARS = 4 * 1024
-MAX_DETAILS_CHARS = 64 * 1024
+MAX_DETAILS_CHARS = 16 * 1024
 
 _EXECUTED = {executed.value: executed for executed in Executed}
 

@@ -19,14 +19,14 @@ from goverse.call import Call, Codec, Reply
 from goverse.config.settings import LimitSettings
 from goverse.errors import DeadlineExceeded, GoverseError, LinkBroken, Overloaded, PermissionDenied
 from goverse.ids import MemberId
-from goverse.transport.addresses import is_loopback
+from goverse.security.operators import is_loopback
 from goverse.transport.carrier import Carrier, CarrierClosed
 from goverse.transport.grpc_network import METHOD, GrpcNetwork, channel_options
 from goverse.transport.hello import Role
 from goverse.transport.link import Link, open_link
 from goverse.transport.pool import LinkPool
-from goverse.transport.server import accept_links
 from goverse.transport.wire import HelloFrame, encode
+from tests.support.accepting import accept_links
 from tests.support.eventually import eventually
 from tests.support.links import Held, Target, call, config, hello
 from tests.support.proxy import Proxy

@@ -17,7 +17,7 @@ from goverse.ids import MemberId
 from goverse.transport.grpc_network import GrpcNetwork
 from goverse.transport.hello import Role, our_hello
 from goverse.transport.link import LinkConfig
-from goverse.transport.server import accept_links
+from tests.support.accepting import accept_links
 
 
 class Echo:

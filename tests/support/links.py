@@ -18,8 +18,8 @@ from goverse.transport.carrier import Carrier
 from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import Link, LinkConfig, open_link
 from goverse.transport.loopback import LoopbackHub
-from goverse.transport.server import accept_links
 from goverse.transport.wire import CallFrame, Frame, HelloFrame, decode, encode
+from tests.support.accepting import accept_links
 from tests.support.eventually import eventually
 
 SERVER = "10.0.0.1:48000"

@@ -21,7 +21,6 @@ from goverse.transport.carrier import Carrier
 from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import Link, open_link
 from goverse.transport.loopback import LoopbackHub
-from goverse.transport.server import accept_links
 from goverse.transport.wire import (
     CallFrame,
     HelloFrame,
@@ -29,6 +28,7 @@ from goverse.transport.wire import (
     ReplyFrame,
     encode,
 )
+from tests.support.accepting import accept_links
 from tests.support.eventually import eventually
 from tests.support.links import SERVER, Target, call, call_frame, config, hello, raw_pair, virtual
 

@@ -436,6 +436,35 @@ async def test_names_have_a_limit() -> None:
 
 
 @virtual
+async def test_names_are_measured_in_bytes() -> None:
+    """A message must not grow beyond what the peer takes, or the link ends for everybody."""
+    ends = await pair()
+    one = call()
+    one.method = "\N{PILE OF POO}" * 20_000
+    with pytest.raises(TooLarge, match="names"):
+        await ends.near.invoke(one)
+    one.method = "\N{PILE OF POO}" * 15_000
+    replies = await asyncio.gather(*(ends.near.invoke(one) for _ in range(100)))
+    assert len(replies) == 100
+    one.method = "x" * 2_000 + "\ud800"
+    with pytest.raises(InvalidArgument):
+        await ends.near.invoke(one)
+    await ends.rest()
+
+
+@virtual
+async def test_errors_are_measured_in_bytes() -> None:
+    text = "\N{PILE OF POO}" * 4_000
+    error = ApplicationError("big", text * 2, {str(n): text for n in range(16)})
+    ends = await pair(raising(error))
+    outcomes = await asyncio.gather(
+        *(ends.near.invoke(call()) for _ in range(100)), return_exceptions=True
+    )
+    assert {type(one) for one in outcomes} == {ApplicationError}
+    await ends.rest()
+
+
+@virtual
 async def test_a_call_that_cannot_be_encoded_fails_alone() -> None:
     ends = await pair()
     bad = call()

@@ -18,7 +18,7 @@ from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import Link, open_link
 from goverse.transport.loopback import LoopbackHub
 from goverse.transport.pool import CONNECT_ATTEMPT_S, MAX_BACKOFF_S, MIN_BACKOFF_S, LinkPool
-from goverse.transport.server import accept_links
+from tests.support.accepting import accept_links
 from tests.support.eventually import eventually
 from tests.support.links import SERVER, Held, Target, call, config, hello, virtual
 

@@ -1,4 +1,4 @@
-"""The accepting side: every stream that arrives becomes a link, or is turned away."""
+"""The accepting side in its plainest form: every stream that arrives becomes a link."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ def accept_links(
     on_hello: Callable[[Hello], Hello] | None = None,
     on_link: Callable[[Link], None] | None = None,
 ) -> Accept:
-    """What a `goverse.transport.carrier.Network` is told to listen with.
-
-    :param on_link: a link stands; `LinkPool.adopt`, for members.
-    """
+    """What a network is told to listen with; ``on_link(link)`` is called once a link stands."""
 
     async def accept(carrier: Carrier) -> None:
         try:
