@@ -13,6 +13,7 @@ import goverse
 from goverse.ids import Epoch
 from tests.simulation.history import CallRecord, current_history
 from tests.simulation.objects import Recorded, Register
+from tests.support.virtual import elapse
 
 
 class Colour(enum.Enum):
@@ -47,11 +48,11 @@ class Lively(Recorded, idle_timeout_s=1.0):
 
     async def on_activate(self) -> None:
         with self.turn("on_activate"):
-            await asyncio.sleep(0.005)
+            await elapse(0.005)
 
     async def on_deactivate(self) -> None:
         with self.turn("on_deactivate"):
-            await asyncio.sleep(0.005)
+            await elapse(0.005)
 
     @goverse.method
     async def keep(self, token: str, given: Detail, work_s: float = 0.0) -> list[int]:
@@ -136,7 +137,7 @@ class Lively(Recorded, idle_timeout_s=1.0):
         return self.ticks
 
     async def _call_itself(self) -> None:
-        await asyncio.sleep(0.02)
+        await elapse(0.02)
         try:
             await goverse.options(goverse.get(Lively, self.id), timeout_s=1.0).touch()
         except goverse.GoverseError:

@@ -14,6 +14,7 @@ from goverse.ids import Epoch
 from tests.simulation.history import CallRecord, History
 from tests.simulation.lively import Lively, detail
 from tests.simulation.objects import Crowd, Friendly, Register
+from tests.support.virtual import elapse
 
 OBJECTS = 12
 
@@ -92,7 +93,7 @@ class Workload:
             running = [task for task in running if not task.done()]
             if len(running) < 6:
                 running.append(asyncio.create_task(self._one_call(), name="call"))
-            await asyncio.sleep(self._random.choice((0.01, 0.05, 0.1, 0.4)))
+            await elapse(self._random.choice((0.01, 0.05, 0.1, 0.4)))
         for task in running:
             await task
 
@@ -105,7 +106,7 @@ class Workload:
             if call.outcome == "ok":
                 return "ok"
             outcome = f"{call.outcome} ({call.detail})"
-            await asyncio.sleep(0.1)
+            await elapse(0.1)
         return outcome
 
     async def _one_call(self) -> None:

@@ -211,11 +211,12 @@ def test_threads_are_refused() -> None:
 PROGRAM = """
 import asyncio
 from goverse.testing.loop import SimLoop, run_virtual
+from tests.support.virtual import elapse
 
 async def main(loop):
     async def worker(name):
         for _ in range(20):
-            await asyncio.sleep(0.1)
+            await elapse(0.1)
             loop.record(name)
     group = {loop.spawn(f"p{n}", worker(f"p{n}")) for n in range(8)}
     done, _ = await asyncio.wait(group)
