@@ -358,6 +358,23 @@ async def test_the_receiver_ends_a_call_whose_time_is_up() -> None:
 
 
 @virtual
+async def test_an_answer_that_waits_to_be_sent_is_not_taken_back() -> None:
+    link, peer, _ = await raw_pair()
+    peer.valve.shut()
+    await peer.send(call_frame(1, b"1"))
+    await eventually(lambda: len(peer.valve.sent) == 2)
+    await peer.send(call_frame(2, b"2", remaining_ms=300))
+    await eventually(lambda: link.snapshot().queued_frames == 1)
+    began = asyncio.get_running_loop().time()
+    await eventually(lambda: asyncio.get_running_loop().time() > began + 1)
+    peer.valve.open()
+    assert (await peer.next_of(ReplyFrame)).payload == b"1"
+    frame = await peer.next()
+    assert frame == ReplyFrame(2, b"2", Codec.MSGPACK)
+    await eventually(lambda: link.snapshot().at_rest)
+
+
+@virtual
 async def test_a_call_that_is_late_on_arrival_is_not_begun() -> None:
     target = Target()
     link, peer, _ = await raw_pair(target)

@@ -9,11 +9,21 @@ from typing import Any
 
 import pytest
 
+from goverse.transport.carrier import CarrierClosed
 from goverse.transport.chunks import Stream
 from goverse.transport.expiry import STEP_S, Expiry
 from goverse.transport.heartbeat import Heartbeat
 from goverse.transport.outbox import MAX_BATCH_FRAMES, Outbox
-from goverse.transport.wire import CancelFrame, ChunkFrame, Frame, Of, PingFrame, decode
+from goverse.transport.pump import Pump
+from goverse.transport.wire import (
+    CancelFrame,
+    ChunkFrame,
+    Frame,
+    Of,
+    PingFrame,
+    decode,
+    encode,
+)
 from tests.support.links import MAX_MESSAGE, virtual
 
 
@@ -212,3 +222,49 @@ async def test_heartbeat() -> None:
     assert silence == [(pytest.approx(6), "nothing was heard for 3 s")]
     beat.stop()
     assert beat.silent_s == pytest.approx(17.5)
+
+
+# -- pump ---------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A carrier that hands out messages, whatever happened before."""
+
+    peer = "scripted"
+
+    def __init__(self, *messages: bytes) -> None:
+        self.messages = list(messages)
+
+    async def receive(self) -> bytes:
+        await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=1)
+        if not self.messages:
+            raise CarrierClosed("no more")
+        return self.messages.pop(0)
+
+    async def send(self, message: bytes) -> None:
+        raise AssertionError
+
+    def abort(self, reason: str) -> None:
+        raise AssertionError
+
+
+@virtual
+async def test_what_a_carrier_still_had_is_ignored() -> None:
+    seen: list[Any] = []
+    ends: list[str] = []
+    beat = Heartbeat(interval_s=9, timeout_s=9, send=lambda: None, on_silence=ends.append)
+    message = encode([CancelFrame(1)])
+    pump = Pump(
+        Scripted(message, message, message),
+        box(),
+        beat,
+        may_send=lambda: True,
+        take=seen.extend,
+        end=ends.append,
+    )
+    reading = asyncio.create_task(pump.read(max_bytes=100, skip_unknown=False))
+    await asyncio.wait([reading], timeout=1.5)
+    pump.stop()
+    await reading
+    assert seen == [CancelFrame(1)]
+    assert (pump.messages_received, ends) == (1, [])
