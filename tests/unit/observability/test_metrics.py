@@ -121,17 +121,17 @@ def test_a_histogram_counts_each_observation_in_its_bucket(seconds: list[float])
 
 
 def test_buckets_reach_a_scrape_cumulated() -> None:
-    metrics = Metrics()
+    metrics = Metrics("n1")
     for value in (0.0001, 0.003, 0.003, 99.0):
         metrics.operation_seconds.observe(value, "call", "ok")
     found = scraped(metrics)
-    name = "goverse_mailbox_wait_seconds_bucket le={} type=Counter"
+    name = "goverse_operation_duration_seconds_bucket le={} member=n1 operation=call status=ok"
     assert found[name.format("0.0001")] == 1
     assert found[name.format("0.0025")] == 1
     assert found[name.format("0.005")] == 3
     assert found[name.format("60.0")] == 3
     assert found[name.format("+Inf")] == 4
-    assert found["goverse_mailbox_wait_seconds_count type=Counter"] == 4
+    assert found["goverse_operation_duration_seconds_count member=n1 operation=call status=ok"] == 4
 
 
 def test_labels_chosen_by_others_cannot_fill_the_memory() -> None:

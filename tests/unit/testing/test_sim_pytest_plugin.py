@@ -33,7 +33,7 @@ class TestInAClass:
 
 
 WITHOUT: list[str] = []
-BESIDE = ["-p", "pytest_asyncio", "-o", "asyncio_default_fixture_loop_scope=function"]
+BESIDE = ["-p", "pytest_asyncio.plugin", "-o", "asyncio_default_fixture_loop_scope=function"]
 
 
 @pytest.mark.parametrize("asyncio_plugin", [WITHOUT, BESIDE])
