@@ -7,7 +7,8 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,11 @@ from goverse import coordination
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.cluster.surroundings import Surroundings
-from goverse.config.load import Loaded
+from goverse.config.checks import Process
+from goverse.config.faults import ConfigError
+from goverse.config.load import Loaded, load
 from goverse.config.reload import Reloader
+from goverse.config.render import render
 from goverse.config.settings import Settings
 from goverse.observability import logs
 from goverse.observability.metrics import Metrics
@@ -52,6 +56,47 @@ class Configuration:
     loaded: Loaded
     path: Path | None
     read: Callable[[], Loaded]
+
+
+def configuration(
+    kind: Process, path: Path | None, flags: Mapping[str, object], keys: Mapping[str, str]
+) -> Configuration:
+    """Read the configuration, or print all its faults and exit with `EXIT_CONFIG`.
+
+    :param flags: of the command line, by name; None, empty and False were not given.
+    :param keys: which setting each flag sets, by its dotted key.
+    """
+    given = {
+        key: ",".join(map(str, flags[name]))
+        if isinstance(flags[name], tuple)
+        else _text(flags[name])
+        for name, key in keys.items()
+        if flags[name] not in (None, "", False, ())
+    }
+
+    def read() -> Loaded:
+        return load(path, os.environ, given, process=kind)
+
+    try:
+        return Configuration(read(), path, read)
+    except ConfigError as error:
+        print(f"goverse-{kind}: {error}", file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+
+
+def _text(value: object) -> str:
+    """A flag as it would be written in the environment."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "true" if value is True else str(value)
+
+
+def describe(configuration: Configuration) -> None:
+    """Print what was understood, each value with its origin, and warnings apart."""
+    loaded = configuration.loaded
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(render(loaded.settings, loaded.sources), end="")
 
 
 def run(configuration: Configuration, name: str, app: App) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,6 @@ import click
 from goverse import process
 from goverse.cluster.registration import package_version
 from goverse.config.addresses import member_name
-from goverse.config.faults import ConfigError
-from goverse.config.load import Loaded, load
-from goverse.config.render import render
 from goverse_gate.app import run_gate
 
 _FLAGS = {
@@ -83,9 +79,9 @@ def serve(**flags: Any) -> None:
       goverse-gate serve
       goverse-gate serve --config cluster.yaml --id g1 --http-listen 0.0.0.0:8080 --insecure
     """
-    loaded = _load(flags)
-    name = member_name(loaded.settings.gate.id, loaded.settings.gate.listen)
-    configuration = process.Configuration(loaded, flags["config"], lambda: _read(flags))
+    configuration = _configuration(flags)
+    settings = configuration.loaded.settings
+    name = member_name(settings.gate.id, settings.gate.listen)
     sys.exit(process.run(configuration, name, run_gate))
 
 
@@ -99,27 +95,11 @@ def check_config(**flags: Any) -> None:
       goverse-gate check-config --config cluster.yaml
       GOVERSE_GATE__LISTEN=127.0.0.1:49010 goverse-gate check-config
     """
-    loaded = _load(flags)
-    for warning in loaded.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    click.echo(render(loaded.settings, loaded.sources), nl=False)
+    process.describe(_configuration(flags))
 
 
-def _read(flags: dict[str, Any]) -> Loaded:
-    given = {}
-    for name, key in _FLAGS.items():
-        value = flags[name]
-        if value not in (None, "", False):
-            given[key] = "true" if value is True else str(value)
-    return load(flags["config"], os.environ, given, process="gate")
-
-
-def _load(flags: dict[str, Any]) -> Loaded:
-    try:
-        return _read(flags)
-    except ConfigError as error:
-        click.echo(f"goverse-gate: {error}", err=True)
-        sys.exit(process.EXIT_CONFIG)
+def _configuration(flags: dict[str, Any]) -> process.Configuration:
+    return process.configuration("gate", flags["config"], flags, _FLAGS)
 
 
 if __name__ == "__main__":

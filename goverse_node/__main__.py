@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,9 +15,6 @@ from goverse import process
 from goverse.cluster.registration import package_version
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.addresses import member_name
-from goverse.config.faults import ConfigError
-from goverse.config.load import Loaded, load
-from goverse.config.render import render
 from goverse.config.settings import Settings
 from goverse.objects import ModuleLoadError, Registry, load_entry_points, load_modules
 from goverse_node.app import Node, run_node
@@ -89,11 +85,12 @@ def serve(**flags: Any) -> None:
       goverse-node serve --module counter.py
       goverse-node serve --config cluster.yaml --id n1 --listen 10.0.0.5:48000 --insecure
     """
-    loaded = _load(flags)
+    configuration = _configuration(flags)
+    settings = configuration.loaded.settings
     registry = Registry()
     try:
         load_entry_points(registry)
-        load_modules(loaded.settings.objects.modules, registry)
+        load_modules(settings.objects.modules, registry)
     except ModuleLoadError as error:
         traceback.print_exception(error.__cause__ or error)
         click.echo(f"goverse-node: {error}", err=True)
@@ -102,8 +99,7 @@ def serve(**flags: Any) -> None:
     def app(settings: Settings, surroundings: Surroundings) -> AbstractAsyncContextManager[Node]:
         return run_node(settings, surroundings, registry)
 
-    name = member_name(loaded.settings.node.id, loaded.settings.node.listen)
-    configuration = process.Configuration(loaded, flags["config"], lambda: _read(flags))
+    name = member_name(settings.node.id, settings.node.listen)
     sys.exit(process.run(configuration, name, app))
 
 
@@ -117,29 +113,11 @@ def check_config(**flags: Any) -> None:
       goverse-node check-config --config cluster.yaml
       GOVERSE_CLUSTER__LEASE_TTL=3s goverse-node check-config
     """
-    loaded = _load(flags)
-    for warning in loaded.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    click.echo(render(loaded.settings, loaded.sources), nl=False)
+    process.describe(_configuration(flags))
 
 
-def _read(flags: dict[str, Any]) -> Loaded:
-    given = {}
-    for name, key in _FLAGS.items():
-        value = flags[name]
-        if isinstance(value, tuple):
-            value = ",".join(value)
-        if value not in (None, "", False):
-            given[key] = "true" if value is True else str(value)
-    return load(flags["config"], os.environ, given, process="node")
-
-
-def _load(flags: dict[str, Any]) -> Loaded:
-    try:
-        return _read(flags)
-    except ConfigError as error:
-        click.echo(f"goverse-node: {error}", err=True)
-        sys.exit(process.EXIT_CONFIG)
+def _configuration(flags: dict[str, Any]) -> process.Configuration:
+    return process.configuration("node", flags["config"], flags, _FLAGS)
 
 
 if __name__ == "__main__":
