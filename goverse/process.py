@@ -67,9 +67,7 @@ def configuration(
     :param keys: which setting each flag sets, by its dotted key.
     """
     given = {
-        key: ",".join(map(str, flags[name]))
-        if isinstance(flags[name], tuple)
-        else _text(flags[name])
+        key: _text(flags[name])
         for name, key in keys.items()
         if flags[name] not in (None, "", False, ())
     }
