@@ -123,6 +123,8 @@ async def call_next(
             read_only=False,
             sent=loop.time(),
             deadline=goverse.context().deadline,
+            # Part of an outer turn of the same object, it is undone if that one fails.
+            counts=cls is Register,
         )
     )
     try:

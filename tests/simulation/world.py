@@ -22,7 +22,7 @@ from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
 from goverse.testing.member import Kind, Member
-from tests.simulation.history import CallRecord, History, current_history, start_history
+from tests.simulation.history import CallRecord, History, current_history
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
 
@@ -47,7 +47,6 @@ class Run:
             record=loop.record,
             on_cancelled=self._watch_cancelled,
         )
-        start_history(self.history)
         self._random = random.Random(f"run:{scenario.seed}")
         self._workloads: list[Workload] = []
         self._clients: list[Client] = []
@@ -85,10 +84,14 @@ class Run:
 
     async def _start_all(self) -> None:
         await asyncio.gather(
-            *(self.cluster.start_node(name) for name in self.scenario.nodes),
+            *(self._start_node(name) for name in self.scenario.nodes),
             *(self.cluster.start_gate(name) for name in self.scenario.gates),
         )
         await self.cluster.wait_all_claimed()
+
+    async def _start_node(self, name: str) -> None:
+        mode = "restart" if name in self.scenario.restarting else "permanent"
+        await self.cluster.start_node(name, shutdown_mode=mode)
 
     # -- clients --------------------------------------------------------------------------------
 
@@ -121,9 +124,7 @@ class Run:
         match step.action, step.args:
             case "start_node" | "start_gate", (str(name),):
                 if not self._alive(name):
-                    start = (
-                        cluster.start_node if step.action == "start_node" else cluster.start_gate
-                    )
+                    start = self._start_node if step.action == "start_node" else cluster.start_gate
                     self._in_background(self._start(start(name)), f"start {name}")
             case "stop", (str(name),):
                 if self._alive(name) and not cluster.member(name).paused:
@@ -182,7 +183,7 @@ class Run:
             if not self._alive(gate):
                 self._in_background(self._start(self.cluster.start_gate(gate)), f"start {gate}")
         if not any(m.alive for m in self.cluster.members if m.kind is Kind.NODE):
-            self._in_background(self._start(self.cluster.start_node("n1")), "start n1")
+            self._in_background(self._start(self._start_node("n1")), "start n1")
 
     async def _check_recovery(self) -> None:
         healed = self.loop.time()
