@@ -25,6 +25,7 @@ from goverse.testing.member import Kind, Member
 from tests.simulation.history import CallRecord, History, current_history
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
+from tests.support.virtual import elapse
 
 RECOVERY_S = LEASE_TTL_S + 2.0
 CANCEL_S = 1.0
@@ -112,11 +113,11 @@ class Run:
     async def _run_steps(self) -> None:
         started = self.loop.time()
         for step in self.scenario.steps:
-            await asyncio.sleep(max(0.0, started + step.at - self.loop.time()))
+            await elapse(max(0.0, started + step.at - self.loop.time()))
             self.loop.record(f"step {step.action} {step.args}")
             self._disturbances += 1
             self._do(step)
-        await asyncio.sleep(max(0.0, started + self.scenario.duration_s - self.loop.time()))
+        await elapse(max(0.0, started + self.scenario.duration_s - self.loop.time()))
 
     def _do(self, step: Step) -> None:
         """Carry out one step; one that makes no sense any more is left out."""
