@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.simulation.drive import REPEAT, worker
 
-PACKAGES = ("goverse", "goverse_node", "goverse_gate", "tests/simulation")
+PACKAGES = ("goverse", "goverse_node", "goverse_gate", "tests/simulation", "tests/support")
 
 
 @dataclass(frozen=True)
