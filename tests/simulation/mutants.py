@@ -54,7 +54,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "stale view",
         "goverse/cluster/view.py",
         "self._owners = self._state.owners if layout is not None else {}",
-        "self._owners = self._owners or self._state.owners",
+        "self._owners = self._owners or dict(self._state.owners)",
     ),
     Mutant(
         "dropped cancel",
