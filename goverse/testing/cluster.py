@@ -127,10 +127,13 @@ class Cluster:
 
     # -- processes ------------------------------------------------------------------------------
 
-    async def start_node(self, name: str, *, weight: float = 1.0) -> Member:
+    async def start_node(
+        self, name: str, *, weight: float = 1.0, shutdown_mode: str = "permanent"
+    ) -> Member:
         """Start a node, or start one again; returns when it serves."""
         node = replace(
             self.settings.node,
+            shutdown_mode=shutdown_mode,
             id=name,
             listen=f"{name}:48000",
             advertise=f"{name}:48000",

@@ -338,24 +338,30 @@ class SimLoop(asyncio.BaseEventLoop):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 closed = 0
-                # Cleanup may start tasks, which never run and must be closed as well.
+                # Cleanup, and the collector's too, may start tasks; they never run, and are
+                # closed in the next round.
                 while tasks := [task for task in self._live_tasks() if task.number > closed]:
                     closed = tasks[-1].number
                     for task in tasks:
-                        task._log_destroy_pending = False  # type: ignore[attr-defined]
-                        try:
-                            task.get_coro().close()
-                        except BaseException:
-                            # Cleanup of a process that is no more; its troubles concern nobody.
-                            pass
-                for held in (self._killed, self._parked, self._awaited):
-                    held.clear()
-                self._ready.clear()
-                self._scheduled.clear()
-                gc.collect()
+                        _close(task)
+                    del tasks, task
+                    for held in (self._killed, self._parked, self._awaited):
+                        held.clear()
+                    self._ready.clear()
+                    self._scheduled.clear()
+                    gc.collect()
         finally:
             events._set_running_loop(None)
             sys.unraisablehook = hook
+
+
+def _close(task: SimTask) -> None:
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    try:
+        task.get_coro().close()
+    except BaseException:
+        # Cleanup of a process that is no more; its troubles concern nobody.
+        pass
 
 
 class SimClock:

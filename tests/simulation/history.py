@@ -8,14 +8,14 @@ of nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 from goverse.ids import NO_EPOCH, Epoch
 
 #: One history per simulated world, and a world is a loop.
-_histories: WeakKeyDictionary[asyncio.AbstractEventLoop, History] = WeakKeyDictionary()
+_histories: dict[asyncio.AbstractEventLoop, History] = {}
 
 
 def current_history() -> History:
@@ -23,8 +23,17 @@ def current_history() -> History:
     return _histories[asyncio.get_running_loop()]
 
 
-def start_history(history: History) -> None:
-    _histories[asyncio.get_running_loop()] = history
+@contextmanager
+def recording(history: History) -> Iterator[None]:
+    """Make ``history`` the one of the running loop. It refers to the loop: it must be let go."""
+    loop = asyncio.get_running_loop()
+    _histories[loop] = history
+    try:
+        yield
+    finally:
+        # What the frames of dead processes say while they are thrown away is void.
+        history.closed = True
+        del _histories[loop]
 
 
 @dataclass
@@ -91,7 +100,6 @@ class History:
     _running: dict[int, dict[int, Turn]] = field(default_factory=dict)
     _activations: int = 0
     closed: bool = False
-    """Set at the end: what the frames of dead processes say while they are thrown away is void."""
 
     def violate(self, invariant: str, text: str) -> None:
         self.violations.append(f"{invariant}: {text}")

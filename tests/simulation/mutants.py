@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.simulation.drive import REPEAT, worker
 
-PACKAGES = ("goverse", "goverse_node", "goverse_gate", "tests/simulation")
+PACKAGES = ("goverse", "goverse_node", "goverse_gate", "tests/simulation", "tests/support")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "stale view",
         "goverse/cluster/view.py",
         "self._owners = self._state.owners if layout is not None else {}",
-        "self._owners = self._owners or self._state.owners",
+        "self._owners = self._owners or dict(self._state.owners)",
     ),
     Mutant(
         "dropped cancel",

@@ -10,6 +10,7 @@ import goverse
 from goverse.errors import GoverseError
 from goverse.ids import Epoch
 from tests.simulation.history import CallRecord, current_history
+from tests.support.virtual import elapse
 
 
 class Recorded(goverse.Object):
@@ -40,7 +41,7 @@ class Recorded(goverse.Object):
 
     async def work(self, work_s: float) -> None:
         if work_s > 0:
-            await asyncio.sleep(work_s)
+            await elapse(work_s)
 
 
 class Register(Recorded):
@@ -123,6 +124,8 @@ async def call_next(
             read_only=False,
             sent=loop.time(),
             deadline=goverse.context().deadline,
+            # Part of an outer turn of the same object, it is undone if that one fails.
+            counts=cls is Register,
         )
     )
     try:

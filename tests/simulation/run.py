@@ -11,7 +11,7 @@ from goverse.testing.cluster import TEST_SETTINGS, Cluster
 from goverse.testing.loop import ProcessKilled, SimLoop, SimulationError, run_virtual
 from tests.simulation import invariants
 from tests.simulation.drive import Result
-from tests.simulation.history import History
+from tests.simulation.history import History, recording
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, generate
 from tests.simulation.world import Run, crashes, watched_replies
 
@@ -19,7 +19,12 @@ MAX_TIME_S = 600.0
 
 SETTINGS = replace(
     TEST_SETTINGS,
-    cluster=replace(TEST_SETTINGS.cluster, lease_ttl_s=LEASE_TTL_S, initial_num_shards=NUM_SHARDS),
+    cluster=replace(
+        TEST_SETTINGS.cluster,
+        lease_ttl_s=LEASE_TTL_S,
+        initial_num_shards=NUM_SHARDS,
+        restart_grace_s=2.0,
+    ),
     limits=replace(
         TEST_SETTINGS.limits,
         max_chunk_bytes=4096,
@@ -61,10 +66,8 @@ def play(seed: int, *, show: bool = False) -> Result:
         )
         run = Run(loop, cluster, scenario)
         runs.append(run)
-        try:
+        with recording(run.history):
             await run.play()
-        finally:
-            run.history.closed = True
         return loop.trace.digest
 
     digest = ""

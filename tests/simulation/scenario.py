@@ -31,14 +31,17 @@ class Scenario:
     seed: int
     nodes: tuple[str, ...]
     gates: tuple[str, ...]
+    restarting: tuple[str, ...]
+    """Nodes whose orderly stop announces that they will be back."""
     clients: int
     duration_s: float
     steps: tuple[Step, ...] = field(default=())
 
     def __str__(self) -> str:
         head = (
-            f"seed {self.seed}: nodes {' '.join(self.nodes)}, gates {' '.join(self.gates)}, "
-            f"{self.clients} clients, {self.duration_s:.1f} s"
+            f"seed {self.seed}: nodes {' '.join(self.nodes)} "
+            f"(restarting: {' '.join(self.restarting) or 'none'}), "
+            f"gates {' '.join(self.gates)}, {self.clients} clients, {self.duration_s:.1f} s"
         )
         return "\n".join([head, *(f"  {step}" for step in self.steps)])
 
@@ -102,6 +105,16 @@ class _Planner:
         name = self.node()
         self.add(at, "pause", name)
         self.add(at + self.random.uniform(low, high), "resume", name)
+
+    def pause_gate(self, at: float) -> None:
+        name = self.random.choice(self.gates)
+        self.add(at, "pause", name)
+        self.add(at + self.random.uniform(0.1, 6.0), "resume", name)
+
+    def cut_client(self, at: float) -> None:
+        client, gate = f"client{self.random.randint(1, 4)}", self.random.choice(self.gates)
+        self.add(at, self.random.choice(("cut", "cut_one_way")), client, gate)
+        self.add(at + self.random.uniform(0.2, 6.0), "mend", client, gate)
 
     def pause_unseen(self, at: float) -> None:
         """A node sleeps past its lease while the gates do not hear of what follows."""
@@ -174,6 +187,8 @@ _KINDS: dict[str, tuple[Callable[[_Planner, float], None], int]] = {
     "kill": (_Planner.kill, 4),
     "kill_gate": (_Planner.kill_gate, 1),
     "pause": (_Planner.pause, 4),
+    "pause_gate": (_Planner.pause_gate, 1),
+    "cut_client": (_Planner.cut_client, 2),
     "pause_unseen": (_Planner.pause_unseen, 3),
     "cut_pair": (_Planner.cut_pair, 3),
     "slow_pair": (_Planner.slow_pair, 3),
@@ -202,4 +217,5 @@ def generate(seed: int) -> Scenario:
     steps = tuple(sorted(planner.steps, key=lambda step: step.at))
     duration_s = max(step.at for step in steps) + planner.random.uniform(0.0, 1.0)
     clients = planner.random.randint(2, 4)
-    return Scenario(seed, nodes, gates, clients, duration_s, steps)
+    restarting = tuple(name for name in nodes if planner.random.random() < 0.4)
+    return Scenario(seed, nodes, gates, restarting, clients, duration_s, steps)

@@ -22,9 +22,10 @@ from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
 from goverse.testing.member import Kind, Member
-from tests.simulation.history import CallRecord, History, current_history, start_history
+from tests.simulation.history import CallRecord, History, current_history
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
+from tests.support.virtual import elapse
 
 RECOVERY_S = LEASE_TTL_S + 2.0
 CANCEL_S = 1.0
@@ -47,7 +48,6 @@ class Run:
             record=loop.record,
             on_cancelled=self._watch_cancelled,
         )
-        start_history(self.history)
         self._random = random.Random(f"run:{scenario.seed}")
         self._workloads: list[Workload] = []
         self._clients: list[Client] = []
@@ -85,10 +85,14 @@ class Run:
 
     async def _start_all(self) -> None:
         await asyncio.gather(
-            *(self.cluster.start_node(name) for name in self.scenario.nodes),
+            *(self._start_node(name) for name in self.scenario.nodes),
             *(self.cluster.start_gate(name) for name in self.scenario.gates),
         )
         await self.cluster.wait_all_claimed()
+
+    async def _start_node(self, name: str) -> None:
+        mode = "restart" if name in self.scenario.restarting else "permanent"
+        await self.cluster.start_node(name, shutdown_mode=mode)
 
     # -- clients --------------------------------------------------------------------------------
 
@@ -109,11 +113,11 @@ class Run:
     async def _run_steps(self) -> None:
         started = self.loop.time()
         for step in self.scenario.steps:
-            await asyncio.sleep(max(0.0, started + step.at - self.loop.time()))
+            await elapse(max(0.0, started + step.at - self.loop.time()))
             self.loop.record(f"step {step.action} {step.args}")
             self._disturbances += 1
             self._do(step)
-        await asyncio.sleep(max(0.0, started + self.scenario.duration_s - self.loop.time()))
+        await elapse(max(0.0, started + self.scenario.duration_s - self.loop.time()))
 
     def _do(self, step: Step) -> None:
         """Carry out one step; one that makes no sense any more is left out."""
@@ -121,9 +125,7 @@ class Run:
         match step.action, step.args:
             case "start_node" | "start_gate", (str(name),):
                 if not self._alive(name):
-                    start = (
-                        cluster.start_node if step.action == "start_node" else cluster.start_gate
-                    )
+                    start = self._start_node if step.action == "start_node" else cluster.start_gate
                     self._in_background(self._start(start(name)), f"start {name}")
             case "stop", (str(name),):
                 if self._alive(name) and not cluster.member(name).paused:
@@ -181,8 +183,11 @@ class Run:
         for gate in self.scenario.gates:
             if not self._alive(gate):
                 self._in_background(self._start(self.cluster.start_gate(gate)), f"start {gate}")
-        if not any(m.alive for m in self.cluster.members if m.kind is Kind.NODE):
-            self._in_background(self._start(self.cluster.start_node("n1")), "start n1")
+        if not self._node_alive():
+            self._in_background(self._start(self._start_node("n1")), "start n1")
+
+    def _node_alive(self) -> bool:
+        return any(m.alive for m in self.cluster.members if m.kind is Kind.NODE)
 
     async def _check_recovery(self) -> None:
         healed = self.loop.time()
@@ -191,6 +196,9 @@ class Run:
             async with asyncio.timeout(RECOVERY_S + STOP_S * bool(stopping)):
                 for task in stopping:
                     await task
+                    healed = self.loop.time()
+                if not self._node_alive():  # those that were alive were all stopping
+                    await self._start(self._start_node("n1"))
                     healed = self.loop.time()
                 await self.cluster.wait_all_claimed(healed + RECOVERY_S - self.loop.time())
         except TimeoutError:
