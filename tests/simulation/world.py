@@ -183,8 +183,10 @@ class Run:
         for gate in self.scenario.gates:
             if not self._alive(gate):
                 self._in_background(self._start(self.cluster.start_gate(gate)), f"start {gate}")
-        if not any(m.alive for m in self.cluster.members if m.kind is Kind.NODE):
-            self._in_background(self._start(self._start_node("n1")), "start n1")
+        nodes = [member for member in self.cluster.members if member.kind is Kind.NODE]
+        if not any(node.alive and not node.stopping for node in nodes):
+            # Those that still stop will be gone; somebody must be there to take over.
+            self._in_background(self._start(self._start_node("n0")), "start n0")
 
     async def _check_recovery(self) -> None:
         healed = self.loop.time()
