@@ -31,7 +31,7 @@ proto:
 	@PYTHON="$(PYTHON)" scripts/gen-proto
 
 simulate: $(VENV)/test.stamp
-	@exec $(BIN)/python -m tests.simulation --seeds $(SEEDS)
+	@exec $(BIN)/python -m tests.simulation --seeds $(SEEDS) --coverage --mutants
 
 bench: $(VENV)/test.stamp
 	@exec $(BIN)/python -m benchmarks calls

@@ -183,10 +183,11 @@ class Run:
         for gate in self.scenario.gates:
             if not self._alive(gate):
                 self._in_background(self._start(self.cluster.start_gate(gate)), f"start {gate}")
-        nodes = [member for member in self.cluster.members if member.kind is Kind.NODE]
-        if not any(node.alive and not node.stopping for node in nodes):
-            # Those that still stop will be gone; somebody must be there to take over.
-            self._in_background(self._start(self._start_node("n0")), "start n0")
+        if not self._node_alive():
+            self._in_background(self._start(self._start_node("n1")), "start n1")
+
+    def _node_alive(self) -> bool:
+        return any(m.alive for m in self.cluster.members if m.kind is Kind.NODE)
 
     async def _check_recovery(self) -> None:
         healed = self.loop.time()
@@ -195,6 +196,9 @@ class Run:
             async with asyncio.timeout(RECOVERY_S + STOP_S * bool(stopping)):
                 for task in stopping:
                     await task
+                    healed = self.loop.time()
+                if not self._node_alive():  # those that were alive were all stopping
+                    await self._start(self._start_node("n1"))
                     healed = self.loop.time()
                 await self.cluster.wait_all_claimed(healed + RECOVERY_S - self.loop.time())
         except TimeoutError:
