@@ -111,11 +111,6 @@ class Member:
         return self.state in (State.STARTING, State.RUNNING)
 
     @property
-    def stopping(self) -> bool:
-        """Whether it was told to stop, and perhaps has."""
-        return self._stopping.is_set()
-
-    @property
     def paused(self) -> bool:
         return isinstance(self._loop, SimLoop) and self._loop.is_paused(self.process)
 
