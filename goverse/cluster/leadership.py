@@ -189,15 +189,19 @@ class Leadership:
         restarting = tuple(state.restarts)
         self._migrations.update(state.targets, state.claims, now, restarting=restarting)
         stuck = self._migrations.stuck(now)
-        found = self._last_plan = plan(self._input(stuck))
+        was_stable = self.stable
+        found = self._last_plan = plan(self._input(stuck, was_stable))
         self._plans += 1
         self._warn(found, stuck)
         if found.changes:
             log.info("plan: %s", _summary(found))
             await self._write(registration, found.changes)
         await asyncio.sleep(_BETWEEN_PLANS_S)
+        if not was_stable and self.stable:
+            # It became so meanwhile, and no timer is left that would say it.
+            self._wake.set()
 
-    def _input(self, stuck: Sequence[StuckShard]) -> PlanInput:
+    def _input(self, stuck: Sequence[StuckShard], stable: bool) -> PlanInput:
         state = self._view.state
         targets, claims = state.targets.get, state.claims.get
         shards = range(self._view.num_shards)
@@ -210,7 +214,7 @@ class Leadership:
             claims=tuple([c.member.name if (c := claims(shard)) else None for shard in shards]),
             pins=dict(state.pins),
             restarting=tuple(state.restarts),
-            stable=self.stable,
+            stable=stable,
             stalled={shard.shard: None for shard in stuck},
             max_moves=self._settings.rebalance_batch_size,
         )

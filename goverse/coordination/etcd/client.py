@@ -40,6 +40,7 @@ from goverse.coordination.feed import Feed
 T = TypeVar("T")
 
 READ_ATTEMPT_S = 2.0  # a read is repeated after this, doubling
+MAX_READ_ATTEMPT_S = 8.0  # a large listing takes tens of milliseconds; silence means a loss
 TICK_S = 0.2
 _TOO_LARGE = (
     "etcdserver: too many operations in txn request",
@@ -180,7 +181,7 @@ class EtcdCoordinator(Coordinator):
                 if error.fate is Fate.REFUSED:
                     raise CoordinatorUnavailable(f"etcd refuses: {error.text}") from None
                 self._endpoints.last_error = f"{connection.address}: {error.text}"
-            limit_s *= 2
+            limit_s = min(limit_s * 2, MAX_READ_ATTEMPT_S)
             await asyncio.sleep(backoff.next_s())
 
     async def _within_deadline(self, operation: Awaitable[T]) -> T:

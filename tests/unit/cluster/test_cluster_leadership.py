@@ -6,7 +6,7 @@ import pytest
 
 from goverse.cluster import Keys, Kind, pin_shard, unpin_shard
 from goverse.cluster.migrations import Migrations
-from goverse.cluster.records import Claim, LeaderValue, Target, TargetValue, encode
+from goverse.cluster.records import Claim, LeaderValue, PinValue, Target, TargetValue, encode
 from goverse.coordination import Compare, CoordinatorUnavailable, Put
 from goverse.errors import Executed, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from goverse.ids import MemberId
@@ -252,3 +252,14 @@ async def test_pinning_refuses_what_cannot_be_right(world: World) -> None:
     assert raised.value.executed is Executed.UNKNOWN
     assert isinstance(raised.value.__cause__, CoordinatorUnavailable)
     await client.close()
+
+
+@in_world(shards=16)
+async def test_a_plan_made_just_before_stability_is_made_again(world: World) -> None:
+    """Something changes in the last moment before the nodes count as stable: by the time that
+    plan is done they are, and no timer is left to say so."""
+    n1 = world.spawn("n1")
+    await world.until(lambda: "n1" in n1.member.view.state.nodes)
+    stable_at = n1.member.view.nodes_changed_at + 0.5
+    world.loop.call_at(stable_at - 0.02, world.put, world.keys.pin(3), encode(PinValue("n1")))
+    await world.until(world.all_open, 5)
