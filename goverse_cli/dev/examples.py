@@ -107,9 +107,8 @@ def lines_to_try(example: Example, *, http: int, gate: int, node: int) -> tuple[
         for name, value in example.arguments.items()
     )
     keywords = ", ".join(f"{name}={value!r}" for name, value in example.arguments.items())
-    # A `with` can only be the first statement of a line.
     program = (
-        f'with __import__("goverse.client").client.connect_sync("localhost:{gate}") as c: '
+        f'from goverse.client import connect_sync; c = connect_sync("localhost:{gate}"); '
         f'print(c.run(c.get("{example.type}", "{example.id}").{example.method}({keywords})))'
     )
     return (
