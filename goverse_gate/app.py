@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from goverse.cluster.agent import GateMember, MemberSnapshot
+from goverse.cluster.member import GateMember, MemberSnapshot
 from goverse.cluster.records import Kind
 from goverse.cluster.registration import Identity
 from goverse.cluster.surroundings import Surroundings

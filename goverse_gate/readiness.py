@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from goverse.cluster.agent import MemberSnapshot
+from goverse.cluster.member import MemberSnapshot
 from goverse.ids import MemberId
 from goverse.observability.health import Readiness
 

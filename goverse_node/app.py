@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from goverse.cluster.agent import LeaveMode, MemberSnapshot, NodeMember
+from goverse.cluster.member import LeaveMode, MemberSnapshot, NodeMember
 from goverse.cluster.records import Kind
 from goverse.cluster.registration import Identity
 from goverse.cluster.surroundings import Surroundings

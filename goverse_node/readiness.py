@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goverse.cluster.agent import MemberSnapshot
+from goverse.cluster.member import MemberSnapshot
 from goverse.observability.health import Readiness
 
 

@@ -5,9 +5,9 @@
 """
 
 from goverse.cluster.admin import pin_shard, unpin_shard
-from goverse.cluster.agent import GateMember, LeaveMode, MemberSnapshot, NodeMember
 from goverse.cluster.keys import Keys
 from goverse.cluster.leadership import Leadership, LeadershipSnapshot
+from goverse.cluster.member import GateMember, LeaveMode, MemberSnapshot, NodeMember
 from goverse.cluster.membership import Membership, MembershipSnapshot, Phase
 from goverse.cluster.migrations import StuckShard
 from goverse.cluster.ownership import Ownership, OwnershipSnapshot, ShardHost

@@ -8,7 +8,7 @@ from goverse.admin.api import ClusterStatus, Held, ObjectInfo, Warning
 from goverse.admin.client import AdminClient
 from goverse.call import CallTarget
 from goverse.cluster.admin import pin_shard, unpin_shard
-from goverse.cluster.agent import NodeMember
+from goverse.cluster.member import NodeMember
 from goverse.config.settings import LimitSettings
 from goverse.coordination.api import Coordinator
 from goverse.errors import Executed, Unavailable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from goverse.cluster.agent import MemberSnapshot
+from goverse.cluster.member import MemberSnapshot
 from goverse.cluster.membership import MembershipSnapshot, Phase
 from goverse.cluster.records import MemberState
 from goverse.cluster.view import ViewSnapshot
