@@ -27,6 +27,7 @@ from goverse.config.render import render
 from goverse.config.settings import Settings
 from goverse.observability import logs
 from goverse.observability.metrics import Metrics
+from goverse.security.operators import TokenFileError
 from goverse.transport.grpc_network import GrpcNetwork
 
 log = logging.getLogger(__name__)
@@ -109,9 +110,6 @@ def run(configuration: Configuration, name: str, app: App) -> int:
         for warning in loaded.warnings:
             log.warning("%s", warning)
         return uvloop.run(_serve(configuration, app, logging_))
-    except OSError as error:
-        log.error("cannot start: %s", error)
-        return EXIT_CANNOT_START
     finally:
         logging_.close()
 
@@ -138,19 +136,21 @@ async def _serve(configuration: Configuration, app: App, logging_: logs.Logging)
                 lambda new: logging_.set_level(new.log.level),
             )
             tasks.spawn("reload", reloader.run())
-        await running
-    return 0
+        status: int = await running
+        return status
 
 
 async def _run_app(
     app: App, settings: Settings, surroundings: Surroundings, stopped: asyncio.Event
-) -> None:
-    """Start, wait, stop. A signal during the start ends the start."""
+) -> int:
+    """Start, wait, stop; the exit status. A signal during the start ends the start."""
     starting = asyncio.current_task()
     assert starting is not None
+    started = False
     early = asyncio.get_running_loop().create_task(_cancel_when(stopped, starting))
     try:
         async with app(settings, surroundings):
+            started = True
             early.cancel()
             _settle_collector()
             await stopped.wait()
@@ -159,8 +159,15 @@ async def _run_app(
         if not stopped.is_set():
             raise
         log.info("stopped while starting")
+    except (OSError, TokenFileError) as error:
+        if started:
+            raise
+        # An address that is in use, a file that cannot be used: the operator's to mend.
+        log.error("cannot start: %s", error)
+        return EXIT_CANNOT_START
     finally:
         early.cancel()
+    return 0
 
 
 def _settle_collector() -> None:
