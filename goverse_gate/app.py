@@ -193,16 +193,8 @@ async def _serve_operations(
 
 def _watch(metrics: Metrics, gate: Gate) -> None:
     """Gauges are read from the parts themselves, when somebody asks."""
-    member = gate.member
-
-    def members() -> dict[tuple[str, ...], float]:
-        state = member.view.state
-        return {("node",): len(state.nodes), ("gate",): len(state.gates)}
-
     metrics.member = gate.name
-    metrics.members.watch(members)
-    metrics.waiting_calls.watch(lambda: member.view.snapshot().waiting)
+    gate.member.watch(metrics)
     metrics.sessions.watch(lambda: gate.sessions.snapshot().sessions)
     metrics.links.watch(lambda: len(gate.pool.connected()))
     metrics.calls_in_flight.watch(gate.pool.calls_in_flight)
-    metrics.lease_remaining_seconds.watch(lambda: member.membership.snapshot().lease_remaining_s)

@@ -209,26 +209,8 @@ async def _serve_operations(
 
 def _watch(metrics: Metrics, node: Node) -> None:
     """Gauges are read from the parts themselves, when somebody asks."""
-    member = node.member
-
-    def shards() -> dict[tuple[str, ...], float]:
-        found = member.ownership.snapshot()
-        return {
-            ("targeted",): found.targeted,
-            ("claimed",): found.claimed,
-            ("open",): found.open,
-        }
-
-    def members() -> dict[tuple[str, ...], float]:
-        state = member.view.state
-        return {("node",): len(state.nodes), ("gate",): len(state.gates)}
-
     metrics.member = node.name
-    metrics.shards.watch(shards)
-    metrics.members.watch(members)
-    metrics.waiting_calls.watch(lambda: member.view.snapshot().waiting)
-    metrics.lease_remaining_seconds.watch(lambda: member.membership.snapshot().lease_remaining_s)
+    node.member.watch(metrics)
     metrics.links.watch(lambda: len(node.pool.connected()) + len(node.inbound))
     metrics.calls_in_flight.watch(node.pool.calls_in_flight)
     metrics.activations.watch(node.catalog.count_by_type)
-    metrics.pins_unserved.watch(lambda: len(member.leadership.snapshot().lost_pins))

@@ -85,6 +85,17 @@ class GateMember:
         await self.membership.leave()
         await self.view.close()
 
+    def watch(self, metrics: Metrics) -> None:
+        """Feed the gauges of what this member knows and holds; read when somebody asks."""
+
+        def members() -> dict[tuple[str, ...], float]:
+            state = self.view.state
+            return {("node",): len(state.nodes), ("gate",): len(state.gates)}
+
+        metrics.members.watch(members)
+        metrics.waiting_calls.watch(lambda: self.view.snapshot().waiting)
+        metrics.lease_remaining_seconds.watch(lambda: self.membership.snapshot().lease_remaining_s)
+
     def snapshot(self) -> MemberSnapshot:
         return MemberSnapshot(self.view.snapshot(), self.membership.snapshot(), None, None)
 
@@ -147,6 +158,20 @@ class NodeMember(GateMember):
         await self.ownership.close()
         await self.leadership.close()
         await super().stop()
+
+    def watch(self, metrics: Metrics) -> None:
+        super().watch(metrics)
+
+        def shards() -> dict[tuple[str, ...], float]:
+            found = self.ownership.snapshot()
+            return {
+                ("targeted",): found.targeted,
+                ("claimed",): found.claimed,
+                ("open",): found.open,
+            }
+
+        metrics.shards.watch(shards)
+        metrics.pins_unserved.watch(lambda: len(self.leadership.snapshot().lost_pins))
 
     def snapshot(self) -> MemberSnapshot:
         return MemberSnapshot(

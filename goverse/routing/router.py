@@ -61,11 +61,6 @@ class Router:
         )
         view.on_member_gone(self._forget)
 
-    def bind_local(self, local: CallTarget) -> None:
-        """Replace the local target: a catalog and a router need each other."""
-        self._local = local
-        self._targets.clear()
-
     async def invoke(self, call: Call) -> Reply:
         """Carry out ``call`` at the owner of its object.
 
