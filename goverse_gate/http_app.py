@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from goverse.call import Call, CallTarget, Codec
 from goverse.config.settings import LimitSettings
@@ -29,6 +29,7 @@ from goverse_gate.http_calls import (
     Headers,
     HttpProblem,
     check_origin,
+    check_reader,
     origin_allowed,
     parse_head,
     parse_target,
@@ -84,18 +85,70 @@ class HttpSnapshot:
     held_bytes: int
 
 
+@dataclass(slots=True)
+class Request:
+    """One request as a `Front` sees it; its origin has been checked."""
+
+    app: HttpApp
+    scope: Scope
+    head: Head
+    cors: Headers
+    receive: Receive
+    send: Send
+    chunks: list[bytes] = field(default_factory=list)
+
+    @property
+    def method(self) -> str:
+        method: str = self.scope["method"]
+        return method
+
+    @property
+    def raw_path(self) -> bytes:
+        raw_path: bytes = self.scope["raw_path"]
+        return raw_path
+
+    async def body(self) -> bytes:
+        """The whole body. It counts as held until the request is over."""
+        now = asyncio.get_running_loop().time()
+        await self.app.read(self.scope, self.head, now, self.receive, self.chunks)
+        return b"".join(self.chunks)
+
+    async def answer(self, status: int, body: bytes) -> None:
+        """Send one whole response of JSON."""
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await answer(self.send, status, headers + self.cors, body)
+
+
+class Front(Protocol):
+    """Serves the paths that begin alike."""
+
+    async def serve(self, request: Request) -> None:
+        """Answer ``request``. Raises errors of `goverse.errors` before it has begun to."""
+        ...
+
+    def refusal(self, error: GoverseError) -> tuple[int, Headers, bytes]:
+        """Status, headers and body that tell a client of ``error``."""
+        ...
+
+
 class HttpApp:
     """The ASGI application.
 
     :param door: where the calls go.
     :param limits: sizes and times.
     :param allowed_origins: web pages that may call; ``*`` is all of them.
+    :param fronts: what else is served here, by the beginning of the raw path.
     """
 
     def __init__(
-        self, door: CallTarget, limits: HttpLimits, allowed_origins: tuple[str, ...] = ()
+        self,
+        door: CallTarget,
+        limits: HttpLimits,
+        allowed_origins: tuple[str, ...] = (),
+        fronts: Mapping[bytes, Front] | None = None,
     ) -> None:
         self._door = door
+        self._fronts = fronts or {}
         self._limits = limits
         self._origins = frozenset(origin.encode() for origin in allowed_origins)
         self._requests = 0
@@ -108,29 +161,49 @@ class HttpApp:
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served here")
         cors: Headers = []
+        front: Front | None = None
         self._requests += 1
         try:
             if self._requests > self._limits.max_requests:
                 raise Overloaded("the gate has as many requests in flight as it takes")
+            front = self._front_of(scope["raw_path"])
             head = parse_head(scope["headers"])
             if head.origin and origin_allowed(head.origin, self._origins):
                 cors = [(b"access-control-allow-origin", head.origin), (b"vary", b"origin")]
             if scope["method"] == "OPTIONS" and head.origin:
                 await self._preflight(head, cors, send)
                 return
+            if front is not None:
+                await self._serve(front, Request(self, scope, head, cors, receive, send))
+                return
             result = await self._call(scope, head, receive)
         except GoverseError as error:
-            await self._refuse(error, cors, send)
+            await self._refuse(error, cors, send, front)
             return
         except Exception:
             log.exception("an HTTP request failed inside the gate")
             fault = Internal("the gate failed; its log says why", executed=Executed.UNKNOWN)
-            await self._refuse(fault, cors, send)
+            await self._refuse(fault, cors, send, front)
             return
         finally:
             self._requests -= 1
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(result))]
         await answer(send, 200, headers + cors if cors else headers, result)
+
+    def _front_of(self, raw_path: bytes) -> Front | None:
+        if not raw_path.startswith(b"/v1/"):
+            for prefix, front in self._fronts.items():
+                if raw_path.startswith(prefix):
+                    return front
+        return None
+
+    async def _serve(self, front: Front, request: Request) -> None:
+        check = check_reader if request.method == "GET" else check_origin
+        check(request.head, self._origins)
+        try:
+            await front.serve(request)
+        finally:
+            self._release(request.chunks)
 
     async def _call(self, scope: Scope, head: Head, receive: Receive) -> bytes:
         now = asyncio.get_running_loop().time()
@@ -150,21 +223,30 @@ class HttpApp:
         )
         chunks: list[bytes] = []
         try:
-            if head.content_length > self._limits.max_body_bytes:
-                raise self._too_large()
-            if BODY_ARRIVED in scope:
-                await self._read_chunks(receive, chunks)
-            else:
-                await self._read_in_time(head, now, receive, chunks)
+            await self.read(scope, head, now, receive, chunks)
             call.payload = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             reply = await self._door.invoke(call)
         finally:
-            for chunk in chunks:
-                self._held_bytes -= len(chunk)
+            self._release(chunks)
         if reply.codec is not Codec.JSON:
             log.error("%s was answered in codec %r, not in JSON", call, reply.codec)
             raise Internal("the answer is not JSON", executed=Executed.YES)
         return reply.payload or b"null"
+
+    async def read(
+        self, scope: Scope, head: Head, started: float, receive: Receive, chunks: list[bytes]
+    ) -> None:
+        """Append the body to ``chunks``, within its size and time; it counts as held."""
+        if head.content_length > self._limits.max_body_bytes:
+            raise self._too_large()
+        if BODY_ARRIVED in scope:
+            await self._read_chunks(receive, chunks)
+        else:
+            await self._read_in_time(head, started, receive, chunks)
+
+    def _release(self, chunks: list[bytes]) -> None:
+        for chunk in chunks:
+            self._held_bytes -= len(chunk)
 
     async def _read_in_time(
         self, head: Head, started: float, receive: Receive, chunks: list[bytes]
@@ -224,8 +306,10 @@ class HttpApp:
         ]
         await answer(send, 204, cors + allowed, b"")
 
-    async def _refuse(self, error: GoverseError, cors: Headers, send: Send) -> None:
-        status, headers, body = problem(error)
+    async def _refuse(
+        self, error: GoverseError, cors: Headers, send: Send, front: Front | None
+    ) -> None:
+        status, headers, body = front.refusal(error) if front is not None else problem(error)
         if isinstance(error, TooLarge):
             # The rest of the body is on its way, and nobody is going to read it.
             headers.append((b"connection", b"close"))
