@@ -18,31 +18,12 @@ from google.protobuf import empty_pb2, struct_pb2, wrappers_pb2
 
 import goverse
 from goverse.aio.runtime import Runtime
-from goverse.cluster.surroundings import Surroundings
-from goverse.config.settings import ClusterSettings, GateSettings, NodeSettings, Settings
-from goverse.coordination.memory import MemoryStore
-from goverse.objects import Registry
-from goverse.observability.metrics import Metrics
-from goverse.transport.grpc_network import GrpcNetwork
-from goverse_gate.app import Gate, run_gate
-from goverse_node.app import Node, run_node
+from goverse_gate.app import Gate
+from goverse_node.app import Node
 from tests.compat import table
 from tests.support.eventually import eventually
 from tests.support.messages import classes
-
-SETTINGS = Settings(
-    cluster=ClusterSettings(
-        coordinator="memory://", lease_ttl_s=3.0, stability_duration_s=0.1, initial_num_shards=8
-    ),
-    node=NodeSettings(id="n1", listen="127.0.0.1:0", ops_listen="off", shutdown_timeout_s=2.0),
-    gate=GateSettings(
-        id="g1",
-        listen="127.0.0.1:0",
-        http_listen="127.0.0.1:0",
-        ops_listen="off",
-        shutdown_timeout_s=2.0,
-    ),
-)
+from tests.support.real_gate import real_gate
 
 
 class Counter(goverse.Object):
@@ -92,35 +73,12 @@ class Running:
 
 @asynccontextmanager
 async def running() -> AsyncIterator[Running]:
-    runtime = Runtime()
-    store = MemoryStore(runtime)
-    registry = Registry()
-    registry.add(Counter)
-
-    def surroundings() -> Surroundings:
-        return Surroundings(
-            coordinator=store.connect(runtime),
-            network=GrpcNetwork(),
-            runtime=runtime,
-            metrics=Metrics(),
-        )
-
-    of_node, of_gate = surroundings(), surroundings()
-    try:
-        async with (
-            run_node(SETTINGS, of_node, registry) as node,
-            run_gate(SETTINGS, of_gate) as gate,
-        ):
-            await eventually(lambda: gate.readiness().ready)
-            async with (
-                grpc.aio.insecure_channel(gate.address) as channel,
-                httpx.AsyncClient(base_url=f"http://{gate.http_address}") as http,
-            ):
-                yield Running(gate, node, channel, http)
-    finally:
-        for one in (of_gate, of_node):
-            await one.network.close()
-            await one.coordinator.close()
+    async with (
+        real_gate(Counter) as real,
+        grpc.aio.insecure_channel(real.gate.address) as channel,
+        httpx.AsyncClient(base_url=f"http://{real.gate.http_address}") as http,
+    ):
+        yield Running(real.gate, real.node, channel, http)
 
 
 STRUCT_URL = b"type.googleapis.com/google.protobuf.Struct"
