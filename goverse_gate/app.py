@@ -211,6 +211,8 @@ def _watch(metrics: Metrics, gate: Gate) -> None:
     """Gauges are read from the parts themselves, when somebody asks."""
     metrics.member = gate.name
     gate.member.watch(metrics)
-    metrics.sessions.watch(lambda: gate.sessions.snapshot().sessions)
+    metrics.sessions.watch(
+        lambda: gate.sessions.snapshot().sessions + gate.clients.snapshot().clients
+    )
     metrics.links.watch(lambda: len(gate.pool.connected()))
     metrics.calls_in_flight.watch(gate.pool.calls_in_flight)

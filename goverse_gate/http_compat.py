@@ -61,6 +61,8 @@ class CompatibleCalls:
     async def serve(self, request: Request) -> None:
         """Answer ``request``. Raises errors of `goverse.errors`."""
         action, names = _target(request.method, request.raw_path[len(self.prefix) :])
+        if request.scope["query_string"]:
+            raise InvalidArgument("arguments go into the body, not into a query string")
         head = request.head
         now = asyncio.get_running_loop().time()
         call = Call(

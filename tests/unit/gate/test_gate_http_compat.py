@@ -167,7 +167,8 @@ async def test_text_that_has_no_encoding_does_not_hide_the_error(http: Http) -> 
 
 @pytest.mark.parametrize("path", [CALL, CREATE, DELETE])
 async def test_L31_compatible_paths_check_what_plain_ones_check(http: Http, path: str) -> None:
-    """Origin, its content type, deadline, call id, size: each reaches the same check."""
+    """Origin, its content type, query, deadline, call id, size: each reaches the same check."""
+    assert (await http.post(f"{path}?amount=5")).status_code == 400
     json = {"content-type": "application/json"}
     for headers, status in (
         ({"origin": "https://evil.example", **json}, 403),
