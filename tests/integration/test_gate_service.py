@@ -189,6 +189,7 @@ async def test_reliable_calls_are_not_there_yet_and_say_so() -> None:
 
 async def test_the_deadline_of_the_caller_is_the_deadline_of_the_call() -> None:
     async with gate() as running, connected(running) as stub:
+        assert 3 < value(await stub.CallObject(a_call("remaining_s"), timeout=5)) <= 5
         error = await failing(stub.CallObject(a_call("wait"), timeout=0.3))
         assert isinstance(error, DeadlineExceeded)
         # The turn has ended too: the object answers again.

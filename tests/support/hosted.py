@@ -52,6 +52,10 @@ class Counter(goverse.Object):
     async def client(self) -> str:
         return goverse.context().client_id
 
+    @goverse.method
+    async def remaining_s(self) -> float:
+        return goverse.context().deadline - asyncio.get_running_loop().time()
+
     @goverse.method(read_only=True)
     async def wait(self) -> None:
         await asyncio.Event().wait()
