@@ -24,8 +24,8 @@ import msgspec
 
 from goverse.call import Call, CallTarget, Codec, Verb
 from goverse.errors import Executed, GoverseError, Internal, InvalidArgument, NotFound
-from goverse_gate.http_app import Request
 from goverse_gate.http_calls import Headers, not_allowed, problem, unquote_part
+from goverse_gate.http_front import Request
 
 log = logging.getLogger(__name__)
 
