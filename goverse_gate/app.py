@@ -18,7 +18,7 @@ from goverse.cluster.registration import Identity
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.addresses import advertised, member_name
 from goverse.config.settings import LimitSettings, Settings
-from goverse.ids import MemberId
+from goverse.ids import MemberId, new_token
 from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
@@ -27,7 +27,10 @@ from goverse.routing.metrics import RouterMetrics
 from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import LinkConfig
 from goverse.transport.pool import LinkPool, PoolSnapshot
+from goverse_gate.clients import ClientLimits, Clients, ClientsSnapshot
+from goverse_gate.gate_service import GateService, GateServiceSnapshot
 from goverse_gate.http_app import HttpApp, HttpLimits, HttpSnapshot
+from goverse_gate.http_compat import CompatibleCalls
 from goverse_gate.http_server import HttpServer, HttpServerSnapshot, open_http
 from goverse_gate.ingress import Ingress, IngressSnapshot
 from goverse_gate.node_links import NodeLinks
@@ -48,6 +51,8 @@ class GateSnapshot:
     pool: PoolSnapshot
     ingress: IngressSnapshot
     sessions: SessionsSnapshot
+    clients: ClientsSnapshot
+    gate_service: GateServiceSnapshot
     http: HttpSnapshot | None
     http_server: HttpServerSnapshot | None
 
@@ -67,6 +72,8 @@ class Gate:
         self.address = ""
         self.http_address = ""
         self.ops_address = ""
+        self.clients: Clients
+        self.gate_service: GateService
         self._http_app: HttpApp | None = None
         self._http_server: HttpServer | None = None
 
@@ -95,7 +102,7 @@ class Gate:
     async def drain(self, timeout_s: float) -> None:
         """Take no new calls, and let those of clients end within ``timeout_s``."""
         self.stopping = True
-        closing = [self.sessions.close(timeout_s)]
+        closing = [self.sessions.close(timeout_s), self.gate_service.close(timeout_s)]
         if self._http_server is not None:
             closing.append(self._http_server.close(timeout_s))
         await asyncio.gather(*closing)
@@ -106,6 +113,8 @@ class Gate:
             pool=self.pool.snapshot(),
             ingress=self.ingress.snapshot(),
             sessions=self.sessions.snapshot(),
+            clients=self.clients.snapshot(),
+            gate_service=self.gate_service.snapshot(),
             http=self._http_app.snapshot() if self._http_app is not None else None,
             http_server=self._http_server.snapshot() if self._http_server is not None else None,
         )
@@ -143,9 +152,15 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
 
         sessions = Sessions(ingress, identity_for_clients, links, runtime.random)
         gate = Gate(name, member, pool, ingress, sessions)
+        client_limits = ClientLimits(
+            max_clients=limits.max_sessions, max_calls=limits.max_session_calls
+        )
+        gate.clients = Clients(ingress, lambda: new_token(runtime.random), client_limits)
+        gate.gate_service = GateService(ingress, gate.clients, limits)
         _watch(metrics, gate)
 
-        listener = await network.listen(settings.gate.listen, sessions.accept)
+        service = gate.gate_service.handler()
+        listener = await network.listen(settings.gate.listen, sessions.accept, services=(service,))
         stack.push_async_callback(listener.close)
         gate.address = advertised(settings.gate.advertise, listener.address)
         if settings.gate.ops_listen != "off":
@@ -173,7 +188,8 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
 async def _serve_http(settings: Settings, limits: LimitSettings, gate: Gate) -> None:
     http_limits = HttpLimits.of(limits)
     door = gate.ingress.door(client_id="", max_calls=http_limits.max_requests)
-    app = HttpApp(door, http_limits, settings.gate.allowed_origins)
+    fronts = {CompatibleCalls.prefix: CompatibleCalls(door)}
+    app = HttpApp(door, http_limits, settings.gate.allowed_origins, fronts)
     gate.serve_http(app, await open_http(app, http_limits, settings.gate.http_listen))
 
 
@@ -195,6 +211,8 @@ def _watch(metrics: Metrics, gate: Gate) -> None:
     """Gauges are read from the parts themselves, when somebody asks."""
     metrics.member = gate.name
     gate.member.watch(metrics)
-    metrics.sessions.watch(lambda: gate.sessions.snapshot().sessions)
+    metrics.sessions.watch(
+        lambda: gate.sessions.snapshot().sessions + gate.clients.snapshot().clients
+    )
     metrics.links.watch(lambda: len(gate.pool.connected()))
     metrics.calls_in_flight.watch(gate.pool.calls_in_flight)

@@ -85,21 +85,24 @@ def parse_target(method: str, raw_path: bytes) -> Target:
     if parts[:3] == [b"", b"v1", b"objects"]:
         if len(parts) == 6:
             if method != "POST":
-                raise _not_allowed(method, b"POST")
+                raise not_allowed(method, b"POST")
             return Target(
-                _unquote(parts[3], "type"), _unquote(parts[4], "id"), _unquote(parts[5], "method")
+                unquote_part(parts[3], "type"),
+                unquote_part(parts[4], "id"),
+                unquote_part(parts[5], "method"),
             )
         raise NotFound(
             "expected /v1/objects/{type}/{id}/{method}; a slash within an id is written %2F"
         )
     if parts[:3] == [b"", b"v1", b"calls"] and len(parts) == 4:
         if method != "GET":
-            raise _not_allowed(method, b"GET")
+            raise not_allowed(method, b"GET")
         raise NotImplementedYet("reliable calls are not available in this version of the gate")
     raise NotFound("no such path; objects are called by POST /v1/objects/{type}/{id}/{method}")
 
 
-def _unquote(part: bytes, field: str) -> str:
+def unquote_part(part: bytes, field: str) -> str:
+    """One part of a path as text. Raises InvalidArgument naming ``field``."""
     if b"%" in part:
         if _BROKEN_ESCAPE.search(part):
             raise InvalidArgument(
@@ -114,7 +117,8 @@ def _unquote(part: bytes, field: str) -> str:
         ) from None
 
 
-def _not_allowed(method: str, allowed: bytes) -> HttpProblem:
+def not_allowed(method: str, allowed: bytes) -> HttpProblem:
+    """The problem to answer to ``method`` where only ``allowed`` is served."""
     return HttpProblem(
         405,
         "method_not_allowed",
@@ -172,13 +176,18 @@ def check_origin(head: Head, allowed: frozenset[bytes]) -> None:
     """
     if not head.origin:
         return
-    if not origin_allowed(head.origin, allowed):
+    check_reader(head, allowed)
+    if head.content_type.split(b";", 1)[0].strip().lower() != _JSON:
+        raise PermissionDenied("a request with an Origin needs Content-Type: application/json")
+
+
+def check_reader(head: Head, allowed: frozenset[bytes]) -> None:
+    """Raise `PermissionDenied` unless a web page of this origin may read (GET) here."""
+    if head.origin and not origin_allowed(head.origin, allowed):
         raise PermissionDenied(
             f"origin {head.origin[:128].decode('latin-1')!r} may not call "
             "(gate.allowed_origins says which may)"
         )
-    if head.content_type.split(b";", 1)[0].strip().lower() != _JSON:
-        raise PermissionDenied("a request with an Origin needs Content-Type: application/json")
 
 
 def origin_allowed(origin: bytes, allowed: frozenset[bytes]) -> bool:

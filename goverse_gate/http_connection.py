@@ -16,16 +16,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from goverse.errors import Executed, GoverseError, Overloaded, Unavailable
-from goverse_gate.http_app import (
-    BODY_ARRIVED,
-    Application,
-    HttpLimits,
-    Receive,
-    Scope,
-    Send,
-    answer,
-)
+from goverse_gate.asgi import Application, Receive, Scope, Send, answer
+from goverse_gate.http_app import HttpLimits
 from goverse_gate.http_calls import HttpProblem, problem
+from goverse_gate.http_front import BODY_ARRIVED
 
 #: Where a scope holds its connection; ASGI leaves names with a prefix to servers.
 CONNECTION = "goverse.connection"

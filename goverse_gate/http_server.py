@@ -15,7 +15,8 @@ from typing import Any, cast
 import uvicorn
 
 from goverse.aio.tasks import Tasks
-from goverse_gate.http_app import Application, HttpLimits
+from goverse_gate.asgi import Application
+from goverse_gate.http_app import HttpLimits
 from goverse_gate.http_connection import HttpConnection, attended
 
 

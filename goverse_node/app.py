@@ -33,6 +33,7 @@ from goverse_node.admin.assembly import node_admin
 from goverse_node.admin.http import PinRoutes
 from goverse_node.admin.operations import NodeAdmin
 from goverse_node.admin.service import AdminService
+from goverse_node.goverse_service import GoverseService
 from goverse_node.inbound import InboundLinks
 from goverse_node.local import LocalCalls
 from goverse_node.readiness import node_readiness
@@ -158,8 +159,11 @@ async def run_node(
         node.admin = node_admin(name, member, coordinator, catalog, router, limits)
         _watch(metrics, node)
 
-        service = AdminService(node.admin, rule).handler()
-        listener = await network.listen(settings.node.listen, inbound.accept, services=(service,))
+        services = (
+            AdminService(node.admin, rule).handler(),
+            GoverseService(catalog, lambda: node.address, runtime.clock).handler(),
+        )
+        listener = await network.listen(settings.node.listen, inbound.accept, services=services)
         stack.push_async_callback(listener.close)
         stack.push_async_callback(inbound.close, LINK_CLOSE_S)
         node.address = advertised(settings.node.advertise, listener.address)

@@ -114,7 +114,7 @@ class GateSettings:
     """Name of this gate; empty: POD_NAME, else hostname and port."""
 
     listen: str = "127.0.0.1:49000"
-    """Where client sessions are served."""
+    """Where client sessions and gate.GateService are served."""
 
     advertise: str = ""
     """host:port that others reach it by; empty: POD_IP, else the listen address, or the host's name

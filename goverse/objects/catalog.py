@@ -164,8 +164,6 @@ class Catalog:
         """Decode and validate; nothing has begun yet."""
         if call.call_id:
             raise NotImplementedYet("reliable calls (a call id) are not supported yet")
-        if call.codec not in encoding.NONE:
-            raise NotImplementedYet("payloads of codec 'any' are not supported yet")
         deadline = call.deadline
         if deadline > now + _MAX_TIMEOUT_S:
             deadline = now + _MAX_TIMEOUT_S

@@ -20,7 +20,6 @@ from typing import Any
 import msgspec
 
 from goverse.call import Codec
-from goverse.errors import NotImplementedYet
 from goverse.objects import foreign
 
 _JSON_KEYS = (str, uuid.UUID, datetime.date, datetime.time, decimal.Decimal)
@@ -28,7 +27,13 @@ _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 _PATH = re.compile(r"(.*?)(?: - at `(key in |keys in )?\$(.*)`)?\Z", re.DOTALL)
 _FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`\Z", re.DOTALL)
 # What a decoder can raise for bytes that came from outside. RecursionError: nesting bombs.
-DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError)
+DECODE_ERRORS = (
+    msgspec.DecodeError,
+    UnicodeDecodeError,
+    RecursionError,
+    OverflowError,
+    foreign.ForeignFault,
+)
 ENCODE_ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -67,8 +72,14 @@ _msgpack = msgspec.msgpack.Encoder(enc_hook=_encode_hook)
 _json = msgspec.json.Encoder(enc_hook=_encode_json_hook)
 _plain_msgpack = msgspec.msgpack.Decoder()
 
-NONE = {Codec.MSGPACK: b"\xc0", Codec.JSON: b"null"}
-NO_ARGUMENTS = {Codec.MSGPACK: b"\x80", Codec.JSON: b"{}"}
+_VALUE_URL = b"type.googleapis.com/google.protobuf.Value"
+NONE = {
+    Codec.MSGPACK: b"\xc0",
+    Codec.JSON: b"null",
+    # An Any with a Value that is null, written out so that protobuf need not be loaded.
+    Codec.ANY: b"\x0a%c%b\x12\x02\x08\x00" % (len(_VALUE_URL), _VALUE_URL),
+}
+NO_ARGUMENTS = {Codec.MSGPACK: b"\x80", Codec.JSON: b"{}", Codec.ANY: b""}
 
 
 def encode(value: Any, codec: Codec = Codec.MSGPACK, *, checked: bool = False) -> bytes:
@@ -76,17 +87,24 @@ def encode(value: Any, codec: Codec = Codec.MSGPACK, *, checked: bool = False) -
 
     :param checked: the value's type rules out what JSON encodes unfaithfully without a word.
     """
+    if codec is Codec.ANY:
+        from goverse.objects import any_codec  # loads protobuf, which few processes need
+
+        return any_codec.encode(value)
     try:
         if codec is Codec.MSGPACK:
             return _msgpack.encode(value)
-        if codec is Codec.JSON:
-            if not checked:
-                _refuse(find_fault(value, json=True))
-            return _json.encode(value)
+        if not checked:
+            _refuse(find_fault(value, json=True))
+        return _json.encode(value)
     except ENCODE_ERRORS as error:
         fault = find_fault(value, json=codec is Codec.JSON)
         raise fault or EncodingFault("", str(error)) from None
-    raise NotImplementedYet("payloads of codec 'any' are not supported yet; use msgpack or JSON")
+
+
+def json_builtins(value: Any) -> Any:
+    """``value`` as what its JSON would be read as. Raises what encoders raise."""
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_encode_json_hook)
 
 
 def decode_plain(payload: bytes) -> Any:
@@ -103,9 +121,17 @@ def explain(error: Exception) -> tuple[str, str]:
     """A decoder's error as (path, sentence); the path is plain: ``items[0].amount``."""
     if isinstance(error, RecursionError):
         return "", "nested too deeply"
-    match = _PATH.match(str(error))
+    if isinstance(error, foreign.ForeignFault):
+        return error.path, error.why
+    cause, text = error.__cause__, str(error)
+    if isinstance(cause, foreign.ForeignFault):
+        # Their text may hold anything; only what msgspec appended to it is a path of ours.
+        outer, _ = explain(msgspec.ValidationError(text[len(str(cause)) :]))
+        step = cause.path if cause.path[:1] in ("", "[") else f".{cause.path}"
+        return _join(outer, step), cause.why
+    match = _PATH.match(text)
     if match is None:  # cannot happen: every part of the pattern is optional
-        return "", str(error)
+        return "", text
     text, key, path = match.group(1), match.group(2), (match.group(3) or "").lstrip(".")
     field = _FIELD.match(text)
     if field is not None:
@@ -168,6 +194,10 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list | tuple | set | frozenset):
         for index, child in enumerate(value):
             yield f"[{index}]", child
+    else:
+        inner = foreign.parts(value)
+        if inner is not None:
+            yield "", inner
 
 
 def _leaf_fault(value: Any, *, json: bool, path: str) -> EncodingFault | None:

@@ -14,8 +14,9 @@ import msgspec
 from msgspec import inspect as types
 
 from goverse.call import Codec
-from goverse.errors import Executed, Internal, InvalidArgument, NotImplementedYet
+from goverse.errors import Executed, Internal, InvalidArgument
 from goverse.objects import encoding, foreign
+from goverse.objects.whole_message import whole_message
 
 _PLAIN_DEFAULTS = (int, float, str, bytes, bool, type(None), tuple, frozenset)
 
@@ -109,11 +110,18 @@ class Signature:
         result = TypeFacts(self.result_type, f"{where}, result")
         self._json_result_checked = result.json_is_faithful
         self.result_has_references = result.references
+        #: Set if the only parameter is a protobuf message: in JSON it is the whole payload.
+        self.whole = whole_message(self.struct, self._parameters, hints)
         hook = encoding.decode_hook
         self._decoders: dict[Codec, Callable[[bytes], Any]] = {
             Codec.MSGPACK: msgspec.msgpack.Decoder(self.struct, dec_hook=hook).decode,
             Codec.JSON: msgspec.json.Decoder(self.struct, dec_hook=hook).decode,
         }
+        self._no_arguments = encoding.NO_ARGUMENTS
+        if self.whole is not None:
+            self._decoders[Codec.JSON] = self.whole.decode_json
+            self._no_arguments = {**encoding.NO_ARGUMENTS, Codec.JSON: b""}
+            self._json_arguments_checked = True
         self._decode_result = msgspec.msgpack.Decoder(self.result_type, dec_hook=hook).decode
         # Positional arguments as a tuple, straight from the struct; a getter of one name gives
         # the bare value instead.
@@ -125,11 +133,9 @@ class Signature:
 
     def decode(self, payload: bytes, codec: Codec) -> Any:
         """Validate arguments; a struct of them. Raises InvalidArgument naming the path."""
-        decoder = self._decoders.get(codec)
-        if decoder is None:
-            raise NotImplementedYet("arguments of codec 'any' are not supported yet")
+        decoder = self._decoders.get(codec) or self._any_decoder()
         try:
-            arguments = decoder(payload or encoding.NO_ARGUMENTS[codec])
+            arguments = decoder(payload or self._no_arguments[codec])
             if codec is Codec.JSON and not self._json_arguments_checked:
                 encoding.refuse_big_integers(arguments)
         except encoding.DECODE_ERRORS as error:
@@ -142,6 +148,13 @@ class Signature:
             f"{self._where}: {path}: {why}" if path else f"{self._where}: {why}",
             details={"path": path} if path else None,
         )
+
+    def _any_decoder(self) -> Callable[[bytes], Any]:
+        """Made on first use: it loads protobuf, which few processes need."""
+        from goverse.objects.any_codec import AnyDecoder
+
+        made = self._decoders[Codec.ANY] = AnyDecoder(self.struct, self.whole)
+        return made
 
     def call(self, function: Callable[..., Any], instance: Any, arguments: Any) -> Any:
         """``function(instance, ...)`` with decoded ``arguments``: the coroutine of the method."""

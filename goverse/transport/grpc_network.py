@@ -28,9 +28,18 @@ METHOD = f"/{SERVICE}/Open"
 _STOP_GRACE_S = 1.0
 
 
-def channel_options(limits: LimitSettings) -> list[tuple[str, Any]]:
-    """Options of both sides."""
+#: Beside its arguments or its result, what a unary request or answer may say.
+_UNARY_HEAD_BYTES = 64 * 1024
+
+
+def channel_options(limits: LimitSettings, *, unary: bool = False) -> list[tuple[str, Any]]:
+    """Options of both sides.
+
+    :param unary: for calls that are one message each, however large.
+    """
     max_bytes = max_message_bytes(limits)
+    if unary:
+        max_bytes = max(max_bytes, limits.max_payload_bytes + _UNARY_HEAD_BYTES)
     return [
         ("grpc.max_send_message_length", max_bytes),
         ("grpc.max_receive_message_length", max_bytes),
@@ -55,6 +64,15 @@ def plain_address(peer: str) -> str:
         if peer.startswith(scheme):
             return unquote(peer[len(scheme) :])
     return peer
+
+
+def peer_of(context: Any) -> str:
+    """The other end of the connection that a request came on, as host:port; no two connections
+    that stand at one time have the same.
+
+    :param context: of a servicer.
+    """
+    return plain_address(context.peer())
 
 
 class _Stream:
@@ -171,7 +189,7 @@ class ClientStream(_Stream):
 
 class ServerStream(_Stream):
     def __init__(self, context: Any) -> None:
-        super().__init__(context, plain_address(context.peer()))
+        super().__init__(context, peer_of(context))
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def abort(self, reason: str) -> None:
@@ -245,7 +263,8 @@ class GrpcNetwork:
     """See `goverse.transport.carrier.Network`."""
 
     def __init__(self, *, limits: LimitSettings | None = None) -> None:
-        self._options = channel_options(limits or LimitSettings())
+        self._limits = limits or LimitSettings()
+        self._options = channel_options(self._limits)
         self._listeners: list[GrpcListener] = []
         self._clients: dict[ClientStream, None] = {}
         self._tasks = Tasks("grpc-network")
@@ -262,7 +281,8 @@ class GrpcNetwork:
     async def listen(
         self, address: str, accept: Accept, *, services: Sequence[Any] = ()
     ) -> Listener:
-        server = grpc.aio.server(options=self._options)
+        options = channel_options(self._limits, unary=True) if services else self._options
+        server = grpc.aio.server(options=options)
         listener = GrpcListener(server, accept, services)
         await listener.bind(address)
         self._listeners.append(listener)

@@ -12,12 +12,14 @@ from goverse.aio.runtime import Runtime
 from goverse.call import Call, CallTarget, Reply
 from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.errors import ApplicationError
-from goverse.ids import Epoch, MemberId
+from goverse.ids import Epoch, MemberId, new_token
 from goverse.objects import Catalog, Registry
 from goverse.observability.metrics import Metrics
 from goverse.sharding import shard_of
 from goverse.transport.carrier import Listener, Network
 from goverse.transport.link import LinkConfig
+from goverse_gate.clients import ClientLimits, Clients
+from goverse_gate.gate_service import GateService
 from goverse_gate.ingress import Ingress
 from goverse_gate.session import Sessions
 
@@ -49,6 +51,10 @@ class Counter(goverse.Object):
     @goverse.method
     async def client(self) -> str:
         return goverse.context().client_id
+
+    @goverse.method
+    async def remaining_s(self) -> float:
+        return goverse.context().deadline - asyncio.get_running_loop().time()
 
     @goverse.method(read_only=True)
     async def wait(self) -> None:
@@ -84,16 +90,22 @@ class Hosted:
     ingress: Ingress
     metrics: Metrics
     sessions: Sessions
+    clients: Clients
+    service: GateService
     listener: Listener
 
 
 @asynccontextmanager
 async def hosted(
-    network: Network, address: str, limits: LimitSettings | None = None
+    network: Network,
+    address: str,
+    limits: LimitSettings | None = None,
+    *classes: type[goverse.Object],
 ) -> AsyncIterator[Hosted]:
     limits = limits or LimitSettings()
     registry = Registry()
-    registry.add(Counter)
+    for cls in (Counter, *classes):
+        registry.add(cls)
     runtime, metrics = Runtime(), Metrics("g1")
     catalog = Catalog(registry, _Facts(), _nobody(), ObjectSettings(), limits, runtime)
     for shard in range(SHARDS):
@@ -102,10 +114,14 @@ async def hosted(
     sessions = Sessions(
         ingress, lambda: MemberId("g1", "x"), LinkConfig(limits, runtime, "g1"), runtime.random
     )
-    listener = await network.listen(address, sessions.accept)
+    few = ClientLimits(max_clients=limits.max_sessions, max_calls=limits.max_session_calls)
+    clients = Clients(ingress, lambda: new_token(runtime.random), few)
+    service = GateService(ingress, clients, limits)
+    listener = await network.listen(address, sessions.accept, services=(service.handler(),))
     try:
-        yield Hosted(catalog, ingress, metrics, sessions, listener)
+        yield Hosted(catalog, ingress, metrics, sessions, clients, service, listener)
     finally:
+        await service.close(1)
         await sessions.close(1)
         await listener.close()
         await catalog.stop(1)

@@ -31,7 +31,14 @@ def named(wanted: str) -> list[tuple[str, str]]:
 
 
 def test_L31_only_the_ingress_calls_into_the_cluster() -> None:
-    assert named("invoke") == [("http_app.py", "self._door"), ("ingress.py", "self._router")]
+    assert named("invoke") == [
+        ("gate_service.py", "door"),  # of a registered client
+        ("gate_service.py", "door"),  # of a connection
+        ("http_app.py", "self._door"),
+        ("http_compat.py", "self._door"),  # create and delete
+        ("http_compat.py", "self._door"),  # call
+        ("ingress.py", "self._router"),
+    ]
 
 
 def test_L31_the_router_is_given_to_the_ingress_alone() -> None:
@@ -55,10 +62,12 @@ def test_L31_every_listener_gets_a_door() -> None:
     assert listeners == [
         ("app.py", ""),  # open_http: an HttpApp around a door
         ("app.py", ""),  # OpsServer: no calls
-        ("app.py", "network"),  # sessions: a door each
+        ("app.py", "network"),  # sessions: a door each; GateService: its clients' and its own
         ("http_server.py", "listening"),  # the socket of open_http
     ]
     assert named("door") == [
         ("app.py", "gate.ingress"),
+        ("clients.py", "self._ingress"),
+        ("gate_service.py", "self._ingress"),
         ("session.py", "self._ingress"),
     ]

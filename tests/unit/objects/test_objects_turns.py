@@ -10,7 +10,6 @@ import pytest
 from objects_kit import make_call, running, turns_of_the_loop, value_of
 
 import goverse
-from goverse.call import Codec
 from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.errors import Fenced, NotOwner, Overloaded
 
@@ -358,14 +357,12 @@ async def test_an_application_error_passes_as_it_is():
         assert caught.value.executed is goverse.Executed.YES
 
 
-async def test_unknown_methods_codecs_and_call_ids():
+async def test_unknown_methods_and_call_ids():
     async with running(Worker) as node:
         with pytest.raises(goverse.NotFound, match="has no method 'nothing'"):
             await node.call("Worker", "x", "nothing")
         with pytest.raises(goverse.NotFound, match="not decorated"):
             await node.call("Worker", "x", "gate")
-        with pytest.raises(goverse.NotImplementedYet, match="any"):
-            await node.send(make_call("Worker", "x", "state", codec=Codec.ANY, payload=b"x"))
         call = make_call("Worker", "x", "state")
         call.call_id = "1"
         with pytest.raises(goverse.NotImplementedYet, match="reliable"):
