@@ -28,7 +28,7 @@ from goverse.config.settings import Settings
 from goverse.observability import logs
 from goverse.observability.metrics import Metrics
 from goverse.security.operators import TokenFileError
-from goverse.transport.grpc_network import GrpcNetwork
+from goverse.transport.tcp_network import TcpNetwork
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ async def _serve(configuration: Configuration, app: App, logging_: logs.Logging)
         stack.push_async_callback(tasks.close)
         coordinator = await coordination.open(settings.cluster, runtime)
         stack.push_async_callback(coordinator.close)
-        network = GrpcNetwork(limits=settings.limits)
+        network = TcpNetwork(limits=settings.limits)
         stack.push_async_callback(network.close)
         surroundings = Surroundings(coordinator, network, runtime, metrics)
         running = tasks.spawn("app", _run_app(app, settings, surroundings, stopped))

@@ -28,7 +28,6 @@ from goverse.errors import (
     Overloaded,
     Unavailable,
 )
-from goverse.transport.grpc_network import peer_of
 from goverse.transport.grpc_status import status_of
 from goverse.transport.pb.gate import gate_pb2 as pb
 from goverse_gate.clients import Clients
@@ -82,7 +81,7 @@ class GateService:
         self._at_rest = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
-        """To be added to the gRPC server of the gate's port."""
+        """To be served at the gate's port, where contexts know the true peer of a call."""
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
@@ -113,7 +112,7 @@ class GateService:
 
     async def _register(self, _: bytes, context: Any) -> None:
         try:
-            client = self._clients.register(peer_of(context))
+            client = self._clients.register(context.peer())
         except Exception as error:
             await _refuse(context, error)
             return
@@ -153,7 +152,7 @@ class GateService:
         self._calls += 1
         self._held_bytes += len(raw)
         try:
-            return await behaviour(_decoded(kind, raw), _Origin(peer_of(context), deadline))
+            return await behaviour(_decoded(kind, raw), _Origin(context.peer(), deadline))
         finally:
             self._calls -= 1
             self._held_bytes -= len(raw)

@@ -38,7 +38,7 @@ class GoverseService:
         self._started = clock.now()
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
-        """To be added to the gRPC server of the node's port."""
+        """To be served at the node's port."""
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {

@@ -17,7 +17,7 @@ from goverse.objects.context import CallDefaults
 from goverse.objects.definition import Object
 from goverse.objects.reference import Binding, Reference
 from goverse.transport.carrier import Network
-from goverse.transport.grpc_network import GrpcNetwork
+from goverse.transport.tcp_network import TcpNetwork
 
 T = TypeVar("T", bound=Object)
 
@@ -97,14 +97,14 @@ async def connect(
     :param addresses: of any number of gates; one is used at a time, another when it goes.
     :param wait_s: how long to keep trying when no gate answers at first.
     :param limits: default timeouts and the largest payload; as on the gate.
-    :param network: how to reach gates; gRPC unless told otherwise.
+    :param network: how to reach gates; TCP unless told otherwise.
     :param runtime: time and chance, for simulations.
 
     Raises `Unavailable` if no gate answers, ValueError for what cannot be an address.
     """
     limits = limits or LimitSettings()
     gates = _parsed(addresses)
-    own_network = GrpcNetwork() if network is None else None
+    own_network = TcpNetwork() if network is None else None
     session = Session(cast(Network, network or own_network), gates, limits, runtime or Runtime())
     try:
         await session.open(wait_s)

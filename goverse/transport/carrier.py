@@ -1,35 +1,68 @@
-"""What a link needs from below: a two-way stream of messages. gRPC and loopback provide it."""
+"""What a link needs from below: a two-way stream of messages. TCP and loopback provide it."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+MAX_GREETING_BYTES = 64 * 1024
+"""The longest message that is received before a sink is attached: of a stranger, that is."""
+
 
 class CarrierClosed(Exception):
     """The stream ended or broke; its text says how. Nothing more can be sent or received."""
 
 
+class Sink(Protocol):
+    """Who is told what happens on a stream. Nothing that is called here may wait or raise."""
+
+    def on_message(self, message: bytes) -> None:
+        """A message has arrived."""
+        ...
+
+    def on_writable(self) -> None:
+        """`Carrier.blocked` was true and is so no more."""
+        ...
+
+    def on_end(self, reason: str) -> None:
+        """The stream is over, whoever ended it. Called once, last, and never from within
+        `Carrier.abort`."""
+        ...
+
+
 class Carrier(Protocol):
-    """One stream. At most one task receives and one task sends; neither is ever cancelled in the
-    middle of an operation by anything but the end of the stream."""
+    """One stream. It begins with greetings, `send` and `receive`, by at most one task each. From
+    `attach` on there are no tasks: messages are handed over, and `write` takes them."""
 
     @property
     def peer(self) -> str:
         """Address of the other side, for logs and for the loopback check."""
         ...
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the other side reads too slowly. Whoever writes all the same fills memory."""
+        ...
+
+    def write(self, message: bytes) -> None:
+        """Take ``message``. Once the stream has ended this does nothing: the end is told."""
+        ...
+
+    def attach(self, sink: Sink) -> None:
+        """Hand over to ``sink`` what has arrived, now, and from then on what arrives."""
+        ...
+
     async def send(self, message: bytes) -> None:
-        """Return when the carrier has taken ``message``. Raises `CarrierClosed`."""
+        """`write`, once the carrier is not blocked. Raises `CarrierClosed`."""
         ...
 
     async def receive(self) -> bytes:
-        """The next message. Raises `CarrierClosed`, once everything sent before an orderly end
-        has been received."""
+        """The next message, of at most `MAX_GREETING_BYTES`. Raises `CarrierClosed`, once
+        everything sent before an orderly end has been received."""
         ...
 
     def abort(self, reason: str) -> None:
-        """End it now, without waiting; pending operations raise `CarrierClosed`."""
+        """End it now, without waiting; the other side is told ``reason`` if it listens."""
         ...
 
 
@@ -48,7 +81,7 @@ Accept = Callable[[Carrier], Awaitable[None]]
 
 
 class Network(Protocol):
-    """Makes carriers. The composition root has gRPC's, a simulation the loopback one."""
+    """Makes carriers. The composition root has that of TCP, a simulation the loopback one."""
 
     async def connect(self, address: str, *, timeout_s: float) -> Carrier:
         """Open a stream to host:port. Raises `CarrierClosed`."""
@@ -59,8 +92,8 @@ class Network(Protocol):
     ) -> Listener:
         """Serve; ``accept(carrier)`` runs as long as the stream lives.
 
-        :param services: further services for the same address, in the carrier's own form (gRPC:
-            generic handlers). A carrier that has no such thing leaves them out.
+        :param services: gRPC services for the same address, as generic handlers. The loopback
+            network leaves them out.
         """
         ...
 

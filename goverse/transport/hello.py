@@ -20,7 +20,7 @@ import msgspec
 
 from goverse.errors import FailedPrecondition, GoverseError, LinkBroken
 from goverse.ids import MemberId, check_member_name
-from goverse.transport.carrier import Carrier, CarrierClosed
+from goverse.transport.carrier import MAX_GREETING_BYTES, Carrier, CarrierClosed
 from goverse.transport.wire import (
     OLDEST_PROTOCOL,
     PROTOCOL,
@@ -36,7 +36,6 @@ SKIP_UNKNOWN_FRAMES = "skip-unknown-frames"
 FEATURES: tuple[str, ...] = (SKIP_UNKNOWN_FRAMES,)
 """What this version can do beyond its protocol version; a feature counts if both sides name it."""
 
-MAX_HELLO_BYTES = 64 * 1024
 MAX_TOKEN_CHARS = 256
 _TURN_AWAY_S = 1.0
 
@@ -106,8 +105,7 @@ async def shake_hands(
     Raises `LinkBroken` (not sent) if the stream fails, the peer talks nonsense or nothing comes
     within ``timeout_s``; any other `GoverseError` is a refusal, the peer's or our own.
     """
-    # The timer ends the stream, not the operation: a cancelled read would do the same in gRPC,
-    # only without a reason.
+    # The timer ends the stream, not the operation, so that the other side is told why.
     timer = asyncio.get_running_loop().call_later(
         timeout_s, carrier.abort, f"no hello within {timeout_s:g} s"
     )
@@ -164,7 +162,7 @@ def _frame(hello: Hello) -> HelloFrame:
 
 
 def _hello(message: bytes) -> Hello:
-    frames = decode(message, max_bytes=MAX_HELLO_BYTES)
+    frames = decode(message, max_bytes=MAX_GREETING_BYTES)
     frame = frames[0] if len(frames) == 1 else None
     if isinstance(frame, ErrorFrame) and frame.number == 0:
         raise error_of(frame)

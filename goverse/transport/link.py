@@ -17,7 +17,6 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Reply
 from goverse.errors import GoverseError
 from goverse.transport.carrier import Carrier
@@ -120,7 +119,6 @@ class Link:
         self._own_term = term
         self._skip_unknown = both(mine, theirs, SKIP_UNKNOWN_FRAMES)
         self._loop = asyncio.get_running_loop()
-        self._tasks = Tasks(self.name, on_crash=self._crashed)
         self._outbox = Outbox(
             max_batch_bytes=limits.max_batch_bytes,
             max_chunk_bytes=limits.max_chunk_bytes,
@@ -166,11 +164,7 @@ class Link:
         """Begin to read and write; ``target`` takes the peer's calls."""
         self._inbound.start(target)
         self._heartbeat.start()
-        read = self._pump.read(
-            max_bytes=max_message_bytes(self._limits), skip_unknown=self._skip_unknown
-        )
-        self._tasks.spawn("read", read)
-        self._tasks.spawn("write", self._pump.write())
+        self._pump.start(max_bytes=max_message_bytes(self._limits), skip_unknown=self._skip_unknown)
 
     # A plain function that hands on the coroutine: one frame less for every call to pass.
     def invoke(self, call: Call) -> Coroutine[Any, Any, Reply]:
@@ -240,9 +234,8 @@ class Link:
             callback(self)
 
     async def wait_closed(self) -> str:
-        """Wait until the link has ended and its tasks with it; returns why it ended."""
+        """Wait until the link has ended and its calls with it; returns why it ended."""
         await asyncio.shield(self._closed)
-        await self._tasks.close(timeout_s=_TASKS_END_S)
         current = asyncio.current_task()
         tasks = [task for task in self._inbound.tasks if task is not current]
         if tasks:
@@ -291,9 +284,6 @@ class Link:
     def _ping(self) -> None:
         if not self._outbox.items:  # a carrier that takes nothing must not pile up pings
             self._outbox.put_control(PingFrame())
-
-    def _crashed(self, task: str, error: BaseException) -> None:
-        self.abort(f"{task} failed: {error!r}")
 
     # -- what arrives -------------------------------------------------------------------------
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import functools
 from collections import deque
 from collections.abc import Callable
 
-from goverse.transport.carrier import CarrierClosed
+from goverse.transport.carrier import Sink
+from goverse.transport.greeting import GreetingCarrier
 
 Policy = Callable[[str, str], float | None]
 """(source process, destination process) -> delay in seconds, or None while the way is cut."""
@@ -63,6 +65,10 @@ class Way:
             self._handle.cancel()
             self._handle = None
 
+    def run(self, function: Callable[..., None], *arguments: object) -> None:
+        """Have something called soon in the process at the far end."""
+        self._loop.call_soon(functools.partial(function, *arguments), context=self._context)
+
     def _arm(self) -> None:
         due, now = self._queue[0][0], self._loop.time()
         if due is None:
@@ -89,7 +95,7 @@ class Way:
             return
 
 
-class LoopbackCarrier:
+class LoopbackCarrier(GreetingCarrier):
     """One end of a connection; see `goverse.transport.carrier.Carrier`."""
 
     def __init__(
@@ -100,46 +106,35 @@ class LoopbackCarrier:
         into: Way,
         ends: dict[LoopbackCarrier, None],
     ) -> None:
+        super().__init__(peer)
         self.owner = owner
         self._ends = ends
-        self._peer = peer
         self._out = out
         self._into = into
         self._other: LoopbackCarrier | None = None
         self._inbox: deque[bytes] = deque()
-        self._unread = 0  # sent and not received by the other side
-        self._ended: str | None = None
+        self._unread = 0  # sent and not taken by the other side
         self._aborted = False
-        self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
-        self._loop = asyncio.get_running_loop()
         into.deliver = self._deliver
         ends[self] = None
-
-    @property
-    def peer(self) -> str:
-        return self._peer
 
     def pair(self, other: LoopbackCarrier) -> None:
         self._other = other
         other._other = self
 
+    def write(self, message: bytes) -> None:
+        if self._ended is None:
+            self._unread += len(message)
+            self.blocked = self._unread >= MAX_UNREAD_BYTES
+            self._out.put(Kind.DATA, message)
+
     async def send(self, message: bytes) -> None:
-        while self._unread >= MAX_UNREAD_BYTES and self._ended is None:
-            self._writer = self._loop.create_future()
-            await self._writer
-        if self._ended is not None:
-            raise CarrierClosed(self._ended)
-        self._unread += len(message)
-        self._out.put(Kind.DATA, message)
+        await super().send(message)
         await asyncio.sleep(0)  # no real carrier is faster, and others may have something to say
 
-    async def receive(self) -> bytes:
-        while not self._inbox:
-            if self._ended is not None:
-                raise CarrierClosed(self._ended)
-            self._reader = self._loop.create_future()
-            await self._reader
+    def _next(self) -> bytes | None:
+        if not self._inbox:
+            return None
         message = self._inbox.popleft()
         if self._other is not None:
             self._other._acknowledge(len(message))
@@ -169,25 +164,30 @@ class LoopbackCarrier:
         else:  # it hears of this after everything that was sent before
             self._out.put(Kind.CLOSED, reason.encode())
 
+    def _tell_end(self, sink: Sink, reason: str) -> None:
+        # In the process that this end belongs to: one that was killed is told nothing.
+        self._into.run(sink.on_end, reason)
+
     def _deliver(self, parcel: Parcel) -> None:
         kind, data = parcel
         if kind is Kind.CLOSED:
             self._end(f"closed by the other side: {data.decode()}")
-        elif not self._aborted:
+        elif self._aborted:
+            return
+        elif self._sink is None:
             self._inbox.append(data)
-            _wake(self._reader)
+            self._arrived()
+        else:
+            if self._other is not None:
+                self._other._acknowledge(len(data))
+            self._sink.on_message(data)
 
     def _acknowledge(self, size: int) -> None:
+        """Called by the other end, and so in the context of its process."""
         self._unread -= size
-        _wake(self._writer)
+        if self.blocked:
+            self._into.run(self._look_again)
 
-    def _end(self, reason: str) -> None:
-        if self._ended is None:
-            self._ended = reason
-        _wake(self._reader)
-        _wake(self._writer)
-
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
+    def _look_again(self) -> None:
+        if self._unread < MAX_UNREAD_BYTES:
+            self._unblocked()

@@ -1,7 +1,7 @@
 """What waits to be sent on one link, and how it becomes messages.
 
-Batching is adaptive: while one message is being sent, frames queue here; when it is out,
-everything queued becomes the next message. An idle link sends a single frame at once.
+Batching is adaptive: what gathers in one pass of the loop, or while the carrier is blocked, becomes
+one message. An idle link sends a single frame at once.
 
 A queued item makes its frame in the moment in which its message is made: remaining times are
 exact then, and a call that nobody waits for any more is never sent at all.
@@ -9,7 +9,6 @@ exact then, and a call that nobody waits for any more is never sent at all.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -86,7 +85,7 @@ class Outbox:
         self.controls = 0
         self.streams: deque[Stream] = deque()
         self._on_streams_end = on_streams_end
-        self._wake: asyncio.Future[None] | None = None
+        self._wake: Callable[[], None] | None = None
         self._closed = False
 
     def put(self, item: Item) -> None:
@@ -98,7 +97,7 @@ class Outbox:
         wake = self._wake
         if wake is not None:
             self._wake = None
-            wake.set_result(None)
+            wake()
 
     def put_control(self, frame: Frame) -> None:
         """Queue a frame that answers to nobody: `controls` counts them until they are taken."""
@@ -118,22 +117,20 @@ class Outbox:
                 return
 
     def close(self) -> None:
-        """Forget everything; `wait` returns False from now on."""
+        """Forget everything, and take nothing more."""
         self._closed = True
         self.items = []
         self._bytes = 0
         self.controls = 0
         self.streams.clear()
-        if self._wake is not None:
-            self._wake.set_result(None)
-            self._wake = None
+        self._wake = None
 
-    async def wait(self) -> bool:
-        """Return True once there is something to send, False once it is closed. One waiter."""
-        if not self.items and not self.streams and not self._closed:
-            self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
-        return not self._closed
+    def when_ready(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` once, as soon as there is something to send; now, if there is."""
+        if self.items or self.streams:
+            wake()
+        elif not self._closed:
+            self._wake = wake
 
     def take(self, now: float) -> bytes | None:
         """Make the next message, or None if nothing of it need be sent any more."""

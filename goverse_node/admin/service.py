@@ -33,7 +33,7 @@ class AdminService:
         self._running = 0
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
-        """To be added to the gRPC server of the node's port."""
+        """To be served at the node's port, where contexts know the true peer of a call."""
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {

@@ -28,10 +28,10 @@ from goverse.errors import (
     TooLarge,
     Unavailable,
 )
-from goverse.transport.grpc_network import GrpcNetwork
 from goverse.transport.grpc_status import error_of
 from goverse.transport.pb.gate import gate_pb2 as pb
 from goverse.transport.pb.gate.gate_pb2_grpc import GateServiceStub
+from goverse.transport.tcp_network import TcpNetwork
 from tests.support.eventually import eventually
 from tests.support.hosted import Hosted, hosted
 
@@ -46,7 +46,7 @@ OPTIONS = [
 @asynccontextmanager
 async def gate(**limits: Any) -> AsyncIterator[Hosted]:
     settings = LimitSettings(**limits)
-    network = GrpcNetwork(limits=settings)
+    network = TcpNetwork(limits=settings)
     async with hosted(network, "127.0.0.1:0", settings) as running:
         yield running
         await at_rest(running)

@@ -11,7 +11,22 @@ from pathlib import Path
 MEASURED = ("cluster", "routing", "objects", "transport")
 REQUIRED_PERCENT = 85.0
 #: What cannot run in a simulation: generated code, and the carrier that needs real sockets.
-UNREACHABLE = ("*/goverse/transport/pb/*", "*/goverse/transport/grpc*.py")
+UNREACHABLE = (
+    "*/goverse/transport/pb/*",
+    *(
+        f"*/goverse/transport/{module}.py"
+        for module in (
+            "dialling",
+            "framing",
+            "front",
+            "grpc_server",
+            "grpc_status",
+            "passage",
+            "tcp_carrier",
+            "tcp_network",
+        )
+    ),
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -65,7 +80,7 @@ def report_coverage(folder: str) -> bool:
         print(f"  goverse.{package:<12} {percent:5.1f} %")
     everything = _percent(measured, include, ())
     reachable = _percent(measured, include, UNREACHABLE)
-    print(f"  together             {reachable:5.1f} %  ({everything:.1f} % with gRPC carrier)")
+    print(f"  together             {reachable:5.1f} %  ({everything:.1f} % with the unreachable)")
     with open(f"{folder}/report", "w") as out:
         measured.report(include=include, omit=list(UNREACHABLE), file=out, show_missing=True)
     print(Path(out.name).read_text())

@@ -14,9 +14,9 @@ from goverse.aio.runtime import Runtime
 from goverse.call import Call, Reply
 from goverse.config.settings import LimitSettings
 from goverse.ids import MemberId
-from goverse.transport.grpc_network import GrpcNetwork
 from goverse.transport.hello import Role, our_hello
 from goverse.transport.link import LinkConfig
+from goverse.transport.tcp_network import TcpNetwork
 from tests.support.accepting import accept_links
 
 
@@ -33,7 +33,7 @@ async def main(address: str) -> None:
         lambda theirs, link: Echo(),
         LinkConfig(LimitSettings(), Runtime(), "far"),
     )
-    listener = await GrpcNetwork().listen(address, accept)
+    listener = await TcpNetwork().listen(address, accept)
     print(listener.address, flush=True)
     await asyncio.Event().wait()
 

@@ -14,7 +14,7 @@ from goverse.call import Call, CallTarget, Codec, Reply, Verb
 from goverse.config.settings import LimitSettings
 from goverse.ids import MemberId
 from goverse.testing.loop import run_virtual
-from goverse.transport.carrier import Carrier
+from goverse.transport.carrier import Carrier, Sink
 from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import Link, LinkConfig, open_link
 from goverse.transport.loopback import LoopbackHub
@@ -140,27 +140,47 @@ async def pair(
 
 
 class Valve:
-    """A carrier that can be told to take no more messages."""
+    """A carrier that can be told to take no more messages. Shut, it takes one and is blocked."""
 
     def __init__(self, carrier: Carrier) -> None:
         self._carrier = carrier
-        self._flow = asyncio.Event()
-        self._flow.set()
+        self._sink: Sink | None = None
+        self._is_shut = False
+        self._held: list[bytes] = []
         self.sent: list[bytes] = []
 
     @property
     def peer(self) -> str:
         return self._carrier.peer
 
+    @property
+    def blocked(self) -> bool:
+        return bool(self._held) or self._carrier.blocked
+
     def shut(self) -> None:
-        self._flow.clear()
+        self._is_shut = True
 
     def open(self) -> None:
-        self._flow.set()
+        self._is_shut = False
+        held, self._held = self._held, []
+        for message in held:
+            self._carrier.write(message)
+        if held and self._sink is not None:
+            self._sink.on_writable()
+
+    def write(self, message: bytes) -> None:
+        self.sent.append(message)
+        if self._is_shut:
+            self._held.append(message)
+        else:
+            self._carrier.write(message)
+
+    def attach(self, sink: Sink) -> None:
+        self._sink = sink
+        self._carrier.attach(sink)
 
     async def send(self, message: bytes) -> None:
         self.sent.append(message)
-        await self._flow.wait()
         await self._carrier.send(message)
 
     async def receive(self) -> bytes:
@@ -168,7 +188,6 @@ class Valve:
 
     def abort(self, reason: str) -> None:
         self._carrier.abort(reason)
-        self._flow.set()
 
 
 def call_frame(number: int, payload: bytes = b"", remaining_ms: int = 30_000) -> CallFrame:

@@ -13,7 +13,7 @@ from goverse.config.settings import ClusterSettings, GateSettings, NodeSettings,
 from goverse.coordination.memory import MemoryStore
 from goverse.objects import Registry
 from goverse.observability.metrics import Metrics
-from goverse.transport.grpc_network import GrpcNetwork
+from goverse.transport.tcp_network import TcpNetwork
 from goverse_gate.app import Gate, run_gate
 from goverse_node.app import Node, run_node
 from tests.support.eventually import eventually
@@ -51,7 +51,7 @@ async def real_gate(*classes: type[goverse.Object]) -> AsyncIterator[Running]:
     def surroundings() -> Surroundings:
         return Surroundings(
             coordinator=store.connect(runtime),
-            network=GrpcNetwork(),
+            network=TcpNetwork(),
             runtime=runtime,
             metrics=Metrics(),
         )

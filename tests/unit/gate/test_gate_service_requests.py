@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NamedTuple
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from goverse.call import Call, Codec, Reply
 from goverse.config.settings import LimitSettings
 from goverse.observability.metrics import Metrics
-from goverse.transport.grpc_network import peer_of
 from goverse.transport.pb.gate import gate_pb2 as pb
 from goverse_gate.clients import ClientLimits, Clients
 from goverse_gate.gate_service import SERVICE, GateService
@@ -24,7 +22,7 @@ class Aborted(Exception):
 
 
 class Context:
-    def __init__(self, peer: str = "ipv4:127.0.0.1:1001") -> None:
+    def __init__(self, peer: str = "127.0.0.1:1001") -> None:
         self._peer = peer
         self.status = "OK"
 
@@ -115,15 +113,3 @@ def test_random_names(
 async def test_an_answer_that_is_no_any_is_our_fault() -> None:
     request = pb.CallObjectRequest(type="Counter", id="a", method="add")
     assert await Service(Codec.JSON).send("CallObject", request.SerializeToString()) == "INTERNAL"
-
-
-@pytest.mark.parametrize(
-    ("peer", "address"),
-    [
-        ("ipv4:127.0.0.1:80", "127.0.0.1:80"),
-        ("ipv6:%5B::1%5D:80", "[::1]:80"),
-        ("unix:x", "unix:x"),
-    ],
-)
-def test_the_peer_of_a_request(peer: str, address: str) -> None:
-    assert peer_of(Context(peer)) == address

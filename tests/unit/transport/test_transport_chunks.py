@@ -173,7 +173,7 @@ async def test_results_that_arrive_have_a_limit_together() -> None:
 async def test_an_unfinished_call_is_never_begun() -> None:
     """Cancelled, late, or on a link that broke."""
     target = Target()
-    link, peer, _ = await raw_pair(target, limits=limits)
+    link, peer, hub = await raw_pair(target, limits=limits)
     await peer.send(head(1, 100), ChunkFrame(1, Of.CALL, bytes(99)), CancelFrame(1))
     await peer.send(ChunkFrame(1, Of.CALL, b"x"))
     short = head(2, 100)
@@ -184,6 +184,7 @@ async def test_an_unfinished_call_is_never_begun() -> None:
     await peer.send(ChunkFrame(2, Of.CALL, b"x"))
     await peer.send(head(3, 100), ChunkFrame(3, Of.CALL, bytes(99)))
     await eventually(lambda: link.snapshot().assemblies == 1)
+    hub.set_policy(lambda source, target: 0.1)
     await peer.send(ChunkFrame(3, Of.CALL, b"x"))
     link.abort("broken")  # with the last piece on its way
     await link.wait_closed()
@@ -193,14 +194,15 @@ async def test_an_unfinished_call_is_never_begun() -> None:
 
 @virtual
 async def test_a_broken_link_never_completes_a_reply() -> None:
-    link, peer, _ = await raw_pair(limits=limits)
+    link, peer, hub = await raw_pair(limits=limits)
     task = asyncio.create_task(link.invoke(call()))
     sent = await peer.next_of(CallFrame)
     await peer.send(ReplyFrame(sent.number, b"", Codec.JSON, 10))
     await peer.send(ChunkFrame(sent.number, Of.REPLY, b"12345"))
     await eventually(lambda: link.snapshot().assemblies == 1)
+    hub.set_policy(lambda source, target: 0.1)
     await peer.send(ChunkFrame(sent.number, Of.REPLY, b"67890"))
-    link.abort("broken")
+    link.abort("broken")  # with the last piece on its way
     with pytest.raises(LinkBroken):
         await task
     assert link.snapshot().at_rest

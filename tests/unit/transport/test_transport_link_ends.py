@@ -102,9 +102,10 @@ async def test_a_call_that_was_queued_was_not_sent() -> None:
 @virtual
 async def test_what_arrives_after_abort_is_ignored() -> None:
     target = Target()
-    link, peer, _ = await raw_pair(target)
+    link, peer, hub = await raw_pair(target)
     task = asyncio.create_task(link.invoke(call()))
     sent = await peer.next_of(CallFrame)
+    hub.set_policy(lambda source, target: 0.1)
     await peer.send(ReplyFrame(sent.number, b"late", sent.codec), call_frame(1))
     link.abort("test")  # both are on their way
     with pytest.raises(LinkBroken):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import types
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from goverse.transport.carrier import CarrierClosed
+from goverse.transport.carrier import Sink
 from goverse.transport.chunks import Stream
 from goverse.transport.expiry import STEP_S, Expiry
 from goverse.transport.heartbeat import Heartbeat
@@ -131,25 +133,28 @@ def test_a_frame_that_cannot_be_encoded_goes_alone() -> None:
     assert outbox.take(0.0) is None
 
 
-@virtual
-async def test_waiting_for_something_to_send() -> None:
+def test_whoever_empties_the_outbox_is_woken_once() -> None:
     outbox = box()
-    waiting = asyncio.create_task(outbox.wait())
-    await asyncio.wait([waiting], timeout=1)
-    assert not waiting.done()
+    woken: list[str] = []
+    outbox.when_ready(lambda: woken.append("first"))
+    assert woken == []
     outbox.put(Item(1))
     outbox.put(Item(2))
-    assert await waiting is True
-    assert await outbox.wait() is True
+    assert woken == ["first"]
+    outbox.when_ready(lambda: woken.append("at once"))
+    assert woken == ["first", "at once"]
     taken(outbox)
-    waiting = asyncio.create_task(outbox.wait())
-    await asyncio.wait([waiting], timeout=1)
+    outbox.stream(Stream(1, Of.CALL, b"aaaa"))
+    outbox.when_ready(lambda: woken.append("for a chunk"))
+    assert woken == ["first", "at once", "for a chunk"]
+    taken(outbox)
+    outbox.when_ready(lambda: woken.append("never"))
     outbox.close()
-    assert await waiting is False
     outbox.put(Item(3))
     outbox.put_control(PingFrame())
+    outbox.when_ready(lambda: woken.append("never"))
     assert (outbox.items, outbox.controls) == ([], 0)
-    assert await outbox.wait() is False
+    assert woken == ["first", "at once", "for a chunk"]
 
 
 # -- expiry -------------------------------------------------------------------------------------
@@ -228,18 +233,24 @@ async def test_heartbeat() -> None:
 
 
 class Scripted:
-    """A carrier that hands out messages, whatever happened before."""
+    """A carrier that keeps what it is given, and blocks when it is told to."""
 
     peer = "scripted"
 
-    def __init__(self, *messages: bytes) -> None:
-        self.messages = list(messages)
+    def __init__(self, *arrived: bytes) -> None:
+        self.arrived = arrived
+        self.blocked = False
+        self.written: list[list[Frame]] = []
+
+    def attach(self, sink: Sink) -> None:
+        for message in self.arrived:
+            sink.on_message(message)
+
+    def write(self, message: bytes) -> None:
+        self.written.append(decode(message, max_bytes=1_000))
 
     async def receive(self) -> bytes:
-        await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=1)
-        if not self.messages:
-            raise CarrierClosed("no more")
-        return self.messages.pop(0)
+        raise AssertionError
 
     async def send(self, message: bytes) -> None:
         raise AssertionError
@@ -248,23 +259,150 @@ class Scripted:
         raise AssertionError
 
 
+class Pumped:
+    """A pump, and everything around it."""
+
+    def __init__(self, *arrived: bytes, outbox: Outbox | None = None) -> None:
+        self.carrier = Scripted(*arrived)
+        self.outbox = outbox or box()
+        self.ends: list[str] = []
+        self.seen: list[Frame] = []
+        self.may_send = True
+        beat = Heartbeat(interval_s=9, timeout_s=9, send=lambda: None, on_silence=self.ends.append)
+        self.pump = Pump(
+            self.carrier,
+            self.outbox,
+            beat,
+            may_send=lambda: self.may_send,
+            take=self.take,
+            end=self.ends.append,
+        )
+
+    def start(self) -> None:
+        self.pump.start(max_bytes=100, skip_unknown=False)
+
+    def take(self, frames: list[Frame]) -> None:
+        self.seen.extend(frames)
+
+
+@types.coroutine
+def next_pass() -> Generator[None, None, None]:
+    """Let everything run that is due in this pass of the loop."""
+    yield
+
+
 @virtual
 async def test_what_a_carrier_still_had_is_ignored() -> None:
-    seen: list[Any] = []
-    ends: list[str] = []
-    beat = Heartbeat(interval_s=9, timeout_s=9, send=lambda: None, on_silence=ends.append)
     message = encode([CancelFrame(1)])
-    pump = Pump(
-        Scripted(message, message, message),
-        box(),
-        beat,
-        may_send=lambda: True,
-        take=seen.extend,
-        end=ends.append,
-    )
-    reading = asyncio.create_task(pump.read(max_bytes=100, skip_unknown=False))
-    await asyncio.wait([reading], timeout=1.5)
-    pump.stop()
-    await reading
-    assert seen == [CancelFrame(1)]
-    assert (pump.messages_received, ends) == (1, [])
+    pumped = Pumped(message, message, message)
+
+    def take(frames: list[Frame]) -> None:
+        pumped.seen.extend(frames)
+        pumped.pump.stop()
+
+    pumped.pump._take = take
+    pumped.start()
+    assert pumped.seen == [CancelFrame(1)]
+    assert (pumped.pump.messages_received, pumped.ends) == (1, [])
+
+
+@virtual
+async def test_what_gathers_in_one_pass_goes_as_one_message() -> None:
+    pumped = Pumped()
+    pumped.start()
+    for number in (1, 2, 3):
+        pumped.outbox.put(Item(number))
+    assert pumped.carrier.written == []
+    await next_pass()
+    assert pumped.carrier.written == [[CancelFrame(1), CancelFrame(2), CancelFrame(3)]]
+    pumped.outbox.put(Item(4))
+    await next_pass()
+    assert pumped.carrier.written[1:] == [[CancelFrame(4)]]
+    assert pumped.pump.messages_sent == 2
+
+
+@virtual
+async def test_what_gathers_while_the_carrier_is_blocked_goes_as_one_message() -> None:
+    pumped = Pumped()
+    pumped.start()
+    pumped.carrier.blocked = True
+    for number in (1, 2, 3):
+        pumped.outbox.put(Item(number))
+        await next_pass()
+    assert pumped.carrier.written == []
+    assert len(pumped.outbox.items) == 3
+    pumped.carrier.blocked = False
+    pumped.pump.on_writable()
+    pumped.pump.on_writable()
+    await next_pass()
+    await next_pass()
+    assert pumped.carrier.written == [[CancelFrame(1), CancelFrame(2), CancelFrame(3)]]
+    pumped.outbox.put(Item(4))  # nobody has forgotten to listen
+    await next_pass()
+    assert pumped.carrier.written[1:] == [[CancelFrame(4)]]
+
+
+@virtual
+async def test_one_message_per_pass_however_much_there_is() -> None:
+    pumped = Pumped()
+    pumped.start()
+    for number in range(1, 2 * MAX_BATCH_FRAMES + 2):
+        pumped.outbox.put(Item(number))
+    for count in (1, 2, 3, 3):
+        await next_pass()
+        assert len(pumped.carrier.written) == count
+    assert [len(frames) for frames in pumped.carrier.written] == [64, 64, 1]
+
+
+@virtual
+async def test_a_carrier_that_blocks_in_between_is_waited_for() -> None:
+    pumped = Pumped()
+    pumped.start()
+    for number in range(1, MAX_BATCH_FRAMES + 2):
+        pumped.outbox.put(Item(number))
+    await next_pass()
+    pumped.carrier.blocked = True
+    await next_pass()
+    await next_pass()
+    assert len(pumped.carrier.written) == 1
+    pumped.carrier.blocked = False
+    pumped.pump.on_writable()
+    await next_pass()
+    assert len(pumped.carrier.written) == 2
+
+
+@virtual
+async def test_the_lease_is_asked_immediately_before_every_write() -> None:
+    pumped = Pumped()
+    pumped.start()
+    pumped.outbox.put(Item(1))
+    pumped.may_send = False
+    await next_pass()
+    assert pumped.carrier.written == []
+    assert len(pumped.outbox.items) == 1  # not taken, and so never sent
+    assert "lease" in pumped.ends[0]
+
+
+@virtual
+async def test_an_item_that_fails_ends_the_link_and_not_the_loop() -> None:
+    pumped = Pumped()
+    pumped.start()
+
+    class Broken(Item):
+        def frame(self, now: float) -> Frame | None:
+            raise RuntimeError("out of order")
+
+    pumped.outbox.put(Broken(1))
+    await next_pass()
+    assert "out of order" in pumped.ends[0]
+
+
+@virtual
+async def test_what_was_queued_before_the_start_is_sent() -> None:
+    pumped = Pumped()
+    pumped.outbox.put(Item(1))
+    await next_pass()
+    assert pumped.carrier.written == []
+    pumped.start()
+    await next_pass()
+    assert pumped.carrier.written == [[CancelFrame(1)]]

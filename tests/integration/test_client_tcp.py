@@ -14,14 +14,14 @@ import pytest
 import goverse
 import goverse.client
 from goverse.errors import ApplicationError, Conflict, GoverseError, Unavailable
-from goverse.transport.grpc_network import GrpcNetwork
+from goverse.transport.tcp_network import TcpNetwork
 from tests.support.eventually import eventually
 from tests.support.hosted import Counter, Hosted, hosted
 
 
 @pytest.fixture
 async def gate() -> AsyncIterator[Hosted]:
-    network = GrpcNetwork()
+    network = TcpNetwork()
     async with hosted(network, "127.0.0.1:0") as gate:
         yield gate
         await eventually(lambda: gate.sessions.snapshot().sessions == 0)
@@ -29,7 +29,7 @@ async def gate() -> AsyncIterator[Hosted]:
     await network.close()
 
 
-async def test_calls_over_grpc(gate: Hosted) -> None:
+async def test_calls_over_tcp(gate: Hosted) -> None:
     async with goverse.client.connect(gate.listener.address) as client:
         counter = client.get(Counter, "a")
         assert sorted(await asyncio.gather(*(counter.add() for _ in range(200)))) == list(

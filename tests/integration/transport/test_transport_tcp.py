@@ -1,4 +1,4 @@
-"""Links over real gRPC on this machine: calls, ends, cuts, processes that die or stand still."""
+"""Links over real TCP on this machine: calls, ends, cuts, processes that die or stand still."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 
 from goverse.call import Call, Codec, Reply
@@ -21,14 +19,16 @@ from goverse.errors import DeadlineExceeded, GoverseError, LinkBroken, Overloade
 from goverse.ids import MemberId
 from goverse.security.operators import is_loopback
 from goverse.transport.carrier import Carrier, CarrierClosed
-from goverse.transport.grpc_network import METHOD, GrpcNetwork, channel_options
+from goverse.transport.framing import PREFACE, record
 from goverse.transport.hello import Role
 from goverse.transport.link import Link, open_link
 from goverse.transport.pool import LinkPool
+from goverse.transport.tcp_carrier import MAX_UNSENT_BYTES, TcpCarrier
+from goverse.transport.tcp_network import TcpNetwork
 from goverse.transport.wire import HelloFrame, encode
 from tests.support.accepting import accept_links
 from tests.support.eventually import eventually
-from tests.support.links import Held, Target, call, config, hello
+from tests.support.links import Held, Target, call, call_frame, config, hello
 from tests.support.proxy import Proxy
 
 FAR = MemberId("far", "1")
@@ -39,8 +39,8 @@ class Ends:
     """Two networks in this process, and what listens."""
 
     def __init__(self) -> None:
-        self.near = GrpcNetwork()
-        self.far = GrpcNetwork()
+        self.near = TcpNetwork()
+        self.far = TcpNetwork()
         self.far_target: Any = Target()
         self.links: list[Link] = []
         self.listener: Any = None
@@ -127,7 +127,6 @@ async def test_large_payloads(ends: Ends) -> None:
 
 
 async def test_cancelling_a_call_leaves_the_stream_alone(ends: Ends) -> None:
-    """A cancelled read or write would cancel all of it."""
     ends.far_target = Held()
     near, _ = await ends.pair()
     tasks = [asyncio.create_task(near.invoke(call())) for _ in range(100)]
@@ -203,7 +202,7 @@ async def test_addresses_that_do_not_answer(ends: Ends) -> None:
         await ends.listen(address)
     await ends.listener.close()
     began = now()
-    with pytest.raises(CarrierClosed, match="UNAVAILABLE"):
+    with pytest.raises(CarrierClosed, match="refused"):
         await ends.near.connect(address, timeout_s=5)
     assert now() - began < 1
     silent = socket.create_server(("127.0.0.1", 0))
@@ -218,20 +217,42 @@ async def test_addresses_that_do_not_answer(ends: Ends) -> None:
     silent.close()
 
 
-async def test_other_services_on_the_same_port(ends: Ends) -> None:
-    async def ping(request: bytes, context: Any) -> bytes:
-        return request + b"!"
+async def test_an_address_where_somebody_else_answers(ends: Ends) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answers.pop(0))
+        await reader.read()
+        writer.close()
 
-    handler = grpc.method_handlers_generic_handler(
-        "test.Extra", {"Ping": grpc.unary_unary_rpc_method_handler(ping)}
-    )
-    accept = accept_links(hello(Role.NODE, "far"), lambda theirs, link: Target(), config("far"))
-    listener = await ends.far.listen("127.0.0.1:0", accept, services=[handler])
-    async with grpc.aio.insecure_channel(listener.address) as channel:
-        unary: Any = channel.unary_unary("/test.Extra/Ping")
-        assert await unary(b"hi") == b"hi!"
-    near = await ends.dial(listener.address)
-    assert await near.invoke(call(b"x")) == Reply(b"x")
+    answers = [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0", PREFACE[:-1] + b"\x09", b""]
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for reason in ("no process of Goverse", "no process of Goverse", "version 9"):
+        with pytest.raises(CarrierClosed, match=reason):
+            await ends.near.connect(address, timeout_s=5)
+    with pytest.raises(CarrierClosed, match="no connection within"):
+        await ends.near.connect(address, timeout_s=0.2)
+    server.close()
+    for text in ("nowhere", "host:port:1", "http://x:1"):
+        with pytest.raises(CarrierClosed):
+            await ends.near.connect(text, timeout_s=1)
+
+
+async def test_a_network_that_is_closed_connects_nowhere(ends: Ends) -> None:
+    address = await ends.listen()
+    await ends.near.close()
+    with pytest.raises(CarrierClosed, match="network is closed"):
+        await ends.near.connect(address, timeout_s=1)
+
+
+async def test_a_name_stands_for_all_its_addresses(ends: Ends) -> None:
+    """And all of them have the same port."""
+    address = await ends.listen("localhost:0")
+    assert address.startswith("localhost:")
+    found = socket.getaddrinfo("localhost", address.rpartition(":")[2], type=socket.SOCK_STREAM)
+    for host, port in dict.fromkeys((info[4][0], info[4][1]) for info in found):
+        link = await ends.dial(f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}")
+        assert await link.invoke(call(b"x")) == Reply(b"x")
+        await link.close(5)
 
 
 # -- rude peers -------------------------------------------------------------------------------
@@ -255,18 +276,112 @@ async def test_rubbish_ends_the_link_and_the_sender_is_told(ends: Ends) -> None:
     assert ends.links[0].snapshot().at_rest
 
 
-async def test_a_message_beyond_every_limit_ends_the_link(ends: Ends) -> None:
-    address = await ends.listen()
-    options = [("grpc.max_send_message_length", -1)]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
-        opener: Any = channel.stream_stream
-        stream = opener(METHOD)()
-        await stream.write(encode([HelloFrame(1, (), "node", "raw", "1")]))
-        await stream.read()
+class Raw:
+    """A peer that writes bytes as it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def greeted(cls, ends: Ends, address: str) -> Raw:
+        host, _, port = address.rpartition(":")
+        peer = cls(*await asyncio.open_connection(host, int(port)))
+        hello = record(encode([HelloFrame(1, (), "node", "raw", "1")]))
+        peer.writer.write(PREFACE + hello)
+        assert await peer.reader.readexactly(len(PREFACE)) == PREFACE
         await eventually(lambda: ends.links)
-        await stream.write(bytes(10 * MB))
-        await eventually(lambda: ends.links[0].snapshot().state != "open")
+        return peer
+
+    async def rest(self) -> bytes:
+        """What comes until the other side ends the connection."""
+        got = b""
+        try:
+            while data := await self.reader.read(65_536):
+                got += data
+        except ConnectionError:
+            pass
+        return got
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+async def test_a_message_beyond_every_limit_ends_the_link_unread(ends: Ends) -> None:
+    """The length alone is enough: nothing is kept of what would follow."""
+    peer = await Raw.greeted(ends, await ends.listen())
+    peer.writer.write((10 * MB).to_bytes(4, "big"))
+    assert b"the limit is" in await peer.rest()
+    assert "the limit is" in await ends.links[0].wait_closed()
     assert ends.links[0].snapshot().at_rest
+    peer.close()
+
+
+async def test_a_stranger_greets_in_few_bytes(ends: Ends) -> None:
+    """Before the hello nobody is believed to have more to say than a hello takes."""
+    address = await ends.listen()
+    carrier = await ends.near.connect(address, timeout_s=5)
+    carrier.write(bytes(100_000))
+    with pytest.raises(CarrierClosed, match="the limit is 65536"):
+        while True:
+            await carrier.receive()
+    assert ends.links == []
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 5, 20])
+async def test_a_stream_that_ends_in_the_middle_of_a_message(ends: Ends, cut: int) -> None:
+    ends.far_target = Target()
+    peer = await Raw.greeted(ends, await ends.listen())
+    whole = record(encode([call_frame(1)]))
+    peer.writer.write(whole + whole[:cut])
+    peer.writer.write_eof()
+    await peer.rest()
+    assert "in the middle" in await ends.links[0].wait_closed()
+    peer.close()
+
+
+async def test_a_peer_that_vanishes_without_a_word_is_given_up(ends: Ends) -> None:
+    """A half-open connection: no FIN ever comes, and nothing else either."""
+    peer = await Raw.greeted(ends, await ends.listen())
+    began = now()
+    assert "nothing was heard for 3 s" in await ends.links[0].wait_closed()
+    assert 2 < now() - began < 5
+    await eventually(lambda: ends.listener.snapshot().links == 0)
+    peer.close()
+
+
+async def test_bytes_that_trickle_in_are_messages_all_the_same(ends: Ends) -> None:
+    peer = await Raw.greeted(ends, await ends.listen())
+    frames = record(encode([call_frame(1, b"first")])) + record(encode([call_frame(2, b"second")]))
+    for position in range(len(frames)):
+        peer.writer.write(frames[position : position + 1])
+        await peer.writer.drain()
+    await eventually(lambda: len(ends.far_target.calls) == 2)
+    assert [one.payload for one in ends.far_target.calls] == [b"first", b"second"]
+    peer.writer.write_eof()
+    assert b"second" in await peer.rest()
+    peer.close()
+
+
+async def test_what_a_peer_that_reads_nothing_costs_has_a_limit(ends: Ends) -> None:
+    """`send` waits, and nothing is taken beyond the limit and one message."""
+    carriers: list[TcpCarrier] = []
+
+    async def accept(carrier: Carrier) -> None:
+        assert isinstance(carrier, TcpCarrier)
+        carriers.append(carrier)
+        while True:
+            await carrier.send(bytes(100_000))
+
+    listener = await ends.far.listen("127.0.0.1:0", accept)
+    deaf = await ends.near.connect(listener.address, timeout_s=5)  # never receives
+    await eventually(lambda: carriers and carriers[0].blocked)
+    transport = carriers[0]._transport
+    assert 0 < transport.get_write_buffer_size() <= MAX_UNSENT_BYTES + 100_004
+    began = now()
+    deaf.abort("enough")
+    await eventually(lambda: listener.snapshot().links == 0)
+    assert now() - began < 2
+    await listener.close()
 
 
 async def test_L24_a_peer_that_reads_nothing_holds_up_nobody_else(ends: Ends) -> None:
@@ -379,15 +494,7 @@ async def test_after_a_restart_at_the_same_address(ends: Ends) -> None:
         await pool.close(5)
 
 
-def test_gRPC_itself_reconnects_soon_as_well() -> None:
-    """It is not relied on: each attempt has a channel of its own."""
-    options = dict(channel_options(LimitSettings()))
-    assert options["grpc.max_reconnect_backoff_ms"] == 1_000
-    assert options["grpc.initial_reconnect_backoff_ms"] == 100
-    assert options["grpc.max_receive_message_length"] >= 2 * LimitSettings().max_batch_bytes
-
-
-async def test_errors_arrive_over_grpc(ends: Ends) -> None:
+async def test_errors_arrive_over_tcp(ends: Ends) -> None:
     async def behave(call: Call) -> Reply:
         raise PermissionDenied("not you", details={"who": "me"})
 
