@@ -14,10 +14,10 @@ PAGE = ROOT / "docs" / "how-to" / "test-your-application.md"
 SCORES = ROOT / "samples" / "scores"
 
 
-def run(folder: Path) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, file: str = "") -> subprocess.CompletedProcess[str]:
     # The plugin is found by its entry point; pytest-asyncio is left out to show that it can be.
     command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", str(folder)]
-    command += ["-p", "no:asyncio", "-p", "no:cacheprovider", "-W", "error", str(folder)]
+    command += ["-p", "no:asyncio", "-p", "no:cacheprovider", "-W", "error", str(folder / file)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
 
 
@@ -41,7 +41,7 @@ def test_the_examples_can_fail(tmp_path: Path, old: str, new: str, caught_by: st
     sample = tmp_path / "scores.py"
     assert sample.read_text().count(old) == 1
     sample.write_text(sample.read_text().replace(old, new))
-    done = run(tmp_path)
+    done = run(tmp_path, caught_by)
     assert done.returncode == 1, done.stdout
     assert f"FAILED {caught_by}" in done.stdout
 

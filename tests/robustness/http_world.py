@@ -91,10 +91,10 @@ async def http_world(
 #: field that is new must be put into one of the two, which a test sees to.
 AT_REST = frozenset(
     [
-        "assemblies", "busy", "calls", "connections", "dialling", "fetching", "held", "held_bytes",
-        "local_calls", "moving", "opening", "queued_frames", "requests", "running",
-        "running_tasks", "served_bytes", "served_calls", "sessions", "streams", "waiting",
-        "waiting_bytes", "waiting_calls",
+        "assemblies", "busy", "calls", "clients", "connections", "dialling", "fetching", "held",
+        "held_bytes", "local_calls", "messages", "moving", "opening", "queued_bytes",
+        "queued_frames", "requests", "running", "running_tasks", "served_bytes", "served_calls",
+        "sessions", "streams", "waiting", "waiting_bytes", "waiting_calls",
     ]
 )  # fmt: skip
 #: What else snapshots count: state of the cluster, and what only ever grows.
