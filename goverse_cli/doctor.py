@@ -68,7 +68,8 @@ def check_etcd(endpoints: Sequence[EndpointFacts]) -> Iterator[Finding]:
                 check="etcd",
                 level=WARN if answered else FAIL,
                 message=f"{facts.endpoint} does not answer: {facts.error}",
-                hint="is etcd up there, and are --etcd-endpoints and the credentials right?",
+                hint="is etcd up there, and are --etcd-endpoints and the credentials right? "
+                "(goverse-cli dev without --nodes has none)",
             )
     clusters = {
         facts.state.layout.cluster_id: facts.endpoint

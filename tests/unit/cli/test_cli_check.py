@@ -195,3 +195,15 @@ def test_warnings_alone_are_no_failure(terminal: Terminal, cluster: FakeCluster)
     result = terminal.run("check", "--etcd-endpoints", "a:1,b:1", "-o", "json")
     assert result.exit_code == 0
     assert [f["level"] for f in json.loads(result.stdout)[:2]] == [OK, WARN]
+
+
+def test_without_etcd_the_default_node_is_asked(terminal: Terminal, cluster: FakeCluster) -> None:
+    result = terminal.run("check", "-o", "json")
+    assert result.exit_code == Exit.UNHEALTHY
+    etcd, node = json.loads(result.stdout)[:2]
+    assert (etcd["check"], etcd["level"]) == ("etcd", FAIL)
+    assert node["message"].startswith("localhost:48000 answers")
+    cluster.connections.clear()
+    terminal.run("check", "--etcd-endpoints", "a:1")
+    assert not cluster.connections
+    assert cluster.open == 0
