@@ -187,7 +187,7 @@ async def test_a_member_may_ask_and_a_client_may_not(world: World) -> None:
         async with goverse.client.connect(
             "g1:49000", network=world.hub.network("client")
         ) as client:
-            with pytest.raises(goverse.GoverseError):
+            with pytest.raises(goverse.PermissionDenied):
                 await client._session.invoke(  # type: ignore[attr-defined]
                     Call("Thing", "a", "", b"", 1e9, verb=Verb.DESCRIBE)
                 )

@@ -264,10 +264,8 @@ def test_a_result_that_misses_required_fields_is_the_methods_fault() -> None:
     from goverse.objects.encoding import EncodingFault, encode
 
     kind = message_factory.GetMessageClass(descriptor_pb2.UninterpretedOption.NamePart.DESCRIPTOR)
-    for codec in (Codec.MSGPACK, Codec.JSON):
-        if codec is Codec.MSGPACK:
-            with pytest.raises(EncodingFault, match="required"):
-                encode(kind(), codec)
+    with pytest.raises(EncodingFault, match="required"):
+        encode(kind(), Codec.MSGPACK)
 
 
 def test_an_integer_may_be_written_as_a_float() -> None:
