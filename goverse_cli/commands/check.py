@@ -13,6 +13,7 @@ from goverse.cluster.state import ClusterState
 from goverse.errors import GoverseError, NotImplementedYet, Unavailable
 from goverse_cli import doctor
 from goverse_cli.doctor import EndpointFacts, Finding, NodeFacts
+from goverse_cli.doctor_state import check_state
 from goverse_cli.exits import Exit
 from goverse_cli.output import emit, rows
 from goverse_cli.session import DEFAULT_ETCD, DEFAULT_SERVER, Options, run_async, shared_options
@@ -59,7 +60,7 @@ async def _examine(options: Options) -> list[Finding]:
         # Development mode in one process has no etcd: its node can be asked all the same.
         return findings if options.endpoints() else [*findings, *await _ask_default(options)]
     state = max(states, key=lambda found: found.revision)
-    findings += doctor.check_state(state)
+    findings += check_state(state)
     findings += doctor.check_nodes(await _ask_nodes(options, state), state)
     return findings
 

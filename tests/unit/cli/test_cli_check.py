@@ -21,9 +21,9 @@ from goverse_cli.doctor import (
     NodeFacts,
     check_etcd,
     check_nodes,
-    check_state,
     worst,
 )
+from goverse_cli.doctor_state import check_state
 from goverse_cli.exits import Exit
 from tests.support.cluster_state import cluster_state
 
