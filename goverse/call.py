@@ -24,6 +24,7 @@ class Verb(enum.IntEnum):
     CALL = 0
     CREATE = 1  # conflict if it is active already; `method` is empty
     DELETE = 2  # succeeds whether or not it is active; `method` is empty
+    DESCRIBE = 3  # of a node, by members only: which types it hosts; all names are empty
 
 
 class ChainEntry(msgspec.Struct, frozen=True, array_like=True):

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 import click
 
 from goverse_cli import exits
+from goverse_cli.commands.check import check
+from goverse_cli.commands.completion import completion
 from goverse_cli.commands.dev import dev
 from goverse_cli.commands.gate import gate
 from goverse_cli.commands.node import node
 from goverse_cli.commands.object import object_group
 from goverse_cli.commands.shard import shard
 from goverse_cli.commands.status import status
+from goverse_cli.commands.type import type_group
+from goverse_cli.commands.version import own_version, version_command
 from goverse_cli.session import shared_options
-
-
-def _version() -> str:
-    try:
-        return version("goverse")
-    except PackageNotFoundError:  # Run from a clone that was not installed.
-        return "unknown"
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=exits.HELP,
 )
-@click.version_option(_version(), prog_name="goverse-cli")
+@click.version_option(own_version(), prog_name="goverse-cli")
 @shared_options
 def cli() -> None:
     """Operate a Goverse cluster.
@@ -42,8 +37,11 @@ def cli() -> None:
       goverse-cli status
       goverse-cli object call Counter my-counter add amount=5
       goverse-cli shard pin 42 --node n2
+      goverse-cli check
     """
 
 
-for _command in (status, node, gate, shard, object_group, dev):
+for _command in (
+    status, check, node, gate, shard, object_group, type_group, dev, version_command, completion,
+):  # fmt: skip
     cli.add_command(_command)

@@ -37,6 +37,7 @@ class Exit(enum.IntEnum):
     REFUSED = 6
     FAILED = 7
     TIMEOUT = 8
+    UNHEALTHY = 9
     INTERRUPTED = 130
 
 
@@ -50,6 +51,7 @@ MEANINGS = {
     Exit.REFUSED: "refused in this state (already exists, precondition)",
     Exit.FAILED: "the object's method raised an error",
     Exit.TIMEOUT: "no answer in time; it may have been executed",
+    Exit.UNHEALTHY: "check found something that is wrong",
     Exit.INTERRUPTED: "stopped by Ctrl-C",
 }
 

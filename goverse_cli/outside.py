@@ -71,13 +71,13 @@ class EtcdDirectory:
         self._timeout_s = timeout_s
 
     async def node_addresses(self) -> Sequence[str]:
-        state = await self._read()
+        state = await self.read_state()
         return [record.address for _, record in sorted(state.nodes.items())]
 
     async def get_status(self) -> ClusterStatus:
-        return report.cluster_status(await self._read(), source="etcd", current=True)
+        return report.cluster_status(await self.read_state(), source="etcd", current=True)
 
-    async def _read(self) -> ClusterState:
+    async def read_state(self) -> ClusterState:
         try:
             async with asyncio.timeout(self._timeout_s):
                 listed = await self._coordinator.list(self._keys.prefix)

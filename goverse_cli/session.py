@@ -13,12 +13,14 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import click
 
 from goverse.admin.api import Admin, ClusterStatus
+from goverse.cluster.state import ClusterState
 from goverse.errors import GoverseError, Unavailable
 from goverse.security.operators import TokenFileError, read_token
 from goverse_cli.exits import CliError, Exit, as_cli_error
 from goverse_cli.output import FORMATS, note
 
 DEFAULT_SERVER = "localhost:48000"
+DEFAULT_ETCD = "localhost:2379"
 DEFAULT_TIMEOUT_S = 10.0
 
 # Finding out that a node does not answer must leave time for the next one.
@@ -43,6 +45,10 @@ class Directory(Protocol):
 
     async def get_status(self) -> ClusterStatus:
         """What can be answered from etcd alone. Raises Unavailable."""
+        ...
+
+    async def read_state(self) -> ClusterState:
+        """All of the cluster's keys. Raises Unavailable."""
         ...
 
     async def close(self) -> None: ...
@@ -141,9 +147,21 @@ class Options:
         return await self.outside.connect(address, self.token, min(self.timeout_s, _PROBE_S))
 
     @asynccontextmanager
-    async def etcd(self) -> AsyncIterator[Directory]:
+    async def node(self, address: str) -> AsyncIterator[Admin]:
+        """The node at ``address`` and no other."""
+        remote = await self._connect(address)
+        try:
+            yield remote
+        finally:
+            await remote.close()
+
+    @asynccontextmanager
+    async def etcd(self, endpoints: Sequence[str] | None = None) -> AsyncIterator[Directory]:
+        """etcd as it was told, or at ``endpoints``."""
         directory = await self.outside.directory(
-            self.endpoints(), self.etcd_prefix, min(self.timeout_s, _PROBE_S)
+            self.endpoints() if endpoints is None else endpoints,
+            self.etcd_prefix,
+            min(self.timeout_s, _PROBE_S),
         )
         try:
             yield directory

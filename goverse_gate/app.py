@@ -31,9 +31,12 @@ from goverse_gate.clients import ClientLimits, Clients, ClientsSnapshot
 from goverse_gate.gate_service import GateService, GateServiceSnapshot
 from goverse_gate.http_app import HttpApp, HttpLimits, HttpSnapshot
 from goverse_gate.http_compat import CompatibleCalls
+from goverse_gate.http_front import Front
 from goverse_gate.http_server import HttpServer, HttpServerSnapshot, open_http
 from goverse_gate.ingress import Ingress, IngressSnapshot
 from goverse_gate.node_links import NodeLinks
+from goverse_gate.node_types import NodeTypes, NodeTypesSnapshot
+from goverse_gate.openapi_page import OpenApiPage
 from goverse_gate.readiness import gate_readiness
 from goverse_gate.session import Sessions, SessionsSnapshot
 
@@ -53,6 +56,7 @@ class GateSnapshot:
     sessions: SessionsSnapshot
     clients: ClientsSnapshot
     gate_service: GateServiceSnapshot
+    node_types: NodeTypesSnapshot
     http: HttpSnapshot | None
     http_server: HttpServerSnapshot | None
 
@@ -63,6 +67,7 @@ class Gate:
     def __init__(
         self, name: str, member: GateMember, pool: LinkPool, ingress: Ingress, sessions: Sessions
     ) -> None:
+        self.node_types = NodeTypes(member.view, pool)
         self.name = name
         self.member = member
         self.pool = pool
@@ -115,6 +120,7 @@ class Gate:
             sessions=self.sessions.snapshot(),
             clients=self.clients.snapshot(),
             gate_service=self.gate_service.snapshot(),
+            node_types=self.node_types.snapshot(),
             http=self._http_app.snapshot() if self._http_app is not None else None,
             http_server=self._http_server.snapshot() if self._http_server is not None else None,
         )
@@ -157,6 +163,7 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
         )
         gate.clients = Clients(ingress, lambda: new_token(runtime.random), client_limits)
         gate.gate_service = GateService(ingress, gate.clients, limits)
+        stack.push_async_callback(gate.node_types.close)
         _watch(metrics, gate)
 
         service = gate.gate_service.handler()
@@ -188,7 +195,10 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
 async def _serve_http(settings: Settings, limits: LimitSettings, gate: Gate) -> None:
     http_limits = HttpLimits.of(limits)
     door = gate.ingress.door(client_id="", max_calls=http_limits.max_requests)
-    fronts = {CompatibleCalls.prefix: CompatibleCalls(door)}
+    fronts: dict[bytes, Front] = {
+        CompatibleCalls.prefix: CompatibleCalls(door),
+        OpenApiPage.prefix: OpenApiPage(gate.node_types),
+    }
     app = HttpApp(door, http_limits, settings.gate.allowed_origins, fronts)
     gate.serve_http(app, await open_http(app, http_limits, settings.gate.http_listen))
 

@@ -114,11 +114,14 @@ class Ingress:
                 "the gate failed; its log says why", executed=Executed.UNKNOWN
             ) from error
         finally:
-            self._metrics.operation_ended(OPERATIONS[call.verb], status, self._now() - started)
+            operation = OPERATIONS.get(call.verb, "refused")
+            self._metrics.operation_ended(operation, status, self._now() - started)
 
     def _admit(self, door: Door, call: Call, now: float) -> Call:
         """The call as the cluster may see it. Raises what it is refused for."""
         check_names(call)
+        if call.verb not in OPERATIONS:
+            raise PermissionDenied(f"{call.verb.name} is for members only")
         if call.client_id and call.client_id != door.client_id:
             raise PermissionDenied("client_id was not issued on this connection")
         if call.call_id:
@@ -191,7 +194,7 @@ def check_names(call: Call) -> None:
     if call.verb is not Verb.CALL:
         if method:
             raise InvalidArgument(
-                f"{OPERATIONS[call.verb]} has no method, got {method[:64]!r}",
+                f"{call.verb.name.lower()} has no method, got {method[:64]!r}",
                 details={"field": "method"},
             )
     elif not method.isidentifier() or len(method) > MAX_METHOD_CHARS:

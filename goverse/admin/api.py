@@ -154,6 +154,50 @@ class CallResult:
     result: bytes = b"null"
 
 
+@dataclass(frozen=True, kw_only=True)
+class FieldInfo:
+    """A field of declared state; ``schema`` is a JSON schema, still encoded."""
+
+    name: str
+    schema: bytes = b"{}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodInfo:
+    """A method; ``arguments`` and ``result`` are JSON schemas, still encoded: of the object of
+    arguments by name, and of what is returned. ``timeout_s`` 0: no limit of its own."""
+
+    name: str
+    doc: str = ""
+    read_only: bool = False
+    rollback: bool = False
+    timeout_s: float = 0.0
+    arguments: bytes = b"{}"
+    result: bytes = b"{}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypeInfo:
+    """An object type. ``idle_timeout_s`` 0: the node's setting."""
+
+    name: str
+    doc: str = ""
+    durability: str = "none"
+    concurrent: bool = False
+    reentrancy: str = "refuse"
+    idle_timeout_s: float = 0.0
+    fields: tuple[FieldInfo, ...] = ()
+    methods: tuple[MethodInfo, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypeDescriptions:
+    """What one node hosts; ``digest`` is equal on nodes that host the same."""
+
+    digest: str = ""
+    types: tuple[TypeInfo, ...] = ()
+
+
 class Admin(Protocol):
     """What operators see and do. Every method raises errors of `goverse.errors`."""
 
@@ -200,4 +244,16 @@ class Admin(Protocol):
         self, type: str, id: str, method: str, args: bytes = b"", *, timeout_s: float = 0.0
     ) -> CallResult:
         """Call a method with a JSON object of arguments by name."""
+        ...
+
+    async def create_object(self, type: str, id: str, *, timeout_s: float = 0.0) -> Location:
+        """Make an object active; where it is. Raises Conflict if it is active already."""
+        ...
+
+    async def delete_object(self, type: str, id: str, *, timeout_s: float = 0.0) -> Location:
+        """End an object; where it was, or would be. Idempotent."""
+        ...
+
+    async def describe_types(self) -> TypeDescriptions:
+        """The object types that the node hosts which is asked."""
         ...

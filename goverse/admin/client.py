@@ -17,6 +17,7 @@ from goverse.admin.api import (
     ObjectPage,
     Shard,
     ShardPage,
+    TypeDescriptions,
 )
 from goverse.admin.wire import METHODS, to_model
 from goverse.errors import InvalidArgument, Unavailable
@@ -146,6 +147,15 @@ class AdminClient:
         return await self._ask(
             "call_object", CallResult, timeout_s, type=type, id=id, method=method, args=args
         )
+
+    async def create_object(self, type: str, id: str, *, timeout_s: float = 0.0) -> Location:
+        return await self._ask("create_object", Location, timeout_s, type=type, id=id)
+
+    async def delete_object(self, type: str, id: str, *, timeout_s: float = 0.0) -> Location:
+        return await self._ask("delete_object", Location, timeout_s, type=type, id=id)
+
+    async def describe_types(self) -> TypeDescriptions:
+        return await self._ask("describe_types", TypeDescriptions)
 
     async def _ask(self, name: str, model: type[T], timeout_s: float = 0.0, /, **fields: Any) -> T:
         try:

@@ -12,10 +12,12 @@ import itertools
 import logging
 from typing import Protocol
 
+import msgspec
+
 from goverse.aio.deadlines import Deadlines
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
-from goverse.call import Call, CallTarget, Reply, Verb
+from goverse.call import Call, CallTarget, Codec, Reply, Verb
 from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.errors import (
     Conflict,
@@ -43,6 +45,7 @@ from goverse.objects.autoload import Autoload, keep_trying
 from goverse.objects.background import Action, timer_turn
 from goverse.objects.context import CallDefaults
 from goverse.objects.definition import ObjectType
+from goverse.objects.description import TypesDescription
 from goverse.objects.registry import Registry
 from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
 from goverse.objects.snapshots import (
@@ -132,10 +135,16 @@ class Catalog:
         """Run ``call`` in a turn of its object. Raises NotOwner if its shard is not open here."""
         now = self._now()
         activation = self._activations.get((call.type, call.id))
+        if activation is None and call.verb is Verb.DESCRIBE:
+            return Reply(msgspec.json.encode(self.describe()), Codec.JSON)
         object_type = activation.object_type if activation else self._check_address(call)
         turn = self._turn(call, object_type, now)
         self._place(turn, activation)
         return await self._run(turn)
+
+    def describe(self) -> TypesDescription:
+        """The types that this node hosts."""
+        return self._registry.describe()
 
     async def _run(self, turn: Turn) -> Reply:
         handle = self._deadlines.add(turn.deadline, turn.expire)

@@ -117,6 +117,43 @@ def refuse_big_integers(value: Any) -> None:
     _refuse(find_fault(value, json=False))
 
 
+class WholeFloats:
+    """Decodes JSON in which an integer may be written as ``5.0``: to JSON that is the same number,
+    and some languages write nothing else. Slower than a decoder: for what one refused.
+
+    :param decimals: ``kind`` has decimals, whose digits a float would lose.
+    """
+
+    def __init__(self, kind: Any, *, decimals: bool) -> None:
+        self._kind = kind
+        hook = decimal.Decimal if decimals else None
+        self._plain = msgspec.json.Decoder(float_hook=hook)
+
+    def decode(self, payload: bytes) -> Any:
+        """Raises `DECODE_ERRORS`."""
+        plain = _whole(self._plain.decode(payload))
+        return msgspec.convert(
+            plain, self._kind, dec_hook=decode_hook, builtin_types=(), str_keys=True
+        )
+
+    @staticmethod
+    def may_help(error: Exception) -> bool:
+        """Whether a decoder refused a payload, with ``error``, that `decode` could take."""
+        return "got `float`" in str(error)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float | decimal.Decimal):
+        # Beyond that, floats do not tell neighbours apart.
+        near = -(2**53) <= value <= 2**53
+        return int(value) if near and value == int(value) else value
+    if isinstance(value, list):
+        return [_whole(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _whole(part) for key, part in value.items()}
+    return value
+
+
 def explain(error: Exception) -> tuple[str, str]:
     """A decoder's error as (path, sentence); the path is plain: ``items[0].amount``."""
     if isinstance(error, RecursionError):

@@ -54,8 +54,13 @@ def _is_pydantic(kind: type) -> bool:
 def encode(value: Any) -> Any:
     """Builtins for msgpack. Raises TypeError for what is neither library's."""
     if is_protobuf(type(value)):
-        # Deterministic, since the encoding of declared state is compared.
-        return value.SerializeToString(deterministic=True)
+        from google.protobuf.message import EncodeError
+
+        try:
+            # Deterministic, since the encoding of declared state is compared.
+            return value.SerializeToString(deterministic=True)
+        except EncodeError as error:  # a required field of proto2 is missing
+            raise ValueError(str(error)) from None
     if _is_pydantic(type(value)):
         return value.model_dump(mode="json", by_alias=True, round_trip=True)
     raise TypeError(f"Encoding objects of type {type(value).__qualname__} is unsupported")
@@ -99,9 +104,16 @@ def from_bytes(kind: Any, value: bytes) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
-        return kind.FromString(value)
+        return _complete(kind.FromString(value))
     except DecodeError as error:
         raise ForeignFault("", f"not a serialized {kind.__name__}: {error}") from None
+
+
+def _complete(message: Any) -> Any:
+    """``message``; one that misses required fields (of proto2) could never be encoded again."""
+    if not message.IsInitialized():
+        raise ForeignFault(message.FindInitializationErrors()[0], "missing field")
+    return message
 
 
 def from_json(kind: Any, value: Any) -> Any:
@@ -109,7 +121,9 @@ def from_json(kind: Any, value: Any) -> Any:
     from google.protobuf import json_format
 
     try:
-        return json_format.ParseDict(value, kind())
+        return _complete(json_format.ParseDict(value, kind()))
+    except ForeignFault:
+        raise
     except json_format.ParseError as error:
         path, why = _explain(str(error))
         raise ForeignFault(path, why) from None

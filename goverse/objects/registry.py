@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import json
-from typing import Any
 
 import msgspec
 
 from goverse.errors import NotFound
-from goverse.objects.definition import MethodType, Object, ObjectType
+from goverse.objects.definition import Object, ObjectType
+from goverse.objects.description import TypesDescription, describe_type
 
 
 class Registry:
@@ -18,6 +16,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._types: dict[str, ObjectType] = {}
+        self._description: TypesDescription | None = None
 
     def add(self, cls: type[Object]) -> ObjectType:
         """Host ``cls``; adding it again changes nothing.
@@ -32,6 +31,7 @@ class Registry:
                 f"two classes are named {found.name}: {_place(other.cls)} and {_place(cls)}; "
                 "give one of them another type name with class X(goverse.Object, name=...)"
             )
+        self._description = None
         return found
 
     def get(self, type_name: str) -> ObjectType:
@@ -49,54 +49,19 @@ class Registry:
         """All types, by name."""
         return tuple(self._types[name] for name in sorted(self._types))
 
-    def describe(self) -> dict[str, Any]:
-        """Types, methods and the JSON schemas of their arguments and results."""
-        return {object_type.name: _describe_type(object_type) for object_type in self.types()}
-
     def types_digest(self) -> str:
         """Equal for two processes that host the same interfaces."""
-        text = json.dumps(self.describe(), sort_keys=True, default=repr)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self.describe().digest
+
+    def describe(self) -> TypesDescription:
+        """Types, fields, methods and the JSON schemas of what they take and give."""
+        if self._description is None:
+            types = {found.name: describe_type(found) for found in self.types()}
+            encoded = msgspec.json.encode(types, order="deterministic")
+            digest = hashlib.sha256(encoded).hexdigest()[:16]
+            self._description = TypesDescription(digest, types)
+        return self._description
 
 
 def _place(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _describe_type(object_type: ObjectType) -> dict[str, Any]:
-    return {
-        "doc": inspect.getdoc(object_type.cls) if object_type.cls.__doc__ else "",
-        "concurrent": object_type.options.concurrent,
-        "durability": object_type.options.durability,
-        "methods": {name: _describe_method(found) for name, found in object_type.methods.items()},
-    }
-
-
-def _describe_method(method: MethodType) -> dict[str, Any]:
-    signature = method.signature
-    return {
-        "doc": inspect.getdoc(method.function) or "",
-        "read_only": method.read_only,
-        "arguments": _schema(signature.struct),
-        "result": _schema(signature.result_type),
-    }
-
-
-def _schema(annotation: Any) -> dict[str, Any]:
-    return msgspec.json.schema(annotation, schema_hook=_schema_hook)
-
-
-def _schema_hook(kind: type) -> dict[str, Any]:
-    if hasattr(kind, "__goverse_reference__"):
-        return {
-            "type": "object",
-            "title": f"reference to {kind.__name__}",
-            "properties": {"type": {"type": "string"}, "id": {"type": "string"}},
-            "required": ["type", "id"],
-            "additionalProperties": False,
-        }
-    model_schema = getattr(kind, "model_json_schema", None)
-    if model_schema is not None:
-        schema: dict[str, Any] = model_schema()
-        return schema
-    return {"type": "object", "title": kind.__name__}

@@ -38,10 +38,12 @@ def resolve_hints(function: Any, names: Mapping[str, Any], where: str) -> dict[s
 class TypeFacts:
     """What the whole tree below an annotation contains."""
 
-    __slots__ = ("json_is_faithful", "references")
+    __slots__ = ("decimals", "json_is_faithful", "opaque", "references")
 
     def __init__(self, annotation: Any, where: str) -> None:
         self.references = False
+        self.decimals = False
+        self.opaque = False  # parts of it are made from builtins of any kind
         self.json_is_faithful = True
         if isinstance(annotation, typing.TypeVar):
             raise TypeError(f"{where}: a type variable cannot be validated; name a type")
@@ -53,6 +55,8 @@ class TypeFacts:
             self._look_at(part, where)
 
     def _look_at(self, part: types.Type, where: str) -> None:
+        self.decimals |= isinstance(part, types.DecimalType)
+        self.opaque |= isinstance(part, types.AnyType | types.CustomType)
         if isinstance(part, types.CustomType):
             # The class behind an object's annotation; encoding knows it by the same attribute.
             if hasattr(part.cls, "__goverse_reference__"):
@@ -106,6 +110,7 @@ class Signature:
         facts = [
             TypeFacts(hints[p.name], f"{where}, parameter {p.name!r}") for p in self._parameters
         ]
+        self._whole_floats = _whole_floats(self.struct, facts)
         self._json_arguments_checked = all(fact.json_is_faithful for fact in facts)
         result = TypeFacts(self.result_type, f"{where}, result")
         self._json_result_checked = result.json_is_faithful
@@ -135,7 +140,15 @@ class Signature:
         """Validate arguments; a struct of them. Raises InvalidArgument naming the path."""
         decoder = self._decoders.get(codec) or self._any_decoder()
         try:
-            arguments = decoder(payload or self._no_arguments[codec])
+            try:
+                arguments = decoder(payload or self._no_arguments[codec])
+            except msgspec.ValidationError as error:
+                whole_floats = self._whole_floats
+                if codec is not Codec.JSON or not (
+                    whole_floats is not None and whole_floats.may_help(error)
+                ):
+                    raise
+                arguments = whole_floats.decode(payload)
             if codec is Codec.JSON and not self._json_arguments_checked:
                 encoding.refuse_big_integers(arguments)
         except encoding.DECODE_ERRORS as error:
@@ -214,6 +227,15 @@ class Signature:
                 executed=Executed.YES,
                 details={"path": path},
             ) from None
+
+
+def _whole_floats(
+    struct: type[msgspec.Struct], facts: list[TypeFacts]
+) -> encoding.WholeFloats | None:
+    decimals = any(fact.decimals for fact in facts)
+    if decimals and any(fact.opaque for fact in facts):
+        return None  # what is opaque knows floats only, and a decimal would lose digits as one
+    return encoding.WholeFloats(struct, decimals=decimals)
 
 
 def _parameters(function: Callable[..., Any], where: str) -> list[inspect.Parameter]:

@@ -23,6 +23,7 @@ from goverse.config.settings import ClusterSettings, Settings
 from goverse.coordination.api import KeyValue
 from goverse.coordination.memory import MemoryStore
 from goverse.objects import Object, Registry, load_modules
+from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
 from goverse.testing.faults import Faults, FaultsSnapshot
 from goverse.testing.loop import SimLoop, sim_runtime
 from goverse.testing.member import Kind, Member, MemberSnapshot, World
@@ -235,6 +236,11 @@ class Cluster:
         return {
             shard: decode(item, ClaimValue).node for shard, item in sorted(self.claims().items())
         }
+
+    def owner_of(self, id: str) -> str:
+        """Name of the node that the object ``id`` lives on, or would; empty while there is none."""
+        shard = shard_of(id, self.settings.cluster.initial_num_shards)
+        return node_of(id) if shard == NODE_SHARD else self.owners().get(shard, "")
 
     async def wait_all_claimed(self, timeout_s: float = 30.0) -> None:
         """Until every shard is claimed by a node that runs, and open there. Raises TimeoutError."""

@@ -33,7 +33,8 @@ from goverse.transport.wire import (
 from goverse.transport.wire_errors import error_frame, error_of
 
 SKIP_UNKNOWN_FRAMES = "skip-unknown-frames"
-FEATURES: tuple[str, ...] = (SKIP_UNKNOWN_FRAMES,)
+DESCRIBE_TYPES = "describe-types"
+FEATURES: tuple[str, ...] = (SKIP_UNKNOWN_FRAMES, DESCRIBE_TYPES)
 """What this version can do beyond its protocol version; a feature counts if both sides name it."""
 
 MAX_TOKEN_CHARS = 256

@@ -134,6 +134,11 @@ class LinkPool:
         """Members to which a link stands that takes calls."""
         return tuple(peer.member for peer in self._peers.values() if peer.link() is not None)
 
+    def hellos(self) -> tuple[Hello, ...]:
+        """What each member said of itself to which a link stands that takes calls."""
+        links = (peer.link() for peer in self._peers.values())
+        return tuple(link.peer for link in links if link is not None)
+
     def calls_in_flight(self) -> int:
         """Calls sent to members and not yet answered."""
         links = [link for peer in self._peers.values() for link in peer.links]

@@ -1,4 +1,4 @@
-"""``object call|list|locate``."""
+"""``object call|create|delete|list|locate``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import click
 
-from goverse.admin.api import MAX_OBJECTS, ObjectInfo
+from goverse.admin.api import MAX_OBJECTS, Location, ObjectInfo
 from goverse_cli.exits import CliError, Exit
 from goverse_cli.output import emit, fields, note, rows
 from goverse_cli.session import Options, run_async, shared_options, warn
@@ -14,7 +14,7 @@ from goverse_cli.session import Options, run_async, shared_options, warn
 
 @click.group("object")
 def object_group() -> None:
-    """Objects: call them, list the active ones, see where they live.
+    """Objects: call, create and delete them, list the active ones, see where they live.
 
     \b
     Examples:
@@ -84,6 +84,43 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
+@object_group.command("create")
+@click.argument("type")
+@click.argument("id")
+@shared_options
+@run_async
+async def object_create(options: Options, type: str, id: str) -> None:
+    """Make an object active before it is first called; refused if it is active already.
+
+    Needs a node on this machine or the operators' token.
+
+    \b
+    Examples:
+      goverse-cli object create Counter my-counter
+      goverse-cli object create Counter my-counter -o json | jq -r .owner
+    """
+    async with options.admin() as admin:
+        _show_place(options, await admin.create_object(type, id, timeout_s=options.timeout_s))
+
+
+@object_group.command("delete")
+@click.argument("type")
+@click.argument("id")
+@shared_options
+@run_async
+async def object_delete(options: Options, type: str, id: str) -> None:
+    """End an object and what it holds. Succeeds if there is none.
+
+    Needs a node on this machine or the operators' token. A later call begins anew.
+
+    \b
+    Examples:
+      goverse-cli object delete Counter my-counter
+    """
+    async with options.admin() as admin:
+        _show_place(options, await admin.delete_object(type, id, timeout_s=options.timeout_s))
+
+
 @object_group.command("list")
 @click.option("--node", default="", help="Objects on this node.")
 @click.option("--type", "type_name", default="", help="Objects of this type.")
@@ -150,7 +187,10 @@ async def object_locate(options: Options, type: str, id: str) -> None:
       goverse-cli object locate Counter my-counter -o json | jq -r .owner
     """
     async with options.admin() as admin:
-        found = await admin.locate_object(type, id)
+        _show_place(options, await admin.locate_object(type, id))
+
+
+def _show_place(options: Options, found: Location) -> None:
     emit(
         options.output,
         found,

@@ -28,13 +28,14 @@ async def status(options: Options) -> None:
       goverse-cli status -o json | jq .shards
       goverse-cli status --etcd-endpoints localhost:2379
     """
-    found = await _ask(options)
+    found = await ask_status(options)
     emit(options.output, found, lambda: _table(found))
     for warning in found.warnings:
         warn(_describe(warning.message, warning.shards))
 
 
-async def _ask(options: Options) -> ClusterStatus:
+async def ask_status(options: Options) -> ClusterStatus:
+    """From a node, or what etcd knows when none answers."""
     try:
         async with options.admin() as admin:
             return await admin.get_status()

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from goverse.admin.api import ClusterStatus, Held, ObjectInfo, Warning
+import msgspec
+
+from goverse.admin.api import (
+    ClusterStatus,
+    FieldInfo,
+    Held,
+    MethodInfo,
+    ObjectInfo,
+    TypeDescriptions,
+    TypeInfo,
+    Warning,
+)
 from goverse.admin.client import AdminClient
 from goverse.call import CallTarget
 from goverse.cluster.admin import pin_shard, unpin_shard
@@ -13,6 +24,7 @@ from goverse.config.settings import LimitSettings
 from goverse.coordination.api import Coordinator
 from goverse.errors import Executed, Unavailable
 from goverse.objects.catalog import Catalog
+from goverse.objects.description import TypesDescription
 from goverse_node.admin.operations import NodeAdmin, Parts
 
 #: Longest wait for this node's own view to show a pin that was written.
@@ -48,6 +60,7 @@ def node_admin(
         router=router,
         peers=AdminClient,
         leading=lambda: _leading(member),
+        types=lambda: node_types(catalog.describe()),
     )
     return NodeAdmin(name, member.view, parts, default_timeout_s=limits.default_call_timeout_s)
 
@@ -65,6 +78,41 @@ def _objects(catalog: Catalog, node: str) -> Iterator[ObjectInfo]:
             running=found.running,
             idle_s=round(found.idle_s, 3),
         )
+
+
+def node_types(described: TypesDescription) -> TypeDescriptions:
+    """What a node hosts, as operators are told."""
+    encode = msgspec.json.encode
+    return TypeDescriptions(
+        digest=described.digest,
+        types=tuple(
+            TypeInfo(
+                name=name,
+                doc=found.doc,
+                durability=found.durability,
+                concurrent=found.concurrent,
+                reentrancy=found.reentrancy,
+                idle_timeout_s=found.idle_timeout_s or 0.0,
+                fields=tuple(
+                    FieldInfo(name=field, schema=encode(schema))
+                    for field, schema in found.fields.items()
+                ),
+                methods=tuple(
+                    MethodInfo(
+                        name=method,
+                        doc=how.doc,
+                        read_only=how.read_only,
+                        rollback=how.rollback,
+                        timeout_s=how.timeout_s or 0.0,
+                        arguments=encode(how.arguments),
+                        result=encode(how.result),
+                    )
+                    for method, how in found.methods.items()
+                ),
+            )
+            for name, found in described.types.items()
+        ),
+    )
 
 
 def _leading(member: NodeMember) -> ClusterStatus:

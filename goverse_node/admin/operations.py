@@ -23,9 +23,10 @@ from goverse.admin.api import (
     ObjectPage,
     Shard,
     ShardPage,
+    TypeDescriptions,
     Warning,
 )
-from goverse.call import Call, CallTarget, Codec
+from goverse.call import Call, CallTarget, Codec, Reply, Verb
 from goverse.cluster.state import ClusterState
 from goverse.errors import DeadlineExceeded, GoverseError, InvalidArgument, NotFound
 from goverse_node.admin import report
@@ -40,6 +41,8 @@ SetPin = Callable[[int, str | None], Awaitable[None]]
 LocalObjects = Callable[[], Iterable[ObjectInfo]]
 #: What this node knows as the leader: `ClusterStatus.held`, and warnings ``shard_stuck``.
 Leading = Callable[[], ClusterStatus]
+#: The types that this node hosts.
+Types = Callable[[], TypeDescriptions]
 #: Opens the admin service of another node by its address, to be closed again.
 Peers = Callable[[str], AbstractAsyncContextManager[Admin]]
 
@@ -70,6 +73,7 @@ class Parts:
     router: CallTarget
     peers: Peers
     leading: Leading = ClusterStatus
+    types: Types = TypeDescriptions
 
 
 class NodeAdmin:
@@ -147,16 +151,28 @@ class NodeAdmin:
     async def call_object(
         self, type: str, id: str, method: str, args: bytes = b"", *, timeout_s: float = 0.0
     ) -> CallResult:
-        report.location(self._view.state, type, id)
         if args and not args.lstrip().startswith(b"{"):
             raise InvalidArgument('args must be a JSON object of arguments by name: {"amount": 5}')
-        timeout_s = timeout_s if timeout_s > 0 else self._default_timeout_s
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        call = Call(
-            type=type, id=id, method=method, payload=args, deadline=deadline, codec=Codec.JSON
-        )
-        reply = await self._parts.router.invoke(call)
+        reply = await self._invoke(Call(type, id, method, args, timeout_s, codec=Codec.JSON))
         return CallResult(result=reply.payload or b"null")
+
+    async def create_object(self, type: str, id: str, *, timeout_s: float = 0.0) -> Location:
+        await self._invoke(Call(type, id, "", b"", timeout_s, verb=Verb.CREATE))
+        return report.location(self._view.state, type, id)
+
+    async def delete_object(self, type: str, id: str, *, timeout_s: float = 0.0) -> Location:
+        await self._invoke(Call(type, id, "", b"", timeout_s, verb=Verb.DELETE))
+        return report.location(self._view.state, type, id)
+
+    async def _invoke(self, call: Call) -> Reply:
+        """``call``, whose deadline is still a number of seconds; 0: the default."""
+        report.location(self._view.state, call.type, call.id)
+        timeout_s = call.deadline if call.deadline > 0 else self._default_timeout_s
+        call.deadline = asyncio.get_running_loop().time() + timeout_s
+        return await self._parts.router.invoke(call)
+
+    async def describe_types(self) -> TypeDescriptions:
+        return self._parts.types()
 
     async def list_objects(
         self,

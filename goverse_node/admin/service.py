@@ -16,7 +16,10 @@ from goverse.security.operators import OperatorRule
 from goverse.transport.grpc_status import status_of
 
 #: What changes something, and so needs an operator.
-CHANGES = frozenset({"pin_shard", "unpin_shard", "call_object"})
+CHANGES = frozenset({"pin_shard", "unpin_shard", "call_object", "create_object", "delete_object"})
+
+#: What waits for an object, for as long as the caller does.
+_TIMED = frozenset({"call_object", "create_object", "delete_object"})
 
 _MAX_CONCURRENT = 256
 
@@ -69,7 +72,7 @@ class AdminService:
             )
         names = [field.name for field in method.request.DESCRIPTOR.fields]
         arguments = {name: getattr(request, name) for name in names}
-        if method.python_name == "call_object":
+        if method.python_name in _TIMED:
             arguments["timeout_s"] = context.time_remaining() or 0.0
         self._running += 1
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import click
@@ -9,7 +10,7 @@ import click
 
 def parse(root: click.Command, line: str) -> None:
     """Parse ``line`` (program, options, arguments) as ``root`` would. Raises click's errors."""
-    _, *words = shlex.split(line.partition(" | ")[0].partition(" #")[0])
+    _, *words = shlex.split(re.split(r" [|>] ", line)[0].partition(" #")[0])
     command = root
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         name, *words = words

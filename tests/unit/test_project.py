@@ -79,7 +79,7 @@ def test_the_changelog_has_this_version() -> None:
 
 def test_make_offers_what_the_pages_say() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("run", "test", "check", "proto", "simulate", "bench"):
+    for target in ("run", "test", "check", "proto", "simulate", "fuzz-http", "bench"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
         assert f"make {target}" in (ROOT / "CONTRIBUTING.md").read_text()
 

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from goverse.admin.api import Admin, ClusterStatus, Held, ObjectInfo, Warning
-from goverse.call import Call, Codec, Reply
+from goverse.call import Call, Codec, Reply, Verb
 from goverse.cluster.state import ClusterState
-from goverse.errors import ApplicationError, InvalidArgument, NotFound, Unavailable
+from goverse.errors import ApplicationError, Conflict, InvalidArgument, NotFound, Unavailable
+from goverse.objects.description import TypesDescription, describe_type
+from goverse_node.admin.assembly import node_types
 from goverse_node.admin.operations import NodeAdmin, Parts
 from tests.support.cluster_state import cluster_state
+from tests.support.every_kind import Chain
 
 
 class View:
@@ -205,3 +208,38 @@ async def test_a_token_from_elsewhere_is_refused(token: str) -> None:
     world = World({"n1": []})
     with pytest.raises(InvalidArgument, match="page_token"):
         await world.nodes["n1"].list_objects(page_token=token)
+
+
+async def test_creating_and_deleting_go_through_the_router_and_tell_the_place() -> None:
+    world = World({"n1": (), "n2": ()}, targets={0: "n2"}, claims={0: "n2"}, num_shards=1)
+    admin = world.nodes["n1"]
+    created = await admin.create_object("Counter", "a", timeout_s=3)
+    deleted = await admin.delete_object("Counter", "a")
+    assert (created.owner, created.owner_address) == ("n2", "n2:48000")
+    assert deleted == created
+    first, second = world.calls
+    now = asyncio.get_running_loop().time()
+    assert (first.verb, first.method, first.payload) == (Verb.CREATE, "", b"")
+    assert 1 < first.deadline - now < 3.5
+    assert second.verb is Verb.DELETE
+    assert 20 < second.deadline - now < 31
+    world.outcome = Conflict("active")
+    with pytest.raises(Conflict):
+        await admin.create_object("Counter", "a")
+    with pytest.raises(InvalidArgument):
+        await admin.create_object("no type", "a")
+    with pytest.raises(InvalidArgument):
+        await admin.delete_object("Counter", "")
+    assert len(world.calls) == 3
+
+
+async def test_the_types_of_a_node_are_told_field_by_field() -> None:
+    told = node_types(TypesDescription("d", {"Chain": describe_type(Chain.__goverse__.complete())}))
+    assert told.digest == "d"
+    (info,) = told.types
+    assert (info.name, info.doc) == ("Chain", "Objects that call each other.")
+    assert [field.name for field in info.fields] == ["total"]
+    add, pass_on = info.methods
+    assert (add.name, add.rollback, add.read_only, add.timeout_s) == ("add", True, False, 0.0)
+    assert json.loads(add.arguments)["properties"]["amount"]["maximum"] == 1_000
+    assert json.loads(pass_on.result)["type"] == "integer"

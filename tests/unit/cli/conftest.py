@@ -12,17 +12,22 @@ from click.testing import CliRunner, Result
 from goverse.admin.api import (
     CallResult,
     ClusterStatus,
+    FieldInfo,
     Held,
     Location,
     Member,
     MemberList,
+    MethodInfo,
     ObjectInfo,
     ObjectPage,
     Shard,
     ShardCounts,
     ShardPage,
+    TypeDescriptions,
+    TypeInfo,
     Warning,
 )
+from goverse.cluster.state import ClusterState
 from goverse.errors import GoverseError, NotFound, Unavailable
 from goverse_cli.app import cli
 from goverse_cli.session import Options, Outside
@@ -66,6 +71,24 @@ class FakeCluster:
             for number in range(4)
         }  # fmt: skip
         self.moves_after = 0
+        self.types = TypeDescriptions(
+            digest="d1",
+            types=(
+                TypeInfo(
+                    name="Counter", doc="A counter per id.\n\nMore.",
+                    fields=(FieldInfo(name="value", schema=b'{"type": "integer"}'),),
+                    methods=(
+                        MethodInfo(
+                            name="add", doc="Adds.", rollback=True,
+                            arguments=b'{"type": "object", "properties": {"amount": '
+                            b'{"type": "integer", "default": 1}}, "required": []}',
+                            result=b'{"type": "integer"}',
+                        ),
+                    ),
+                ),
+            ),
+        )  # fmt: skip
+        self.states: dict[str, ClusterState] = {}
 
     # -- what the command line reaches for ----------------------------------------------------
 
@@ -81,7 +104,7 @@ class FakeCluster:
     ) -> FakeDirectory:
         self.etcd_asked.append((tuple(endpoints), prefix))
         self.open += 1
-        return FakeDirectory(self)
+        return FakeDirectory(self, endpoints)
 
     async def close(self) -> None:
         self.open -= 1
@@ -176,10 +199,29 @@ class FakeCluster:
         self._ask("call", type, id, method, args, timeout_s)
         return CallResult(result=self.result)
 
+    async def create_object(self, type: str, id: str, *, timeout_s: float = 0.0) -> Location:
+        self._ask("create", type, id, timeout_s)
+        return await self.locate_object(type, id)
+
+    async def delete_object(self, type: str, id: str, *, timeout_s: float = 0.0) -> Location:
+        self._ask("delete", type, id, timeout_s)
+        return await self.locate_object(type, id)
+
+    async def describe_types(self) -> TypeDescriptions:
+        self._ask("types")
+        return self.types
+
 
 class FakeDirectory:
-    def __init__(self, cluster: FakeCluster) -> None:
+    def __init__(self, cluster: FakeCluster, endpoints: Sequence[str] = ()) -> None:
         self._cluster = cluster
+        self._endpoints = endpoints
+
+    async def read_state(self) -> ClusterState:
+        (endpoint,) = self._endpoints
+        if endpoint not in self._cluster.states:
+            raise Unavailable("etcd does not answer: refused")
+        return self._cluster.states[endpoint]
 
     async def node_addresses(self) -> list[str]:
         self._check()

@@ -270,6 +270,7 @@ def test_exit_codes_never_change_their_meaning() -> None:
         "REFUSED": 6,
         "FAILED": 7,
         "TIMEOUT": 8,
+        "UNHEALTHY": 9,
         "INTERRUPTED": 130,
     }
     assert set(MEANINGS) == set(Exit)

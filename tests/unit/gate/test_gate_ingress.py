@@ -113,7 +113,14 @@ async def test_L30_a_client_id_of_another_connection_is_refused() -> None:
     assert gate.router.calls[0].client_id == "c1"
 
 
-@pytest.mark.parametrize("verb", list(Verb))
+async def test_L31_what_members_ask_each_other_is_refused() -> None:
+    gate = Gate()
+    with pytest.raises(PermissionDenied, match="members only"):
+        await gate.door.invoke(a_call(verb=Verb.DESCRIBE, method=""))
+    assert not gate.router.calls
+
+
+@pytest.mark.parametrize("verb", [verb for verb in Verb if verb is not Verb.DESCRIBE])
 async def test_L31_every_verb_is_checked_alike(verb: Verb) -> None:
     gate = Gate()
     method = "add" if verb is Verb.CALL else ""

@@ -352,7 +352,7 @@ def test_description_and_digest_tell_interfaces_apart():
 
     assert make(int).types_digest() == make(int).types_digest()
     assert make(int).types_digest() != make(str).types_digest()
-    described = make(int).describe()["Thing"]
-    assert described["doc"] == "A thing."
-    assert described["methods"]["go"]["doc"] == "Goes."
-    assert "a" in str(described["methods"]["go"]["arguments"])
+    described = make(int).describe().types["Thing"]
+    assert described.doc == "A thing."
+    assert described.methods["go"].doc == "Goes."
+    assert list(described.methods["go"].arguments["properties"]) == ["a", "other"]

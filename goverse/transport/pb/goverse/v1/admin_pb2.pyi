@@ -268,3 +268,77 @@ class CallResult(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     result: bytes
     def __init__(self, result: _Optional[bytes] = ...) -> None: ...
+
+class CreateObjectRequest(_message.Message):
+    __slots__ = ("type", "id")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    id: str
+    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class DeleteObjectRequest(_message.Message):
+    __slots__ = ("type", "id")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    id: str
+    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class DescribeTypesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TypeDescriptions(_message.Message):
+    __slots__ = ("digest", "types")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TYPES_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    types: _containers.RepeatedCompositeFieldContainer[TypeInfo]
+    def __init__(self, digest: _Optional[str] = ..., types: _Optional[_Iterable[_Union[TypeInfo, _Mapping]]] = ...) -> None: ...
+
+class TypeInfo(_message.Message):
+    __slots__ = ("name", "doc", "durability", "concurrent", "reentrancy", "idle_timeout_s", "fields", "methods")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DOC_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENT_FIELD_NUMBER: _ClassVar[int]
+    REENTRANCY_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    doc: str
+    durability: str
+    concurrent: bool
+    reentrancy: str
+    idle_timeout_s: float
+    fields: _containers.RepeatedCompositeFieldContainer[FieldInfo]
+    methods: _containers.RepeatedCompositeFieldContainer[MethodInfo]
+    def __init__(self, name: _Optional[str] = ..., doc: _Optional[str] = ..., durability: _Optional[str] = ..., concurrent: bool = ..., reentrancy: _Optional[str] = ..., idle_timeout_s: _Optional[float] = ..., fields: _Optional[_Iterable[_Union[FieldInfo, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[MethodInfo, _Mapping]]] = ...) -> None: ...
+
+class FieldInfo(_message.Message):
+    __slots__ = ("name", "schema")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    schema: bytes
+    def __init__(self, name: _Optional[str] = ..., schema: _Optional[bytes] = ...) -> None: ...
+
+class MethodInfo(_message.Message):
+    __slots__ = ("name", "doc", "read_only", "rollback", "timeout_s", "arguments", "result")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DOC_FIELD_NUMBER: _ClassVar[int]
+    READ_ONLY_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    doc: str
+    read_only: bool
+    rollback: bool
+    timeout_s: float
+    arguments: bytes
+    result: bytes
+    def __init__(self, name: _Optional[str] = ..., doc: _Optional[str] = ..., read_only: bool = ..., rollback: bool = ..., timeout_s: _Optional[float] = ..., arguments: _Optional[bytes] = ..., result: _Optional[bytes] = ...) -> None: ...

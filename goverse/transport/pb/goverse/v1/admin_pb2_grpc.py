@@ -84,6 +84,21 @@ class AdminStub(object):
                 request_serializer=goverse_dot_v1_dot_admin__pb2.CallObjectRequest.SerializeToString,
                 response_deserializer=goverse_dot_v1_dot_admin__pb2.CallResult.FromString,
                 _registered_method=True)
+        self.CreateObject = channel.unary_unary(
+                '/goverse.v1.Admin/CreateObject',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.CreateObjectRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.Location.FromString,
+                _registered_method=True)
+        self.DeleteObject = channel.unary_unary(
+                '/goverse.v1.Admin/DeleteObject',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.DeleteObjectRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.Location.FromString,
+                _registered_method=True)
+        self.DescribeTypes = channel.unary_unary(
+                '/goverse.v1.Admin/DescribeTypes',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.DescribeTypesRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.TypeDescriptions.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -155,6 +170,27 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateObject(self, request, context):
+        """Make an object active. Fails with ALREADY_EXISTS if it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteObject(self, request, context):
+        """End an object and what it holds. Succeeds if there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeTypes(self, request, context):
+        """The object types that the answering node hosts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -207,6 +243,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.CallObject,
                     request_deserializer=goverse_dot_v1_dot_admin__pb2.CallObjectRequest.FromString,
                     response_serializer=goverse_dot_v1_dot_admin__pb2.CallResult.SerializeToString,
+            ),
+            'CreateObject': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateObject,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.CreateObjectRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.Location.SerializeToString,
+            ),
+            'DeleteObject': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteObject,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.DeleteObjectRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.Location.SerializeToString,
+            ),
+            'DescribeTypes': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeTypes,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.DescribeTypesRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.TypeDescriptions.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -479,6 +530,87 @@ class Admin(object):
             '/goverse.v1.Admin/CallObject',
             goverse_dot_v1_dot_admin__pb2.CallObjectRequest.SerializeToString,
             goverse_dot_v1_dot_admin__pb2.CallResult.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateObject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/CreateObject',
+            goverse_dot_v1_dot_admin__pb2.CreateObjectRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.Location.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteObject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/DeleteObject',
+            goverse_dot_v1_dot_admin__pb2.DeleteObjectRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.Location.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeTypes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/DescribeTypes',
+            goverse_dot_v1_dot_admin__pb2.DescribeTypesRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.TypeDescriptions.FromString,
             options,
             channel_credentials,
             insecure,
