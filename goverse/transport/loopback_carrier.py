@@ -160,7 +160,7 @@ class LoopbackCarrier:
         if self._aborted:
             return
         self._aborted = True
-        self._inbox.clear()
+        # What has arrived can still be received: in gRPC, too, a read may have ended just before.
         self._into.stop()
         self._end(reason)
         self._ends.pop(self, None)
