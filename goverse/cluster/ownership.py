@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from goverse.aio.backoff import Backoff
+from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.cluster.claim_queue import ClaimQueue
@@ -343,6 +344,9 @@ class Ownership:
             record.state is MemberState.ACTIVE and record.member != member
             for record in self._view.state.nodes.values()
         )
+
+    def limits(self) -> Iterator[Limit]:
+        return self._queue.limits()
 
     def snapshot(self) -> OwnershipSnapshot:
         member = self._membership.member
