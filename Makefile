@@ -3,10 +3,11 @@
 
 PYTHON ?= python3
 SEEDS ?= 50
+FUZZ_SECONDS ?= 180
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check proto simulate bench clean
+.PHONY: help run test check proto simulate fuzz bench clean
 
 help:
 	@echo "make run              two nodes, a gate and the counter sample on this machine"
@@ -14,6 +15,7 @@ help:
 	@echo "make check            formatting, lint, types, layers"
 	@echo "make proto            regenerate goverse/transport/pb from proto/"
 	@echo "make simulate         SEEDS=$(SEEDS) simulated clusters with faults"
+	@echo "make fuzz             FUZZ_SECONDS=$(FUZZ_SECONDS) of nonsense at every door"
 	@echo "make bench            calls per second through gate and node"
 	@echo "make clean            remove .venv, .tools and every cache"
 
@@ -32,6 +34,9 @@ proto:
 
 simulate: $(VENV)/test.stamp
 	@exec $(BIN)/python -m tests.simulation --seeds $(SEEDS) --coverage --mutants
+
+fuzz: $(VENV)/test.stamp
+	@exec $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/test.stamp
 	@exec $(BIN)/python -m benchmarks calls

@@ -191,13 +191,13 @@ class _Planner:
     def move_in_trouble(self, at: float) -> None:
         """Shards go to and fro while a node's answers are lost, or overtake each other."""
         name = self.node()
-        end = at + self.random.uniform(3.0, 8.0)
+        end = at + self.random.uniform(4.0, 9.0)
         if self.random.random() < 0.5:
-            self.add(at, "lose", COORDINATOR, name, self.random.uniform(0.3, 0.6))
+            self.add(at, "lose", COORDINATOR, name, self.random.uniform(0.4, 0.6))
         else:
             self.add(at, "jitter", COORDINATOR, name, self.random.uniform(0.05, 0.5))
         self.add(end, "mend", name, COORDINATOR)
-        for shard in self.random.sample(range(NUM_SHARDS), 5):
+        for shard in self.random.sample(range(NUM_SHARDS), 8):
             when = at
             while (when := when + self.random.uniform(0.0, 1.0)) < end:
                 self.add(when, "pin", float(shard), self.random.choice((name, self.node())))
@@ -241,6 +241,7 @@ _THEMES = (
     _Planner.pause,
     _Planner.leave,
     _Planner.depose,
+    _Planner.move_in_trouble,
     _Planner.pause_unseen,
     _Planner.forget_unseen,
     _Planner.lose_answers,
