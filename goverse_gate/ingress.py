@@ -66,6 +66,7 @@ class Ingress:
         self._metrics = metrics
         self._now = asyncio.get_running_loop().time
         self._calls = 0
+        self._bytes = 0
         self._doors: dict[Door, None] = {}
         self._timeouts = {
             Verb.CALL: limits.default_call_timeout_s,
@@ -87,6 +88,7 @@ class Ingress:
 
     def limits(self) -> Iterator[Limit]:
         yield Limit("gate.calls", self._calls, self._limits.max_inflight_calls)
+        yield Limit("gate.call_bytes", self._bytes, self._limits.max_inflight_bytes)
         yield from fullest(Limit("door.calls", d.calls, d.max_calls) for d in self._doors)
 
     def _closed(self, door: Door) -> None:
@@ -97,12 +99,15 @@ class Ingress:
         status = "ok"
         try:
             admitted = self._admit(door, call, started)
+            size = len(admitted.payload)
             self._calls += 1
+            self._bytes += size
             door.calls += 1
             try:
                 return await self._router.invoke(admitted)
             finally:
                 self._calls -= 1
+                self._bytes -= size
                 door.calls -= 1
         except GoverseError as error:
             told = outward(error)
@@ -146,6 +151,10 @@ class Ingress:
         if self._calls >= self._limits.max_inflight_calls:
             self._metrics.refused.inc("gate")
             raise Overloaded(f"the gate has {self._calls} calls in flight, as many as it may")
+        if self._bytes + len(call.payload) > self._limits.max_inflight_bytes:
+            # Each link has this limit too, but there may be thousands of them.
+            self._metrics.refused.inc("gate")
+            raise Overloaded(f"the gate has {self._bytes} bytes of calls in flight")
         trace = call.trace if call.trace and _TRACEPARENT.match(call.trace) else ""
         return Call(
             type=call.type,

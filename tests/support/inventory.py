@@ -38,6 +38,7 @@ LIMITED = {
     "goverse/transport/pool.py:Peer._waiting": "pool.waiting_calls",
     "goverse_gate/http_app.py:HttpApp._held_bytes": "http.held_bytes",
     "goverse_gate/http_app.py:HttpApp._requests": "http.requests",
+    "goverse_gate/ingress.py:Ingress._bytes": "gate.call_bytes",
     "goverse_gate/ingress.py:Ingress._calls": "gate.calls",
     "goverse_gate/ingress.py:Ingress._doors": "gate.sessions",
     "goverse_gate/ingress.py:Ingress.calls": "door.calls",

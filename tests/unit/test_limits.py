@@ -549,6 +549,21 @@ async def test_calls_of_one_caller() -> None:
     assert ingress.snapshot().doors == 0
 
 
+@fills("gate.call_bytes")
+async def test_bytes_of_all_clients() -> None:
+    """As much as one link may carry, whoever sends it."""
+    target = Held()
+    ingress = Ingress(target, replace(LimitSettings(), max_inflight_bytes=1_000), Metrics("g1"))
+    doors = [ingress.door(client_id=f"c{n}", max_calls=9) for n in range(3)]
+    calls = start(door.invoke(call(bytes(500))) for door in doors[:2])
+    await eventually(lambda: full(ingress.limits(), "gate.call_bytes"))
+    await refused(doors[2].invoke(call(b"x")))
+    beside = start([doors[2].invoke(call(b""))])
+    target.free.set()
+    await asyncio.gather(*calls, *beside)
+    assert at_rest(ingress.limits())
+
+
 @fills("gate.sessions")
 async def test_sessions_of_a_gate() -> None:
     async with cluster(max_sessions=1) as (world, client):
