@@ -126,6 +126,7 @@ class Gate:
 
     def _limits(self) -> Iterator[Limit]:
         parts: list[Bounded] = [self.member, self.pool, self.ingress, self.sessions]
+        parts += [self.clients, self.gate_service]
         parts += [part for part in (self._http_app, self._http_server, self.ops) if part]
         for part in parts:
             yield from part.limits()

@@ -38,7 +38,10 @@ from goverse.testing.cluster import TEST_SETTINGS, Cluster
 from goverse.transport.hello import Role, our_hello
 from goverse.transport.link import LinkConfig
 from goverse.transport.loopback import LoopbackHub
+from goverse.transport.pb.gate import gate_pb2
 from goverse.transport.pool import LinkPool
+from goverse_gate.clients import ClientLimits, Clients
+from goverse_gate.gate_service import GateService
 from goverse_gate.http_app import HttpApp, HttpLimits
 from goverse_gate.ingress import Ingress
 from goverse_node.admin import service as admin_service
@@ -140,6 +143,7 @@ async def test_snapshots_show_every_limit() -> None:
             assert process is not None
             shown |= {limit.name for limit in process.snapshot().limits}
     on_demand = {"object.background_tasks", "object.inner_calls"}
+    on_demand |= {"client.messages", "client.message_bytes"}
     on_demand |= {"object.running_turns", "object.waiting_calls"}
     sockets = {name for name in limit_names() if name.split(".")[0] in ("http", "ops", "log")}
     assert limit_names() - shown == sockets | on_demand
@@ -562,6 +566,74 @@ async def test_bytes_of_all_clients() -> None:
     target.free.set()
     await asyncio.gather(*calls, *beside)
     assert at_rest(ingress.limits())
+
+
+@fills("gate.clients")
+async def test_registered_clients() -> None:
+    ingress = Ingress(Target(), LimitSettings(), Metrics("g1"))
+    ids = iter(range(9))
+    clients = Clients(ingress, lambda: f"c{next(ids)}", ClientLimits(max_clients=2))
+    found = [clients.register("peer") for _ in range(2)]
+    assert full(clients.limits(), "gate.clients")
+    with pytest.raises(Overloaded):
+        clients.register("peer")
+    assert found[0].offer(b"still served")
+    for client in found:
+        clients.remove(client)
+    assert used(clients.limits(), "gate.clients")[0] == 0
+    assert ingress.snapshot().doors == 0
+
+
+@fills("client.messages", "client.message_bytes")
+async def test_messages_that_a_client_does_not_read() -> None:
+    """The push is refused, not dropped in silence; another client's goes on."""
+    ingress = Ingress(Target(), LimitSettings(), Metrics("g1"))
+    ids = iter(range(9))
+    limits = ClientLimits(max_messages=3, max_bytes=100)
+    clients = Clients(ingress, lambda: f"c{next(ids)}", limits)
+    many, large, other = (clients.register("peer") for _ in range(3))
+    assert [many.offer(b"x") for _ in range(4)] == [True, True, True, False]
+    assert full(clients.limits(), "client.messages")
+    assert [large.offer(bytes(100)), large.offer(b"x")] == [True, False]
+    assert full(clients.limits(), "client.message_bytes")
+    assert other.offer(b"beside")
+    for client in (many, large, other):
+        clients.remove(client)
+    assert at_rest(clients.limits())
+
+
+@fills("gate_service.calls", "gate_service.held_bytes")
+async def test_calls_over_grpc() -> None:
+    class Context:
+        def peer(self) -> str:
+            return "ipv4:10.0.0.1:5000"
+
+        def time_remaining(self) -> float | None:
+            return 5.0
+
+    limits = replace(LimitSettings(), max_inflight_calls=3, max_inflight_bytes=100)
+    target = Held()
+    ingress = Ingress(target, LimitSettings(), Metrics("g1"))
+    service = GateService(ingress, Clients(ingress, lambda: "c", ClientLimits()), limits)
+
+    def ask(size: int) -> Coroutine[Any, Any, Any]:
+        request = gate_pb2.CallObjectRequest(type="Counter", id="a", method="m" * size)
+        raw = request.SerializeToString()
+        context: Any = Context()
+        return service._answer(gate_pb2.CallObjectRequest, service._call, raw, context)
+
+    small = start(ask(1) for _ in range(3))
+    await eventually(lambda: full(service.limits(), "gate_service.calls"))
+    await refused(ask(1))
+    target.free.set()
+    await asyncio.gather(*small, return_exceptions=True)
+    target.free.clear()
+    large = start([ask(70)])
+    await eventually(lambda: used(service.limits(), "gate_service.held_bytes")[0] > 80)
+    await refused(ask(70))
+    target.free.set()
+    await asyncio.gather(*large, return_exceptions=True)
+    assert at_rest([*service.limits(), *ingress.limits()])
 
 
 @fills("gate.sessions")
