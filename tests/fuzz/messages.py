@@ -18,6 +18,7 @@ from goverse_node.admin.service import AdminService
 from tests.fuzz.property import fuzzed
 from tests.support.links import virtual
 from tests.unit.admin.test_admin_node import World, objects
+from tests.unit.gate import test_gate_service_requests as gate_service
 
 methods = st.sampled_from(list(METHODS.values()))
 texts = st.one_of(
@@ -85,3 +86,9 @@ def built_requests(method: Method, data: st.DataObject) -> None:
             value = data.draw(st.one_of(st.integers(-2, 9), st.integers(-(2**31), 2**31 - 1)))
         setattr(message, field.name, value)
     virtual(_ask)(method, message)
+
+
+@fuzzed(st.sampled_from(gate_service.METHODS), st.binary(max_size=200))
+def gate_requests(method: str, raw: bytes) -> None:
+    """The same for calls of foreign clients."""
+    gate_service.test_random_bytes.hypothesis.inner_test(method, raw)  # type: ignore[attr-defined]

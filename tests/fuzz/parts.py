@@ -32,6 +32,8 @@ PARTS: dict[str, Part] = {
     "hello": properties(hellos.strange_hellos, hellos.random_hellos),
     "bodies": properties(bodies.random_bodies, bodies.nearly_right, bodies.deep),
     "heads": properties(heads.random_heads, heads.changed_heads),
-    "protobuf": properties(messages.random_requests, messages.built_requests),
+    "protobuf": properties(
+        messages.random_requests, messages.built_requests, messages.gate_requests
+    ),
     "configuration": properties(configuration.random_files, configuration.strange_values),
 }
