@@ -15,7 +15,7 @@ help:
 	@echo "make check            formatting, lint, types, layers"
 	@echo "make proto            regenerate goverse/transport/pb from proto/"
 	@echo "make simulate         SEEDS=$(SEEDS) simulated clusters with faults"
-	@echo "make fuzz             fuzzing for FUZZ_SECONDS=$(FUZZ_SECONDS); fuzz-http is a part of it"
+	@echo "make fuzz             FUZZ_SECONDS=$(FUZZ_SECONDS) of nonsense at every door, then over HTTP"
 	@echo "make bench            calls per second through gate and node"
 	@echo "make clean            remove .venv, .tools and every cache"
 
@@ -35,7 +35,9 @@ proto:
 simulate: $(VENV)/test.stamp
 	@exec $(BIN)/python -m tests.simulation --seeds $(SEEDS) --coverage --mutants
 
-fuzz: fuzz-http
+fuzz: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+	@exec $(BIN)/python -m tests.robustness.http_fuzz --seconds $(FUZZ_SECONDS)
 
 fuzz-http: $(VENV)/test.stamp
 	@exec $(BIN)/python -m tests.robustness.http_fuzz --seconds $(FUZZ_SECONDS)

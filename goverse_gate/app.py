@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from goverse.aio.limits import Bounded, Limit, fullest
 from goverse.cluster.member import GateMember, MemberSnapshot
 from goverse.cluster.records import Kind
 from goverse.cluster.registration import Identity
@@ -48,7 +49,8 @@ LINK_CLOSE_S = 2.0
 
 @dataclass(frozen=True)
 class GateSnapshot:
-    """One gate in numbers; ``http`` and ``http_server`` are None where HTTP is off."""
+    """One gate in numbers; ``http`` and ``http_server`` are None where HTTP is off, and
+    ``limits`` has of each kind the fullest."""
 
     member: MemberSnapshot
     pool: PoolSnapshot
@@ -59,6 +61,7 @@ class GateSnapshot:
     node_types: NodeTypesSnapshot
     http: HttpSnapshot | None
     http_server: HttpServerSnapshot | None
+    limits: tuple[Limit, ...]
 
 
 class Gate:
@@ -79,6 +82,7 @@ class Gate:
         self.ops_address = ""
         self.clients: Clients
         self.gate_service: GateService
+        self.ops: OpsServer | None = None
         self._http_app: HttpApp | None = None
         self._http_server: HttpServer | None = None
 
@@ -123,7 +127,15 @@ class Gate:
             node_types=self.node_types.snapshot(),
             http=self._http_app.snapshot() if self._http_app is not None else None,
             http_server=self._http_server.snapshot() if self._http_server is not None else None,
+            limits=fullest(self._limits()),
         )
+
+    def _limits(self) -> Iterator[Limit]:
+        parts: list[Bounded] = [self.member, self.pool, self.ingress, self.sessions]
+        parts += [self.clients, self.gate_service]
+        parts += [part for part in (self._http_app, self._http_server, self.ops) if part]
+        for part in parts:
+            yield from part.limits()
 
 
 @asynccontextmanager
@@ -213,6 +225,7 @@ async def _serve_operations(
         settings.gate.ops_listen, metrics=metrics, watchdog=watchdog, ready=gate.readiness
     )
     await server.start()
+    gate.ops = server
     stack.push_async_callback(server.close)
     return advertised("", server.address)
 

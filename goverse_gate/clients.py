@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
+from goverse.aio.limits import Limit
 from goverse.errors import Overloaded, PermissionDenied, Unavailable
 from goverse_gate.ingress import Door, Ingress
 
@@ -125,6 +126,13 @@ class Clients:
             messages=sum(client.messages for client in clients),
             queued_bytes=sum(client.queued_bytes for client in clients),
         )
+
+    def limits(self) -> Iterator[Limit]:
+        most = self._limits
+        yield Limit("gate.clients", len(self._clients), most.max_clients, standing=True)
+        for client in self._clients.values():
+            yield Limit("client.messages", client.messages, most.max_messages)
+            yield Limit("client.message_bytes", client.queued_bytes, most.max_bytes)
 
     def register(self, peer: str) -> RegisteredClient:
         """A new client on the connection ``peer``. Raises Overloaded, Unavailable."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 
+from goverse.aio.limits import Limit
 from goverse.call import Call, Codec, Reply, Verb
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
@@ -95,6 +96,11 @@ class GateService:
 
     def snapshot(self) -> GateServiceSnapshot:
         return GateServiceSnapshot(self._calls, self._held_bytes, len(self._doors))
+
+    def limits(self) -> Iterator[Limit]:
+        yield Limit("gate_service.calls", self._calls, self._limits.max_inflight_calls)
+        most = self._limits.max_inflight_bytes
+        yield Limit("gate_service.held_bytes", self._held_bytes, most)
 
     async def close(self, timeout_s: float) -> None:
         """Take no new calls, let those in flight end within ``timeout_s``, then end streams."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from goverse.aio.limits import Limit
 from goverse.call import Call, CallTarget, Codec
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
@@ -99,6 +100,10 @@ class HttpApp:
 
     def snapshot(self) -> HttpSnapshot:
         return HttpSnapshot(requests=self._requests, held_bytes=self._bodies.held_bytes)
+
+    def limits(self) -> Iterator[Limit]:
+        yield Limit("http.requests", self._requests, self._limits.max_requests)
+        yield Limit("http.held_bytes", self._bodies.held_bytes, self._limits.max_held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

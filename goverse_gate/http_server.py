@@ -8,12 +8,13 @@ import errno
 import functools
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import uvicorn
 
+from goverse.aio.limits import Limit, fullest
 from goverse.aio.tasks import Tasks
 from goverse_gate.asgi import Application
 from goverse_gate.http_app import HttpLimits
@@ -62,6 +63,7 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=cast(int, limits.keep_alive_timeout_s),
         )
+        self._limits = limits
         self.address = _text(sockets[0].getsockname())
         self._sockets = sockets
         self._server = _Server(config)
@@ -86,6 +88,13 @@ class HttpServer:
         return HttpServerSnapshot(
             address=self.address, connections=len(state.connections), requests=len(state.tasks)
         )
+
+    def limits(self) -> Iterator[Limit]:
+        connections = [cast(HttpConnection, c) for c in self._server.server_state.connections]
+        most = self._limits.max_connections
+        yield Limit("http.connections", len(connections), most, standing=True)
+        most = self._limits.max_pipelined
+        yield from fullest(Limit("http.pipelined", len(c.pipeline), most) for c in connections)
 
     async def close(self, timeout_s: float) -> None:
         """Accept no more, end idle connections, give requests ``timeout_s``, then end the rest."""

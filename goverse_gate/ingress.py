@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from goverse.aio.limits import Limit, fullest
 from goverse.call import Call, CallTarget, Reply, Verb
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
@@ -65,7 +66,8 @@ class Ingress:
         self._metrics = metrics
         self._now = asyncio.get_running_loop().time
         self._calls = 0
-        self._doors = 0
+        self._bytes = 0
+        self._doors: dict[Door, None] = {}
         self._timeouts = {
             Verb.CALL: limits.default_call_timeout_s,
             Verb.CREATE: limits.default_create_timeout_s,
@@ -77,26 +79,35 @@ class Ingress:
 
         :param client_id: issued by this gate; empty for callers that have no session.
         """
-        self._doors += 1
-        return Door(self, client_id, max_calls)
+        door = Door(self, client_id, max_calls)
+        self._doors[door] = None
+        return door
 
     def snapshot(self) -> IngressSnapshot:
-        return IngressSnapshot(doors=self._doors, calls=self._calls)
+        return IngressSnapshot(doors=len(self._doors), calls=self._calls)
 
-    def _closed(self) -> None:
-        self._doors -= 1
+    def limits(self) -> Iterator[Limit]:
+        yield Limit("gate.calls", self._calls, self._limits.max_inflight_calls)
+        yield Limit("gate.call_bytes", self._bytes, self._limits.max_inflight_bytes)
+        yield from fullest(Limit("door.calls", d.calls, d.max_calls) for d in self._doors)
+
+    def _closed(self, door: Door) -> None:
+        del self._doors[door]
 
     async def _invoke(self, door: Door, call: Call) -> Reply:
         started = self._now()
         status = "ok"
         try:
             admitted = self._admit(door, call, started)
+            size = len(admitted.payload)
             self._calls += 1
+            self._bytes += size
             door.calls += 1
             try:
                 return await self._router.invoke(admitted)
             finally:
                 self._calls -= 1
+                self._bytes -= size
                 door.calls -= 1
         except GoverseError as error:
             told = outward(error)
@@ -143,6 +154,10 @@ class Ingress:
         if self._calls >= self._limits.max_inflight_calls:
             self._metrics.refused.inc("gate")
             raise Overloaded(f"the gate has {self._calls} calls in flight, as many as it may")
+        if self._bytes + len(call.payload) > self._limits.max_inflight_bytes:
+            # Each link has this limit too, but there may be thousands of them.
+            self._metrics.refused.inc("gate")
+            raise Overloaded(f"the gate has {self._bytes} bytes of calls in flight")
         trace = call.trace if call.trace and _TRACEPARENT.match(call.trace) else ""
         return Call(
             type=call.type,
@@ -175,7 +190,7 @@ class Door:
     def close(self) -> None:
         if self._open:
             self._open = False
-            self._ingress._closed()
+            self._ingress._closed(self)
 
 
 def check_names(call: Call) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from goverse.aio.limits import Limit
 from goverse.call import CallTarget
 from goverse.errors import GoverseError, Overloaded, PermissionDenied, Unavailable
 from goverse.ids import MemberId, new_token
@@ -53,6 +54,12 @@ class Sessions:
 
     def snapshot(self) -> SessionsSnapshot:
         return SessionsSnapshot(sessions=len(self._links), opening=self._opening)
+
+    def limits(self) -> Iterator[Limit]:
+        sessions = len(self._links) + self._opening
+        yield Limit("gate.sessions", sessions, self._config.limits.max_sessions, standing=True)
+        for link in self._links.values():
+            yield from link.limits()
 
     async def accept(self, carrier: Carrier) -> None:
         """Serve one client; returns when its link has ended."""

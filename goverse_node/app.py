@@ -7,10 +7,11 @@ coordinator last, so that peers accept what this node sends until it has nothing
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from goverse.aio.limits import Limit, fullest
 from goverse.cluster.member import LeaveMode, MemberSnapshot, NodeMember
 from goverse.cluster.records import Kind
 from goverse.cluster.registration import Identity
@@ -46,13 +47,14 @@ LINK_CLOSE_S = 2.0
 
 @dataclass(frozen=True)
 class NodeSnapshot:
-    """One node in numbers."""
+    """One node in numbers; ``limits`` has of each kind the fullest."""
 
     member: MemberSnapshot
     catalog: CatalogSnapshot
     pool: PoolSnapshot
     inbound_links: int
     local_calls: int
+    limits: tuple[Limit, ...]
 
 
 class Node:
@@ -71,6 +73,8 @@ class Node:
         self.admin: NodeAdmin
         self.inbound: InboundLinks
         self.local: LocalCalls
+        self.service: AdminService
+        self.ops: OpsServer | None = None
         self._ready_grace_s = settings.node.ready_grace_s
 
     def readiness(self) -> Readiness:
@@ -85,7 +89,15 @@ class Node:
             self.pool.snapshot(),
             len(self.inbound),
             len(self.local),
+            fullest(self._limits()),
         )
+
+    def _limits(self) -> Iterator[Limit]:
+        parts = (self.member, self.catalog, self.pool, self.inbound, self.local, self.service)
+        for part in parts:
+            yield from part.limits()
+        if self.ops is not None:
+            yield from self.ops.limits()
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,7 @@ async def run_node(
         links = LinkConfig(limits, runtime, name, term)
         pool = LinkPool(network, hello, links)
         stack.push_async_callback(pool.close, LINK_CLOSE_S)
-        local = LocalCalls()
+        local = LocalCalls(limits.max_inflight_calls)
         observer = RouterMetrics(metrics)
         router = Router(member.view, pool, name, local, limits, runtime, observer=observer)
         catalog = Catalog(
@@ -159,8 +171,9 @@ async def run_node(
         node.admin = node_admin(name, member, coordinator, catalog, router, limits)
         _watch(metrics, node)
 
+        node.service = AdminService(node.admin, rule)
         services = (
-            AdminService(node.admin, rule).handler(),
+            node.service.handler(),
             GoverseService(catalog, lambda: node.address, runtime.clock).handler(),
         )
         listener = await network.listen(settings.node.listen, inbound.accept, services=services)
@@ -207,6 +220,7 @@ async def _serve_operations(
         routes=PinRoutes(node.admin, rule).routes(),
     )
     await server.start()
+    node.ops = server
     stack.push_async_callback(server.close)
     return advertised("", server.address)
 

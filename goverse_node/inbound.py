@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from goverse.aio.limits import Limit
 from goverse.call import CallTarget
 from goverse.errors import GoverseError, Overloaded, PermissionDenied, Unavailable
 from goverse.ids import MemberId
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 MAX_LINKS = 4096
 MAX_REMEMBERED = 10_000
+MAX_WARNED_DIGESTS = 100
 
 
 class InboundLinks:
@@ -43,6 +45,14 @@ class InboundLinks:
 
     def __len__(self) -> int:
         return len(self._links)
+
+    def limits(self) -> Iterator[Limit]:
+        yield Limit("node.links", len(self._links), MAX_LINKS, standing=True)
+        yield Limit("node.gone_members", len(self._gone), MAX_REMEMBERED, standing=True)
+        digests = len(self._warned_digests)
+        yield Limit("node.warned_digests", digests, MAX_WARNED_DIGESTS, standing=True)
+        for link in self._links:
+            yield from link.limits()
 
     async def accept(self, carrier: Carrier) -> None:
         """Serve one stream to its end."""
@@ -81,7 +91,7 @@ class InboundLinks:
             return
         if digest not in self._warned_digests:
             self._warned_digests[digest] = None
-            while len(self._warned_digests) > 100:
+            while len(self._warned_digests) > MAX_WARNED_DIGESTS:
                 self._warned_digests.popitem(last=False)
             log.warning("%s hosts other object types than this node", theirs.member)
 

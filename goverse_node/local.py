@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Iterator
 
+from goverse.aio.limits import Limit
 from goverse.call import Call, CallTarget, Reply
+from goverse.errors import Overloaded
 
 
 class LocalCalls:
@@ -14,9 +17,13 @@ class LocalCalls:
     The catalog runs a turn in the task that brings the call, and may interrupt it; a method that
     calls an object on its own node must not be that task. Nor must what the callee does to its
     context variables be seen by the caller.
+
+    :param max_calls: calls under way; one object that calls many others at once, each with room
+        for more, would otherwise make as many tasks as it likes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_calls: int) -> None:
+        self._max_calls = max_calls
         self._context = contextvars.copy_context()
         self._running: dict[asyncio.Task[Reply], None] = {}
         self._target: CallTarget
@@ -26,6 +33,10 @@ class LocalCalls:
         self._target = target
 
     async def invoke(self, call: Call) -> Reply:
+        if len(self._running) >= self._max_calls:
+            raise Overloaded(
+                f"{call}: this node makes {len(self._running)} calls to itself already"
+            )
         task = asyncio.get_running_loop().create_task(
             self._run(call), name=f"local:{call.type}", context=self._context.copy()
         )
@@ -38,6 +49,9 @@ class LocalCalls:
 
     async def _run(self, call: Call) -> Reply:
         return await self._target.invoke(call)
+
+    def limits(self) -> Iterator[Limit]:
+        yield Limit("node.local_calls", len(self._running), self._max_calls)
 
     def __len__(self) -> int:
         return len(self._running)

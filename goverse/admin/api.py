@@ -90,7 +90,8 @@ class Shard:
     """Where a shard should be and where it is.
 
     ``owned`` by its target, ``migrating`` (claimed by somebody else), ``unclaimed`` (a target
-    and no claim) or ``unassigned`` (neither).
+    and no claim) or ``unassigned`` (neither). ``why``: sentences on what keeps it where it is,
+    from `Admin.get_shard` only.
     """
 
     shard: int
@@ -102,6 +103,7 @@ class Shard:
     pinned: bool = False
     pinned_node: str = ""
     failed_over: bool = False
+    why: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +217,9 @@ class Admin(Protocol):
         """One page, by number. ``node``: owner, target or pin; ``state``: one, or ``pinned``."""
         ...
 
-    async def get_shard(self, shard: int) -> Shard: ...
+    async def get_shard(self, shard: int, *, local_only: bool = False) -> Shard:
+        """With ``why``; ``local_only``: as far as the node that is asked knows."""
+        ...
 
     async def pin_shard(self, shard: int, *, node: str) -> Shard:
         """Keep ``shard`` on ``node``; the move happens later. Idempotent."""

@@ -108,8 +108,8 @@ class AdminClient:
             page_token=page_token,
         )
 
-    async def get_shard(self, shard: int) -> Shard:
-        return await self._ask("get_shard", Shard, shard=shard)
+    async def get_shard(self, shard: int, *, local_only: bool = False) -> Shard:
+        return await self._ask("get_shard", Shard, shard=shard, local_only=local_only)
 
     async def pin_shard(self, shard: int, *, node: str) -> Shard:
         return await self._ask("pin_shard", Shard, shard=shard, node=node)

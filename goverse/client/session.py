@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from goverse.aio.backoff import Backoff
+from goverse.aio.limits import Limit, fullest
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Reply
@@ -46,6 +47,7 @@ class SessionSnapshot:
     links: int
     attempts: int
     last_failure: str
+    limits: tuple[Limit, ...]
 
 
 class _NoCalls:
@@ -104,7 +106,13 @@ class Session:
             links=len(self._links),
             attempts=self._attempts,
             last_failure=self._explain(),
+            limits=fullest(self.limits()),
         )
+
+    def limits(self) -> Iterator[Limit]:
+        yield Limit("client.waiting_calls", self._waiting, self._max_waiting)
+        for link in self._links:
+            yield from link.limits()
 
     async def open(self, wait_s: float) -> None:
         """Connect. Tries every address once, then again until ``wait_s`` have passed.

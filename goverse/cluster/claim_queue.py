@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol
 
 from goverse.aio.backoff import Backoff
+from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
 from goverse.cluster.claims import MAX_CLAIMS, ClaimWriter
 from goverse.cluster.membership import Membership
@@ -77,6 +79,11 @@ class ClaimQueue:
         """It is done, by whatever way that became known."""
         self._claims.pop(shard, None)
         self._releases.pop(shard, None)
+
+    def limits(self) -> Iterator[Limit]:
+        shards = self._view.num_shards
+        yield Limit("ownership.claims_due", len(self._claims), shards)
+        yield Limit("ownership.releases_due", len(self._releases), shards)
 
     def clear_claims(self) -> None:
         self._claims.clear()

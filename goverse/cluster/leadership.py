@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from goverse.aio.backoff import Backoff
@@ -262,6 +262,20 @@ class Leadership:
                 )
         self._warned_stuck = tuple(shard.shard for shard in stuck)
 
+    def why(self, shard: int) -> Iterator[str]:
+        """Why ``shard`` is not moved, or does not arrive; nothing on a node that does not lead."""
+        if not self.leading:
+            return
+        hold = self._last_plan.reasons.get(shard)
+        if Hold.NO_NODE in self._last_plan.held:
+            hold = Hold.NO_NODE
+        if hold is not None:
+            yield _WHY[hold]
+        for stuck in self._migrations.stuck(asyncio.get_running_loop().time()):
+            if stuck.shard == shard:
+                holder = f"{stuck.owner} holds on to it" if stuck.owner else "nobody has claimed it"
+                yield f"it has been on its way to {stuck.target} for {stuck.age_s:.0f} s: {holder}"
+
     def snapshot(self) -> LeadershipSnapshot:
         leader = self._view.state.leader
         return LeadershipSnapshot(
@@ -274,6 +288,17 @@ class Leadership:
             self._migrations.stuck(asyncio.get_running_loop().time()),
             self._last_plan.lost_pins,
         )
+
+
+_WHY = {
+    Hold.NO_NODE: "no node takes shards",
+    Hold.RESTARTING: "its node announced a restart, and it waits for it (cluster.restart_grace)",
+    Hold.NOT_STABLE: "it is to move, once no node has come or gone for cluster.stability_duration",
+    Hold.MOVES_LIMIT: "it is to move for balance, after others (cluster.rebalance_batch_size)",
+    Hold.CHANGES_LIMIT: "it is to move, with the next plan",
+    Hold.PINNED: "its pin keeps it away from where balance would have it",
+    Hold.PIN_UNAVAILABLE: "its pin names a node that takes no shards",
+}
 
 
 def _summary(found: Plan) -> str:

@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
 from goverse.cluster.claims import ClaimWriter
 from goverse.cluster.keys import Keys
@@ -99,6 +101,9 @@ class GateMember:
     def snapshot(self) -> MemberSnapshot:
         return MemberSnapshot(self.view.snapshot(), self.membership.snapshot(), None, None)
 
+    def limits(self) -> Iterator[Limit]:
+        return self.view.limits()
+
 
 class NodeMember(GateMember):
     """A node's part: it also owns shards, and may lead.
@@ -180,3 +185,7 @@ class NodeMember(GateMember):
             self.leadership.snapshot(),
             self.ownership.snapshot(),
         )
+
+    def limits(self) -> Iterator[Limit]:
+        yield from super().limits()
+        yield from self.ownership.limits()

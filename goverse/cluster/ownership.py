@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from goverse.aio.backoff import Backoff
+from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.cluster.claim_queue import ClaimQueue
@@ -343,6 +344,23 @@ class Ownership:
             record.state is MemberState.ACTIVE and record.member != member
             for record in self._view.state.nodes.values()
         )
+
+    def why(self, shard: int) -> Iterator[str]:
+        """Why this node holds on to ``shard``, if it should not."""
+        holding = self._holdings.get(shard)
+        if holding is None:
+            return
+        if holding.state is HoldingState.CLOSING:
+            yield f"its owner is closing it, and waits {self._drain_timeout_s:g} s for its turns"
+        elif holding.called_off:
+            left_s = max(0.0, holding.close_after - asyncio.get_running_loop().time())
+            yield (
+                f"its turns ran longer than node.drain_timeout of {self._drain_timeout_s:g} s: its "
+                f"move was called off {holding.called_off} times, next attempt in {left_s:.0f} s"
+            )
+
+    def limits(self) -> Iterator[Limit]:
+        return self._queue.limits()
 
     def snapshot(self) -> OwnershipSnapshot:
         member = self._membership.member

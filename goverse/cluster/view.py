@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from goverse.aio.backoff import Backoff
+from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.cluster.keys import Keys
@@ -20,6 +21,7 @@ from goverse.cluster.records import Layout, MemberRecord, Owner
 from goverse.cluster.state import ClusterState, ViewChange
 from goverse.cluster.waiters import OwnerWaiters, Place
 from goverse.coordination.api import Changes, Coordinator, Snapshot, Watch
+from goverse.coordination.feed import MAX_BUFFERED_ITEMS
 from goverse.ids import Epoch, MemberId
 from goverse.sharding import node_of, slot_of
 
@@ -260,6 +262,11 @@ class ClusterView:
             return node_of(id)
         slot = slot_of(id)
         return slot % self._num_shards if self._state.layout is not None else None
+
+    def limits(self) -> Iterator[Limit]:
+        yield Limit("view.waiting_calls", len(self._waiters), self._waiters.max_waiting)
+        if self._watch is not None:
+            yield Limit("watch.items", self._watch.snapshot().buffered, MAX_BUFFERED_ITEMS)
 
     def snapshot(self) -> ViewSnapshot:
         return ViewSnapshot(

@@ -29,7 +29,7 @@ class OwnerWaiters:
     """All waiting callers of one process, at most ``max_waiting``."""
 
     def __init__(self, max_waiting: int) -> None:
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
         self._places: dict[Place, dict[Waiter, None]] = {}
         self._count = 0
 
@@ -38,7 +38,7 @@ class OwnerWaiters:
 
     def add(self, place: Place, id: str, newer_than: Epoch) -> Waiter:
         """Queue one caller; it must be discarded however its wait ends. Raises Overloaded."""
-        if self._count >= self._max_waiting:
+        if self._count >= self.max_waiting:
             raise Overloaded(f"{self._count} calls already wait for a shard to have an owner")
         waiter = Waiter(place, id, newer_than)
         self._file(waiter)

@@ -89,6 +89,15 @@ class Changes:
     items: Mapping[str, KeyValue | None]
 
 
+@dataclass(frozen=True, slots=True)
+class WatchSnapshot:
+    prefix: str
+    revision: int  # delivered to the consumer's buffer up to here
+    contact: float
+    relistings: int  # snapshots after the first: compactions, lost histories
+    buffered: int = 0  # delivered, and not yet consumed
+
+
 class Watch(Protocol):
     """An iterator over a `Snapshot` and the `Changes` after it.
 
@@ -108,13 +117,7 @@ class Watch(Protocol):
         second or two while it is there. 0 before the first time."""
         ...
 
-
-@dataclass(frozen=True, slots=True)
-class WatchSnapshot:
-    prefix: str
-    revision: int  # delivered to the consumer's buffer up to here
-    contact: float
-    relistings: int  # snapshots after the first: compactions, lost histories
+    def snapshot(self) -> WatchSnapshot: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,5 +111,9 @@ class Feed(Watch):
 
     def snapshot(self) -> WatchSnapshot:
         return WatchSnapshot(
-            self.prefix, self._revision, self._contact, max(0, self._snapshots - 1)
+            self.prefix,
+            self._revision,
+            self._contact,
+            max(0, self._snapshots - 1),
+            len(self._items),
         )

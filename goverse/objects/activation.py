@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from goverse.aio.deadlines import Handle
+from goverse.aio.limits import Limit
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Reply, Verb
 from goverse.config.settings import LimitSettings
@@ -122,6 +123,17 @@ class Activation:
 
     def __str__(self) -> str:
         return str(self.object_id)
+
+    def limits(self) -> Iterator[Limit]:
+        most = self.services.limits.max_mailbox_calls
+        yield Limit("object.waiting_calls", self.mailbox.waiting, most)
+        yield Limit("object.running_turns", self.mailbox.running, most)
+        if self._background is not None:
+            # An object that has nothing to do may well have a timer.
+            yield Limit("object.background_tasks", len(self._background), most, standing=True)
+        for turn in self.turns.values():
+            if turn.inner is not None:
+                yield Limit("object.inner_calls", turn.inner.waiting, reentry.MAX_INNER)
 
     # -- what the instance may ask for
 

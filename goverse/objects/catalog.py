@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Iterator
 from typing import Protocol
 
 import msgspec
 
 from goverse.aio.deadlines import Deadlines
+from goverse.aio.limits import Limit, fullest
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Codec, Reply, Verb
@@ -455,6 +457,12 @@ class Catalog:
         """Every activation, by type and id."""
         now = asyncio.get_running_loop().time()
         return tuple(snapshot_of(self._activations[key], now) for key in sorted(self._activations))
+
+    def limits(self) -> Iterator[Limit]:
+        yield Limit("objects.held_calls", self._held_limit.held, self._held_limit.max_held)
+        yield from fullest(
+            limit for activation in self._activations.values() for limit in activation.limits()
+        )
 
     def snapshot(self) -> CatalogSnapshot:
         return CatalogSnapshot(

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
+from goverse.aio.limits import Limit
 from goverse.config.settings import LogSettings
 
 #: What a record says besides its message, where it is known: from ``extra`` or `log_fields`.
@@ -77,6 +78,9 @@ class Logging:
         logging.captureWarnings(True)
         self.set_level(settings.level)
         self._thread.start()
+
+    def limits(self) -> Iterator[Limit]:
+        yield Limit("log.records", self._queue.qsize(), self._queue.maxsize)
 
     @property
     def dropped(self) -> int:

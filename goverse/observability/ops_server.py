@@ -9,15 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
+from goverse.aio.limits import Limit
 from goverse.config.addresses import Address, parse_address
 from goverse.errors import GoverseError
 from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import CONTENT_TYPE, Metrics
-from goverse.observability.ops_http import Connections, Request, Response, Route
+from goverse.observability.ops_http import (
+    MAX_CONNECTIONS,
+    Connections,
+    Request,
+    Response,
+    Route,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +61,7 @@ class OpsServer:
         self._main: asyncio.AbstractEventLoop | None = None
         self._own: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._connections: Connections | None = None
         self._thread: threading.Thread | None = None
         self._bound: Future[Address] = Future()
         metrics.loop_lag_seconds.watch(watchdog.lag_s)
@@ -62,6 +70,10 @@ class OpsServer:
     def address(self) -> str:
         """host:port really bound."""
         return str(self._bound.result(timeout=0))
+
+    def limits(self) -> Iterator[Limit]:
+        open_now = len(self._connections) if self._connections is not None else 0
+        yield Limit("ops.connections", open_now, MAX_CONNECTIONS, standing=True)
 
     async def start(self) -> None:
         """Bind and serve. Raises OSError if the address cannot be bound."""
@@ -92,7 +104,7 @@ class OpsServer:
     async def _serve(self) -> None:
         self._own = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        connections = Connections(self._answer)
+        connections = self._connections = Connections(self._answer)
         server = await self._own.create_server(
             connections.protocol, self._listen.host, self._listen.port
         )

@@ -91,12 +91,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``held`` counts what does not move, by reason; ``lost_pins`` names the shards whose pinned
-    node takes none."""
+    """``held`` counts what does not move, by reason, and ``reasons`` has the shards with theirs
+    (unless it is the same for all); ``lost_pins`` names the shards whose pinned node takes none."""
 
     changes: tuple[Change, ...]
     held: Mapping[Hold, int]
     lost_pins: tuple[int, ...]
+    reasons: Mapping[int, Hold] = field(default_factory=dict, compare=False)
 
 
 def plan(state: PlanInput) -> Plan:
@@ -115,6 +116,7 @@ class _Planner:
         )
         self._choices = choices(state.num_shards, tuple(accepting)) if accepting else ()
         self._held: dict[Hold, int] = {}
+        self._reasons: dict[int, Hold] = {}
         self._urgent: list[Change] = []
         self._patient: list[Change] = []
         self._lost_pins: list[int] = []
@@ -131,11 +133,14 @@ class _Planner:
             if target != self._choices[shard] or shard in self._state.pins:
                 self._decide(shard, target)
         room = max(0, self._state.max_moves - moving)
-        self._hold(Hold.MOVES_LIMIT, len(self._patient) - room)
+        for change in self._patient[room:]:
+            self._hold(Hold.MOVES_LIMIT, change.shard)
         changes = [*self._urgent, *self._patient[:room]]
         changes.sort(key=lambda change: _URGENCY[change.reason])
-        self._hold(Hold.CHANGES_LIMIT, len(changes) - self._state.max_changes)
-        return Plan(tuple(changes[: self._state.max_changes]), self._held, tuple(self._lost_pins))
+        for change in changes[self._state.max_changes :]:
+            self._hold(Hold.CHANGES_LIMIT, change.shard)
+        changes = changes[: self._state.max_changes]
+        return Plan(tuple(changes), self._held, tuple(self._lost_pins), self._reasons)
 
     def _decide(self, shard: int, target: str | None) -> None:
         """Move the shard, or count why it stays."""
@@ -146,10 +151,10 @@ class _Planner:
             if self._state.stable:
                 self._urgent.append(Change(shard, wish, None, Reason.FIRST))
             else:
-                self._hold(Hold.NOT_STABLE)
+                self._hold(Hold.NOT_STABLE, shard)
         elif not self._live.get(target, False):
             if target in self._state.restarting:
-                self._hold(Hold.RESTARTING)
+                self._hold(Hold.RESTARTING, shard)
             else:
                 reason = Reason.DRAIN if target in self._live else Reason.FAILOVER
                 self._urgent.append(Change(shard, wish, target, reason))
@@ -158,7 +163,7 @@ class _Planner:
         elif self._state.stable:
             self._patient.append(Change(shard, wish, target, Reason.BALANCE))
         else:
-            self._hold(Hold.NOT_STABLE)
+            self._hold(Hold.NOT_STABLE, shard)
 
     def _wish(self, shard: int, target: str | None) -> str:
         choice = self._choices[shard]
@@ -167,16 +172,16 @@ class _Planner:
             return choice
         if self._live.get(pin, False):
             if pin != choice:
-                self._hold(Hold.PINNED)
+                self._hold(Hold.PINNED, shard)
             return pin
         if target != pin or pin not in self._state.restarting:
-            self._hold(Hold.PIN_UNAVAILABLE)
+            self._hold(Hold.PIN_UNAVAILABLE, shard)
             self._lost_pins.append(shard)
         return choice
 
-    def _hold(self, why: Hold, count: int = 1) -> None:
-        if count > 0:
-            self._held[why] = self._held.get(why, 0) + count
+    def _hold(self, why: Hold, shard: int) -> None:
+        self._held[why] = self._held.get(why, 0) + 1
+        self._reasons[shard] = why  # the last one is what stands in the way now
 
 
 _URGENCY = {reason: place for place, reason in enumerate(Reason)}

@@ -26,12 +26,13 @@ class FaultsSnapshot:
     cut: tuple[tuple[str, str], ...]
     slow: tuple[tuple[str, str], ...]
     lossy: tuple[tuple[str, str], ...]
+    uneven: tuple[tuple[str, str], ...]
     closed: tuple[str, ...]
     held: int
 
     @property
     def clean(self) -> bool:
-        return not (self.cut or self.slow or self.lossy or self.closed or self.held)
+        return not (self.cut or self.slow or self.lossy or self.uneven or self.closed or self.held)
 
 
 class Faults:
@@ -55,6 +56,7 @@ class Faults:
         self._cut: dict[tuple[str, str], None] = {}
         self._slow: dict[tuple[str, str], float] = {}
         self._lossy: dict[tuple[str, str], float] = {}
+        self._uneven: dict[tuple[str, str], float] = {}
         self._closed: dict[str, None] = {}
         self._held: list[tuple[str, str, Deliver]] = []
         self._healed: list[Callable[[], None]] = []
@@ -85,6 +87,14 @@ class Faults:
         self._record(f"lose {source}>{target} {share:.2f}")
         self._lossy[source, target] = share
 
+    def jitter(self, a: str, b: str, max_s: float) -> None:
+        """Each message between ``a`` and ``b`` takes up to ``max_s`` more, one this, one that.
+
+        Single messages overtake each other then; those of one link never do.
+        """
+        self._record(f"jitter {a}-{b} {max_s:.3f}")
+        self._uneven[a, b] = self._uneven[b, a] = max_s
+
     def close_port(self, name: str) -> None:
         """Whoever asks ``name`` is refused at once, as when its process is gone."""
         self._record(f"close {name}")
@@ -98,14 +108,14 @@ class Faults:
         """End every fault between ``a`` and ``b``."""
         self._record(f"mend {a}-{b}")
         for pair in ((a, b), (b, a)):
-            for faults in (self._cut, self._slow, self._lossy):
+            for faults in (self._cut, self._slow, self._lossy, self._uneven):
                 faults.pop(pair, None)
         self._release()
 
     def heal(self) -> None:
         """End every fault."""
         self._record("heal")
-        for faults in (self._cut, self._slow, self._lossy):
+        for faults in (self._cut, self._slow, self._lossy, self._uneven):
             faults.clear()
         self._closed.clear()
         self._release()
@@ -120,6 +130,9 @@ class Faults:
         delay_s = self._random.uniform(low, high)
         if self._random.random() < 0.02:
             delay_s *= 10
+        uneven_s = self._uneven.get((source, target), 0.0)
+        if uneven_s:
+            delay_s += self._random.uniform(0.0, uneven_s)
         return delay_s + self._slow.get((source, target), 0.0)
 
     def refuses(self, name: str) -> bool:
@@ -150,6 +163,7 @@ class Faults:
             tuple(self._cut),
             tuple(self._slow),
             tuple(self._lossy),
+            tuple(self._uneven),
             tuple(self._closed),
             len(self._held),
         )

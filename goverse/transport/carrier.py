@@ -17,7 +17,7 @@ class Sink(Protocol):
     """Who is told what happens on a stream. Nothing that is called here may wait or raise."""
 
     def on_message(self, message: bytes) -> None:
-        """A message has arrived."""
+        """A message has arrived. After `Carrier.abort` one may still come: ignore it."""
         ...
 
     def on_writable(self) -> None:

@@ -44,7 +44,7 @@ GRACE_S = 0.1
 """How long past its deadline a call may run. Whoever runs it knows best how far it got, and the
 caller has given up on its own; this is for targets that forget the deadline."""
 
-_MAX_SPARE_CONTROLS = 1_024
+MAX_SPARE_CONTROLS = 1_024
 
 
 class Served(msgspec.Struct, eq=False):
@@ -192,7 +192,7 @@ class Inbound:
             error = Overloaded(text)
         else:
             error = DeadlineExceeded("the deadline passed on the way")
-        if self.outbox.controls > bounds.max_calls + _MAX_SPARE_CONTROLS:
+        if self.outbox.controls > bounds.max_calls + MAX_SPARE_CONTROLS:
             raise WireError("it sends calls and does not read the answers")
         self._put_error(number, error)
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+from goverse.aio.limits import Limit
 from goverse.call import Call, CallTarget, Reply
 from goverse.errors import GoverseError
 from goverse.transport.carrier import Carrier
@@ -30,7 +31,7 @@ from goverse.transport.hello import (
     shake_hands,
     turn_away,
 )
-from goverse.transport.inbound import Inbound
+from goverse.transport.inbound import MAX_SPARE_CONTROLS, Inbound
 from goverse.transport.link_config import LinkConfig, LinkSnapshot, max_message_bytes
 from goverse.transport.outbox import Outbox
 from goverse.transport.outgoing import Bounds, Outgoing
@@ -114,6 +115,7 @@ class Link:
         self.peer_address = carrier.peer
         self.name = f"{config.name}->{theirs.member.name or theirs.member.incarnation[:8]}"
         self._carrier = carrier
+        self._bounds = bounds
         self._limits = limits
         self._term = config.term
         self._own_term = term
@@ -266,6 +268,21 @@ class Link:
             messages_received=self._pump.messages_received,
             silent_s=self._heartbeat.silent_s,
         )
+
+    def limits(self) -> Iterator[Limit]:
+        bounds, outgoing, inbound = self._bounds, self._outgoing, self._inbound
+        calls = bounds.max_calls
+        cancelled = len(inbound.tasks) - sum(s.task is not None for s in inbound.served.values())
+        yield Limit("link.calls_out", len(outgoing.slots), calls)
+        yield Limit("link.bytes_out", outgoing.bytes, bounds.max_bytes)
+        yield Limit("link.calls_in", len(inbound.served) + max(0, cancelled), calls)
+        yield Limit("link.bytes_in", inbound.bytes, bounds.max_bytes)
+        # Two per call of ours, one per call of the peer, one per cancel, and the refusals.
+        frames = 5 * calls + MAX_SPARE_CONTROLS
+        yield Limit("link.queued_frames", len(self._outbox.items), frames)
+        yield Limit("link.streams", len(self._outbox.streams), 2 * calls)
+        yield Limit("link.replies_arriving_bytes", outgoing.replies.bytes, bounds.max_bytes)
+        yield Limit("link.calls_arriving_bytes", inbound.arriving.bytes, bounds.max_bytes)
 
     def _check_drained(self) -> None:
         if (

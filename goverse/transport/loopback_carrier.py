@@ -58,12 +58,14 @@ class Way:
         if self._handle is None:
             self._arm()
 
-    def stop(self) -> None:
-        """Nobody is left at the far end."""
+    def stop(self) -> list[bytes]:
+        """Nobody is left at the far end. Returns the messages that were under way."""
+        late = [data for _, (kind, data) in self._queue if kind is Kind.DATA]
         self._queue.clear()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        return late
 
     def run(self, function: Callable[..., None], *arguments: object) -> None:
         """Have something called soon in the process at the far end."""
@@ -155,8 +157,11 @@ class LoopbackCarrier(GreetingCarrier):
         if self._aborted:
             return
         self._aborted = True
-        self._inbox.clear()
-        self._into.stop()
+        late = self._into.stop()
+        if self._sink is not None:
+            # They were just being handed over. Whoever aborts must ignore what still comes.
+            for message in late:
+                self._into.run(self._sink.on_message, message)
         self._end(reason)
         self._ends.pop(self, None)
         if self._other is None or self._other._aborted:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from goverse.aio.backoff import Backoff
+from goverse.aio.limits import Limit
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Reply
 from goverse.errors import FailedPrecondition, GoverseError, LinkBroken, Overloaded
@@ -155,6 +156,10 @@ class LinkPool:
 
     def snapshot(self) -> PoolSnapshot:
         return PoolSnapshot(tuple(peer.snapshot() for peer in self._peers.values()))
+
+    def limits(self) -> Iterator[Limit]:
+        for peer in self._peers.values():
+            yield from peer.limits()
 
     def _peer(self, member: MemberId, address: str) -> Peer:
         peer = self._peers.get(member)
@@ -311,6 +316,12 @@ class Peer:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(LinkBroken(f"{self.member}: {reason}", sent=False))
+
+    def limits(self) -> Iterator[Limit]:
+        most = self._pool.config.limits.max_inflight_calls
+        yield Limit("pool.waiting_calls", len(self._waiting), most)
+        for link in self.links:
+            yield from link.limits()
 
     def snapshot(self) -> PeerSnapshot:
         return PeerSnapshot(

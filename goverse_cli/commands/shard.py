@@ -68,7 +68,7 @@ async def shard_list(options: Options, node: str, state: str | None, limit: int)
 @shared_options
 @run_async
 async def shard_get(options: Options, number: int) -> None:
-    """Show one shard: where it should be, where it is, and whether it is pinned.
+    """Show one shard: where it should be, where it is, its pin, and why it does not move.
 
     \b
     Examples:
@@ -150,6 +150,7 @@ def _show(options: Options, found: Shard) -> None:
                 ("address", found.owner_address),
                 ("epoch", found.epoch),
                 ("pinned", _pin(found)),
+                *(("why", sentence) for sentence in found.why),
             )
         ),
     )

@@ -30,6 +30,7 @@ from goverse_node.admin.operations import NodeAdmin, Parts
 #: Longest wait for this node's own view to show a pin that was written.
 _SEEN_S = 5.0
 _MAX_STUCK = 10
+_MAX_BUSY = 5
 
 
 def node_admin(
@@ -61,6 +62,7 @@ def node_admin(
         peers=AdminClient,
         leading=lambda: _leading(member),
         types=lambda: node_types(catalog.describe()),
+        why=lambda shard: _why(member, catalog, shard),
     )
     return NodeAdmin(name, member.view, parts, default_timeout_s=limits.default_call_timeout_s)
 
@@ -113,6 +115,17 @@ def node_types(described: TypesDescription) -> TypeDescriptions:
             for name, found in described.types.items()
         ),
     )
+
+
+def _why(member: NodeMember, catalog: Catalog, shard: int) -> Iterator[str]:
+    """What this node knows, as the leader or as the owner, of a shard that is to be elsewhere."""
+    yield from member.leadership.why(shard)
+    held = [*member.ownership.why(shard)]
+    yield from held
+    if held:
+        busy = [found for found in catalog.objects() if found.shard == shard and found.running]
+        for found in busy[:_MAX_BUSY]:
+            yield f"{found.type}/{found.id} runs {found.running} turns, and {found.waiting} wait"
 
 
 def _leading(member: NodeMember) -> ClusterStatus:

@@ -74,6 +74,7 @@ class Parts:
     peers: Peers
     leading: Leading = ClusterStatus
     types: Types = TypeDescriptions
+    why: Callable[[int], Iterable[str]] = lambda shard: ()
 
 
 class NodeAdmin:
@@ -130,8 +131,24 @@ class NodeAdmin:
             page_token=page_token,
         )
 
-    async def get_shard(self, shard: int) -> Shard:
-        return report.one_shard(self._view.state, shard)
+    async def get_shard(self, shard: int, *, local_only: bool = False) -> Shard:
+        """The leader knows why it does not move, and its owner why it does not let go."""
+        state = self._view.state
+        found = report.one_shard(state, shard)
+        told = [*self._parts.why(shard)]
+        leader = state.leader.member.name if state.leader is not None else ""
+        for name in () if local_only else dict.fromkeys((leader, found.owner)):
+            record = state.nodes.get(name)
+            if record is not None and name != self._name:
+                told.extend(await self._why_says(name, record.address, shard))
+        return dataclasses.replace(found, why=tuple(told))
+
+    async def _why_says(self, name: str, address: str, shard: int) -> tuple[str, ...]:
+        try:
+            async with asyncio.timeout(LEADER_TIMEOUT_S), self._parts.peers(address) as peer:
+                return (await peer.get_shard(shard, local_only=True)).why
+        except (GoverseError, TimeoutError):
+            return (f"{name} does not answer, and may know more",)
 
     async def pin_shard(self, shard: int, *, node: str) -> Shard:
         report.check_shard(self._view.state, shard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from google.protobuf.message import Message
 
 from goverse.admin.api import Admin
 from goverse.admin.wire import METHODS, SERVICE, Method, to_message
+from goverse.aio.limits import Limit
 from goverse.errors import Executed, Overloaded
 from goverse.security.operators import OperatorRule
 from goverse.transport.grpc_status import status_of
@@ -34,6 +36,9 @@ class AdminService:
         self._admin = admin
         self._rule = rule
         self._running = 0
+
+    def limits(self) -> Iterator[Limit]:
+        yield Limit("node.admin_calls", self._running, _MAX_CONCURRENT)
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         """To be served at the node's port, where contexts know the true peer of a call."""

@@ -25,7 +25,7 @@ class Node:
     async def get_status(self, *, local_only: bool = False) -> ClusterStatus:
         return ClusterStatus(cluster_id="c", num_shards=8)
 
-    async def get_shard(self, shard: int) -> Shard:
+    async def get_shard(self, shard: int, *, local_only: bool = False) -> Shard:
         return Shard(shard=shard, pinned=True, pinned_node="n2")
 
     async def locate_object(self, type: str, id: str) -> Location:

@@ -101,6 +101,16 @@ class Ops:
         connection.sendall(data)
         return connection
 
+    def deaf(self, data: bytes) -> socket.socket:
+        """A connection that has hardly any room for answers."""
+        host, _, port = self.server.address.rpartition(":")
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(10)
+        connection.connect((host, int(port)))
+        connection.sendall(data)
+        return connection
+
     async def exchange(self, data: bytes) -> bytes:
         """Send, and read until the other side closes."""
 
@@ -172,10 +182,19 @@ async def test_L23_a_stuck_event_loop_turns_health_and_readiness_red(
 
 
 async def test_L24_a_dashboard_that_does_not_read_stalls_nothing(ops: Ops) -> None:
+    """More is to be sent than the kernel takes, so a server that waited would be seen to wait."""
     for number in range(900):
-        ops.metrics.turn_seconds.observe(0.01, f"Type{number}", "add", "ok")
-    rude = [ops.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n") for _ in range(5)]
+        ops.metrics.turn_seconds.observe(0.01, f"{'Type' * 200}{number}", "add", "ok")
+    rude = [ops.deaf(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n") for _ in range(3)]
+
+    def unsent() -> int:
+        connections = ops.server._connections
+        assert connections is not None
+        transports = [connection._transport for connection in list(connections._open)]
+        return sum(t is not None and t.get_write_buffer_size() > 0 for t in transports)
+
     try:
+        await eventually(lambda: unsent() == len(rude))
         for _ in range(5):
             assert (await ops.get("/healthz")).status_code == 200
             assert (await ops.get("/ready")).status_code == 200

@@ -9,6 +9,8 @@ I5  after the faults, every shard is owned and answers within the lease's TTL + 
 I6  nothing is left behind at rest: reply slots, waiters, tasks
 I7  a cancelled call's turn ends soon
 I8  no task of ours ends with an exception that nobody handles
+I9  only who leads writes targets, and nobody leads before the one before is gone
+I10 what arrives on a link that has ended is taken by nobody
 """
 
 from __future__ import annotations

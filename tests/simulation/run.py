@@ -13,7 +13,8 @@ from tests.simulation import invariants
 from tests.simulation.drive import Result
 from tests.simulation.history import History, recording
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, generate
-from tests.simulation.world import Run, crashes, watched_replies
+from tests.simulation.watched import crashes, watched
+from tests.simulation.world import Run
 
 MAX_TIME_S = 600.0
 
@@ -71,7 +72,7 @@ def play(seed: int, *, show: bool = False) -> Result:
         return loop.trace.digest
 
     digest = ""
-    with crashes(violations), watched_replies():
+    with crashes(violations), watched():
         try:
             digest = run_virtual(main, seed=seed, max_time_s=MAX_TIME_S)
         except (SimulationError, GoverseError, ProcessKilled, TimeoutError) as error:

@@ -29,6 +29,7 @@ KINDS = {
     "crowd": 5,
     "cancelled": 8,
     "burst": 1,
+    "flood": 4,
     "lively": 16,
     "existence": 3,
     "wrong": 2,
@@ -134,6 +135,11 @@ class Workload:
             wish.timeout_s, wish.cancel_s = 15.0, choose.uniform(0.0, 1.0)
         elif kind == "burst":
             await asyncio.gather(*(self._call(wish) for _ in range(8)))
+            return
+        elif kind == "flood":
+            data = choose.randbytes(60_000)
+            wish.type, wish.method, wish.args = "Lively", "blob", {"data": data}
+            await asyncio.gather(*(self._call(wish) for _ in range(3)))
             return
         elif kind == "lively":
             self._lively(wish)

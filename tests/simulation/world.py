@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import msgspec
-
-from goverse.call import Call, Reply
 from goverse.client import Client
-from goverse.cluster.records import ClaimValue, decode
+from goverse.cluster.records import ClaimValue, LeaderValue, decode
 from goverse.errors import GoverseError
 from goverse.ids import Epoch
-from goverse.objects import Catalog
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
 from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
 from goverse.testing.member import Kind, Member
-from tests.simulation.history import CallRecord, History, current_history
+from tests.simulation.history import CallRecord, History
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
 from tests.support.virtual import elapse
@@ -145,12 +138,34 @@ class Run:
                 faults.open_port(COORDINATOR)
             case "compact", ():
                 cluster.store.compact(cluster.store.revision)
+            case "depose", (float(first), float(second), float(length_s)):
+                self._in_background(self._depose(int(first), int(second), length_s), "depose")
             case "pin", (float(shard), str(name)):
                 self._in_background(self._pin(int(shard), name), "pin")
             case "unpin", (float(shard),):
                 self._in_background(self._pin(int(shard), None), "unpin")
             case action, args:
                 getattr(faults, action)(*args)
+
+    async def _depose(self, first: int, second: int, length_s: float) -> None:
+        """Cut off whoever leads while it plans: what it wrote may arrive after its time."""
+        await self._pin_elsewhere(first)
+        await elapse(self._random.uniform(0.005, 0.03))
+        await self._pin_elsewhere(second)  # seen during the pause that follows a plan
+        await elapse(self._random.uniform(0.005, 0.02))
+        leader = self.cluster.store.get(self.cluster.keys.leader)
+        if leader is None:
+            return
+        name = decode(leader, LeaderValue).node
+        self.cluster.cut(name, COORDINATOR)
+        await elapse(length_s)
+        self.cluster.faults.mend(name, COORDINATOR)
+
+    async def _pin_elsewhere(self, shard: int) -> None:
+        owner = self.cluster.owners().get(shard)
+        others = [m.name for m in self.cluster.members if m.node is not None and m.name != owner]
+        if others:
+            await self._pin(shard, self._random.choice(others))
 
     def _alive(self, name: str) -> bool:
         return any(member.name == name and member.alive for member in self.cluster.members)
@@ -341,49 +356,3 @@ def busy(member: Member, tasks: tuple[str, ...]) -> list[str]:
         found += [f"{peer.waiting_calls} calls wait for {peer.member}"] * bool(peer.waiting_calls)
         found += [f"link {link}" for link in peer.links if not link.at_rest]
     return found
-
-
-@contextmanager
-def watched_replies() -> Iterator[None]:
-    """Have the history look at every reply at the moment at which it leaves its activation.
-
-    What peers accept is checked too, but peers have defences of their own, which would hide that
-    a node sends what it must not send.
-    """
-    invoke = Catalog.invoke
-
-    async def watched(self: Catalog, call: Call) -> Reply:
-        reply = await invoke(self, call)
-        # No await in between: this is the very step in which the activation let it go.
-        token = msgspec.msgpack.decode(call.payload)["token"] if call.payload else ""
-        current_history().reply_left(token, str(call.object_id))
-        return reply
-
-    Catalog.invoke = watched  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Catalog.invoke = invoke  # type: ignore[method-assign]
-
-
-@contextmanager
-def crashes(violations: list[str]) -> Iterator[None]:
-    """Collect what the cluster logs about tasks that crashed."""
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "ended with an exception" in record.msg:
-                violations.append(f"I8: {record.getMessage()}: {record.exc_info[1]!r}")  # type: ignore[index]
-
-    logger = logging.getLogger("goverse")
-    before = logger.level, logger.propagate
-    collector = Collector(logging.ERROR)
-    logger.addHandler(collector)
-    logger.setLevel(logging.ERROR)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(collector)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]

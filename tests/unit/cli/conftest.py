@@ -144,7 +144,7 @@ class FakeCluster:
         token = str(last) if last < len(self.shards) else ""
         return ShardPage(shards=tuple(shards), next_page_token=token)
 
-    async def get_shard(self, shard: int) -> Shard:
+    async def get_shard(self, shard: int, *, local_only: bool = False) -> Shard:
         self._ask("shard", shard)
         if shard not in self.shards:
             raise NotFound(f"shard {shard} does not exist; there are 0 to 3")

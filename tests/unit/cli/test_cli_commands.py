@@ -52,6 +52,7 @@ SHARD_2 = {
     "pinned": False,
     "pinned_node": "",
     "failed_over": False,
+    "why": [],
 }
 
 

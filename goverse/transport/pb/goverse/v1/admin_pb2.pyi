@@ -136,13 +136,15 @@ class ShardPage(_message.Message):
     def __init__(self, shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GetShardRequest(_message.Message):
-    __slots__ = ("shard",)
+    __slots__ = ("shard", "local_only")
     SHARD_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
     shard: int
-    def __init__(self, shard: _Optional[int] = ...) -> None: ...
+    local_only: bool
+    def __init__(self, shard: _Optional[int] = ..., local_only: bool = ...) -> None: ...
 
 class Shard(_message.Message):
-    __slots__ = ("shard", "state", "target", "owner", "owner_address", "epoch", "pinned", "pinned_node", "failed_over")
+    __slots__ = ("shard", "state", "target", "owner", "owner_address", "epoch", "pinned", "pinned_node", "failed_over", "why")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +154,7 @@ class Shard(_message.Message):
     PINNED_FIELD_NUMBER: _ClassVar[int]
     PINNED_NODE_FIELD_NUMBER: _ClassVar[int]
     FAILED_OVER_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
     shard: int
     state: str
     target: str
@@ -161,7 +164,8 @@ class Shard(_message.Message):
     pinned: bool
     pinned_node: str
     failed_over: bool
-    def __init__(self, shard: _Optional[int] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., owner: _Optional[str] = ..., owner_address: _Optional[str] = ..., epoch: _Optional[str] = ..., pinned: bool = ..., pinned_node: _Optional[str] = ..., failed_over: bool = ...) -> None: ...
+    why: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, shard: _Optional[int] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., owner: _Optional[str] = ..., owner_address: _Optional[str] = ..., epoch: _Optional[str] = ..., pinned: bool = ..., pinned_node: _Optional[str] = ..., failed_over: bool = ..., why: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PinShardRequest(_message.Message):
     __slots__ = ("shard", "node")
