@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 
-from goverse.call import Call, CallTarget, Reply
+from goverse.call import Call, CallTarget, Receiver, Reply
 
 
 class LocalCalls:
@@ -24,6 +24,9 @@ class LocalCalls:
     def bind(self, target: CallTarget) -> None:
         """Where calls go. The catalog needs a router, and the router this."""
         self._target = target
+
+    def forward(self, call: Call, receiver: Receiver) -> None:
+        """Declined: only a task keeps the callee apart from its caller."""
 
     async def invoke(self, call: Call) -> Reply:
         task = asyncio.get_running_loop().create_task(
