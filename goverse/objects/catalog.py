@@ -146,6 +146,7 @@ class Catalog:
     def describe(self) -> TypesDescription:
         """The types that this node hosts."""
         return self._registry.describe()
+
     def forward(self, call: Call, receiver: Receiver) -> Over | None:
         """Run ``call`` at once if its method never suspends and nothing is in its way; otherwise
         decline, as waiting needs a task. See `goverse.call.Forwarder`."""
