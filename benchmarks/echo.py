@@ -1,7 +1,8 @@
 """The limit that calls are measured against: a bare batched echo, one hop, nothing else.
 
-One bidirectional grpc.aio stream whose messages are msgpack arrays of ``[number, payload]``.
-Both sides gather what waits while a write is in flight into the next message, as links do.
+One bidirectional grpc.aio stream whose messages are batches of calls: the frames of our codec,
+so that the same fields travel. Both sides gather what waits while a write is in flight into the
+next message, as links do.
 
 ``python -m benchmarks.echo serve`` prints its port; ``python -m benchmarks.echo load ADDRESS``.
 """
@@ -19,14 +20,16 @@ import msgspec
 import uvloop
 
 from benchmarks.load import drive
+from goverse.call import Codec, Verb
+from goverse.transport.wire import CallFrame, ReplyFrame, encode
 
 METHOD = "/benchmarks.Echo/Open"
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[tuple[int, bytes]])
+_decode_calls = msgspec.msgpack.Decoder(list[CallFrame]).decode
+_decode_replies = msgspec.msgpack.Decoder(list[ReplyFrame]).decode
 
 
 async def _echo(_: Any, context: Any) -> None:
-    waiting: list[tuple[int, bytes]] = []
+    waiting: list[ReplyFrame] = []
     wake = asyncio.Event()
 
     async def write() -> None:
@@ -35,12 +38,13 @@ async def _echo(_: Any, context: Any) -> None:
             wake.clear()
             batch = waiting.copy()
             waiting.clear()
-            await context.write(_encoder.encode(batch))
+            await context.write(encode(batch))
 
     writer = asyncio.create_task(write())
     try:
         while isinstance(message := await context.read(), bytes):  # otherwise it is EOF
-            waiting.extend(_decoder.decode(message))
+            for call in _decode_calls(message):
+                waiting.append(ReplyFrame(call.number, call.payload, call.codec))
             wake.set()
     finally:
         writer.cancel()
@@ -62,11 +66,12 @@ async def load(address: str, callers: int, warmup_s: float, seconds: float) -> N
     async with grpc.aio.insecure_channel(address) as channel:
         opener: Any = channel.stream_stream  # its stubs know no raw bytes
         stream = opener(METHOD)()
-        waiting: list[tuple[int, bytes]] = []
+        waiting: list[CallFrame] = []
         wake = asyncio.Event()
         replies: dict[int, asyncio.Future[bytes]] = {}
         loop = asyncio.get_running_loop()
         payload = bytes(64)
+        ids = [f"echo-{caller}" for caller in range(callers)]
         number = 0
 
         async def write() -> None:
@@ -75,19 +80,22 @@ async def load(address: str, callers: int, warmup_s: float, seconds: float) -> N
                 wake.clear()
                 batch = waiting.copy()
                 waiting.clear()
-                await stream.write(_encoder.encode(batch))
+                await stream.write(encode(batch))
 
         async def read() -> None:
             while isinstance(message := await stream.read(), bytes):
-                for key, body in _decoder.decode(message):
-                    replies.pop(key).set_result(body)
+                for answer in _decode_replies(message):
+                    replies.pop(answer.number).set_result(answer.payload)
 
-        async def call(_: int) -> bytes:
+        async def call(caller: int) -> bytes:
             nonlocal number
             number += 1
             reply: asyncio.Future[bytes] = loop.create_future()
             replies[number] = reply
-            waiting.append((number, payload))
+            id = ids[caller]
+            waiting.append(
+                CallFrame(number, 30_000, "Echo", id, "echo", payload, Codec.MSGPACK, Verb.CALL)
+            )
             wake.set()
             return await reply
 

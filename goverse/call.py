@@ -1,4 +1,8 @@
-"""What travels: Call, Reply, and the one verb of the whole stack, ``invoke``."""
+"""What travels: Call, Reply, and the one verb of the whole stack, ``invoke``.
+
+Most calls meet nobody that they must wait for: the owner is known, its link stands, the object is
+free. For these, `invoke` has a form without coroutine, task or future: `Forwarder.forward`.
+"""
 
 from __future__ import annotations
 
@@ -82,3 +86,43 @@ class CallTarget(Protocol):
         Raises an error of `goverse.errors`; cancelling the awaiting task cancels the call.
         """
         ...
+
+
+class Receiver(Protocol):
+    """Who is told the outcome of a forwarded call: one of the two, once. Neither may raise."""
+
+    def succeed(self, reply: Reply) -> None: ...
+
+    def fail(self, error: Exception) -> None:
+        """:param error: what `CallTarget.invoke` would have raised."""
+        ...
+
+
+class Forwarded(Protocol):
+    """A forwarded call that is under way."""
+
+    def cancel(self) -> object:
+        """Nobody waits for it any more: its receiver will not be told."""
+        ...
+
+
+class Forwarder(CallTarget, Protocol):
+    """A `CallTarget` that can begin a call in the middle of other work."""
+
+    def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
+        """Begin ``call`` now; ``receiver`` is told its outcome, later or before this returns.
+
+        None: that would mean to wait. Nothing has happened then, and the call is to be invoked.
+        Raises what stands in its way already; the receiver is not told then.
+        """
+        ...
+
+
+class Over:
+    """What is left of a call whose receiver was told before `Forwarder.forward` returned."""
+
+    def cancel(self) -> None:
+        """Too late."""
+
+
+OVER = Over()

@@ -163,6 +163,7 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
         router = Router(
             member.view, pool, None, None, limits, runtime, observer=RouterMetrics(metrics)
         )
+        stack.push_async_callback(router.close)
         ingress = Ingress(router, limits, metrics)
 
         def identity_for_clients() -> MemberId:

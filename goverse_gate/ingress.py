@@ -14,8 +14,10 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from goverse.aio.limits import Limit, fullest
-from goverse.call import Call, CallTarget, Reply, Verb
+from goverse.call import Call, Forwarded, Forwarder, Receiver, Reply, Verb
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     ClusterError,
@@ -31,7 +33,7 @@ from goverse.errors import (
     TooLarge,
     Unavailable,
 )
-from goverse.ids import check_id, check_type
+from goverse.ids import MAX_ID_BYTES, MAX_TYPE_CHARS, check_id, check_type
 from goverse.observability.metrics import Metrics, status_of
 from goverse.sharding.placement import shard_of
 
@@ -60,7 +62,7 @@ class Ingress:
     :param metrics: is told operation, status and duration of each call once it is over.
     """
 
-    def __init__(self, router: CallTarget, limits: LimitSettings, metrics: Metrics) -> None:
+    def __init__(self, router: Forwarder, limits: LimitSettings, metrics: Metrics) -> None:
         self._router = router
         self._limits = limits
         self._metrics = metrics
@@ -68,6 +70,11 @@ class Ingress:
         self._calls = 0
         self._bytes = 0
         self._doors: dict[Door, None] = {}
+        #: Found once rather than for every call.
+        self._succeeded = {
+            verb: metrics.operation_seconds.child(operation, "ok")
+            for verb, operation in OPERATIONS.items()
+        }
         self._timeouts = {
             Verb.CALL: limits.default_call_timeout_s,
             Verb.CREATE: limits.default_create_timeout_s,
@@ -109,24 +116,42 @@ class Ingress:
                 self._calls -= 1
                 self._bytes -= size
                 door.calls -= 1
-        except GoverseError as error:
-            told = outward(error)
-            status = status_of(told)
-            if told is error:
-                raise
-            raise told from error
         except asyncio.CancelledError:
             status = "cancelled"
             raise
         except Exception as error:
-            log.exception("a call failed inside the gate: %s", call)
-            status = Internal.code
-            raise Internal(
-                "the gate failed; its log says why", executed=Executed.UNKNOWN
-            ) from error
+            told = outward(error, call)
+            status = status_of(told)
+            if told is error:
+                raise
+            raise told from error
         finally:
-            operation = OPERATIONS.get(call.verb, "refused")
-            self._metrics.operation_ended(operation, status, self._now() - started)
+            self._ended(call, status, started)
+
+    def _forward(self, door: Door, call: Call, receiver: Receiver) -> Forwarded | None:
+        started = self._now()
+        guest = Guest(self, door, call, started, receiver)
+        try:
+            admitted = self._admit(door, call, started)
+        except GoverseError as error:
+            self._ended(call, status_of(error), started)
+            raise
+        self._calls += 1
+        self._bytes += len(call.payload)
+        door.calls += 1
+        try:
+            under_way = self._router.forward(admitted, guest)
+        except Exception as error:
+            raise guest.failed(error) from None
+        if under_way is None:
+            guest.leave()  # it comes again, through `_invoke`
+            return None
+        guest.under_way = under_way
+        return guest
+
+    def _ended(self, call: Call, status: str, started: float) -> None:
+        operation = OPERATIONS.get(call.verb, "refused")
+        self._metrics.operation_ended(operation, status, self._now() - started)
 
     def _admit(self, door: Door, call: Call, now: float) -> Call:
         """The call as the cluster may see it. Raises what it is refused for."""
@@ -159,21 +184,24 @@ class Ingress:
             self._metrics.refused.inc("gate")
             raise Overloaded(f"the gate has {self._bytes} bytes of calls in flight")
         trace = call.trace if call.trace and _TRACEPARENT.match(call.trace) else ""
-        return Call(
-            type=call.type,
-            id=call.id,
-            method=call.method,
-            payload=call.payload,
-            deadline=deadline,
-            codec=call.codec,
-            verb=call.verb,
-            client_id=door.client_id,
-            trace=trace,
+        return Call(  # without a chain, a principal and a call id
+            call.type,
+            call.id,
+            call.method,
+            call.payload,
+            deadline,
+            call.codec,
+            call.verb,
+            (),
+            "",
+            door.client_id,
+            "",
+            trace,
         )
 
 
 class Door:
-    """One caller's way in: a `CallTarget`. Close it when the caller is gone."""
+    """One caller's way in: a `Forwarder`. Close it when the caller is gone."""
 
     __slots__ = ("_ingress", "_open", "calls", "client_id", "max_calls")
 
@@ -187,14 +215,72 @@ class Door:
     def invoke(self, call: Call) -> Coroutine[Any, Any, Reply]:
         return self._ingress._invoke(self, call)
 
+    def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
+        return self._ingress._forward(self, call, receiver)
+
     def close(self) -> None:
         if self._open:
             self._open = False
             self._ingress._closed(self)
 
 
+class Guest(msgspec.Struct, eq=False):
+    """A forwarded call of a door, from its admission to its outcome."""
+
+    ingress: Ingress
+    door: Door
+    call: Call
+    started: float
+    receiver: Receiver
+    under_way: Forwarded | None = None
+
+    def succeed(self, reply: Reply) -> None:
+        self.under_way = None  # do not close the circle
+        self.leave()
+        self.ingress._succeeded[self.call.verb].observe(self.ingress._now() - self.started)
+        self.receiver.succeed(reply)
+
+    def fail(self, error: Exception) -> None:
+        self.receiver.fail(self.failed(error))
+
+    def cancel(self) -> None:
+        under_way, self.under_way = self.under_way, None
+        self.leave()
+        self.ingress._ended(self.call, "cancelled", self.started)
+        if under_way is not None:
+            under_way.cancel()
+
+    def failed(self, error: Exception) -> GoverseError:
+        """It is over; what its caller is told."""
+        self.under_way = None
+        self.leave()
+        told = outward(error, self.call)
+        self.ingress._ended(self.call, status_of(told), self.started)
+        return told
+
+    def leave(self) -> None:
+        self.ingress._calls -= 1
+        self.ingress._bytes -= len(self.call.payload)
+        self.door.calls -= 1
+
+
 def check_names(call: Call) -> None:
     """Raise `InvalidArgument`, naming the field, unless type, id and method can exist."""
+    type, id, method = call.type, call.id, call.method
+    if not (
+        call.verb is Verb.CALL
+        and type.isidentifier()
+        and method.isidentifier()
+        and id.isprintable()
+        and "#" not in id
+        and 0 < len(id) <= MAX_ID_BYTES // 4
+        and len(type) <= MAX_TYPE_CHARS
+        and len(method) <= MAX_METHOD_CHARS
+    ):
+        _check_each_name(call)  # rare ones, and bad ones
+
+
+def _check_each_name(call: Call) -> None:
     try:
         check_type(call.type)
     except ValueError as error:
@@ -220,11 +306,17 @@ def check_names(call: Call) -> None:
         )
 
 
-def outward(error: GoverseError) -> GoverseError:
+def outward(error: Exception, call: Call) -> GoverseError:
     """``error`` if clients may see it, otherwise what they are told in its place."""
-    if not isinstance(error, ClusterError):
+    if isinstance(error, ClusterError):
+        told: GoverseError = Unavailable(
+            "the object's node could not be reached; see `executed` before trying again",
+            executed=error.executed,
+        )
+    elif isinstance(error, GoverseError):
         return error
-    return Unavailable(
-        "the object's node could not be reached; see `executed` before trying again",
-        executed=error.executed,
-    )
+    else:
+        log.error("a call failed inside the gate: %s", call, exc_info=error)
+        told = Internal("the gate failed; its log says why", executed=Executed.UNKNOWN)
+    told.__cause__ = error
+    return told

@@ -7,7 +7,7 @@ import contextvars
 from collections.abc import Iterator
 
 from goverse.aio.limits import Limit
-from goverse.call import Call, CallTarget, Reply
+from goverse.call import Call, CallTarget, Receiver, Reply
 from goverse.errors import Overloaded
 
 
@@ -31,6 +31,9 @@ class LocalCalls:
     def bind(self, target: CallTarget) -> None:
         """Where calls go. The catalog needs a router, and the router this."""
         self._target = target
+
+    def forward(self, call: Call, receiver: Receiver) -> None:
+        """Declined: only a task keeps the callee apart from its caller."""
 
     async def invoke(self, call: Call) -> Reply:
         if len(self._running) >= self._max_calls:

@@ -21,7 +21,7 @@ from goverse.errors import (
     TooLarge,
 )
 from goverse.ids import Epoch, ObjectId
-from goverse.objects import encoding, lifecycle, outcome, reentry
+from goverse.objects import encoding, lifecycle, outcome, reentry, stepping
 from goverse.objects.background import Action, Background, Timer
 from goverse.objects.context import CURRENT, CallDefaults
 from goverse.objects.mailbox import Mailbox, MailboxFull
@@ -29,7 +29,7 @@ from goverse.objects.state import StateKeeper
 from goverse.objects.turn import ENDED, RUNNING, Turn
 
 if TYPE_CHECKING:
-    from goverse.objects.definition import Object, ObjectType
+    from goverse.objects.definition import MethodType, Object, ObjectType
     from goverse.objects.shard import Shard
 
 
@@ -80,6 +80,7 @@ class Activation:
         "_background",
         "_has_state",
         "_keeper",
+        "_now",
         "created",
         "ended",
         "epoch",
@@ -110,7 +111,8 @@ class Activation:
         self.ended: asyncio.Event | None = None
         #: Turns that run now, by number.
         self.turns: dict[int, Turn] = {}
-        self.last_used = self.created = services.loop.time()
+        self._now = services.loop.time
+        self.last_used = self.created = self._now()
         self._background: Background | None = None
         #: The task that runs a lifecycle hook, if one runs.
         self.hook_task: asyncio.Task[Any] | None = None
@@ -224,19 +226,9 @@ class Activation:
 
     async def run(self, turn: Turn) -> Reply:
         """Run a granted turn to its outcome, in the calling task."""
-        services = self.services
-        if turn.interrupt is not None or self.state is not ACTIVE or not services.lease_valid():
-            turn.give_up()
-            raise turn.interrupt or self.shard.not_owner()
+        task = asyncio.current_task(self.services.loop)
+        started = self._start(turn, task)
         work = turn.work
-        tracked = self._has_state and work is not None and work.tracked
-        if tracked:
-            self._remember(turn)
-        self.begin(turn)
-        observer = services.observer
-        if observer is not None:
-            observer.turn_started(self.object_id.type, turn.call.method or turn.call.verb.name)
-        started = services.loop.time()
         token = CURRENT.set(turn)
         error: BaseException | None = None
         result: Any = None
@@ -247,23 +239,71 @@ class Activation:
                 await lifecycle.before_delete(self)
         except BaseException as caught:
             error = caught
-            if type(caught) is GeneratorExit and asyncio.current_task() is not turn.task:
+            if type(caught) is GeneratorExit and asyncio.current_task() is not task:
                 self._end(turn)  # the coroutine is being closed, not run: nothing may be awaited
                 raise
         CURRENT.reset(token)
         if turn.inner is not None and not turn.inner.idle:
             error = await reentry.finish(turn, error, self.turns)
-        payload = b""
-        failure: BaseException | None = None
-        if error is None and turn.interrupt is None:
-            try:
-                payload = self._conclude(turn, result, tracked)
-            except GoverseError as fault:
-                fault.details["rolled_back"] = self._roll_back(turn)
-                failure = fault
-        else:
-            failure = self._failure(turn, error)
+        return self._outcome(turn, result, error, started)
+
+    def run_in_place(
+        self, call: Call, method: MethodType, arguments: Any, deadline: float
+    ) -> Reply:
+        """`run` for a method that never suspends, while nobody runs or waits here.
+
+        It begins and ends in this very step, in which nothing else happens: so nobody can find
+        it in the mailbox or among the turns, or interrupt it.
+        """
+        services = self.services
+        if not services.lease_valid():
+            raise self.shard.not_owner()
+        number = services.next_turn()
+        turn = Turn(call, method, arguments, deadline, method.shared, RUNNING, number, False, self)
+        if self._has_state and method.tracked:
+            self._remember(turn)
+        observer = services.observer
+        if observer is not None:
+            observer.turn_started(call.type, call.method)
+        started = self._now()
+        error: BaseException | None = None
+        result: Any = None
+        try:
+            result = stepping.run_in_place(turn, method, self.instance, services.loop)
+        except BaseException as caught:
+            error = caught
+        payload, failure = self._settle(turn, result, error)
+        turn.state = ENDED
+        self.last_used = ended = self._now()
+        if observer is not None:
+            status = "ok" if failure is None else outcome.status_of(failure)
+            observer.turn_ended(call.type, call.method, status, ended - started)
+        self.check_may_leave(turn)
+        if failure is not None:
+            raise failure
+        return Reply(payload, call.codec)
+
+    def _start(self, turn: Turn, task: asyncio.Task[Any] | None) -> float:
+        """The turn begins, unless it must not any more. Raises why."""
+        services = self.services
+        if turn.interrupt is not None or self.state is not ACTIVE or not services.lease_valid():
+            turn.give_up()
+            raise turn.interrupt or self.shard.not_owner()
+        if self._has_state and turn.work is not None and turn.work.tracked:
+            self._remember(turn)
+        self.begin(turn, task)
+        if services.observer is not None:
+            method = turn.call.method or turn.call.verb.name
+            services.observer.turn_started(self.object_id.type, method)
+        return self._now()
+
+    def _outcome(
+        self, turn: Turn, result: Any, error: BaseException | None, started: float
+    ) -> Reply:
+        """The turn is over: its reply, or raises what its caller is told."""
+        payload, failure = self._settle(turn, result, error)
         self._end(turn)
+        observer = self.services.observer
         if observer is not None:
             status = "ok" if failure is None else outcome.status_of(failure)
             method = turn.call.method or turn.call.verb.name
@@ -274,6 +314,18 @@ class Activation:
         if failure is not None:
             raise failure
         return Reply(payload, turn.call.codec)
+
+    def _settle(
+        self, turn: Turn, result: Any, error: BaseException | None
+    ) -> tuple[bytes, BaseException | None]:
+        """Keep what the turn did, or undo it: the encoded result, or its failure."""
+        if error is not None or turn.interrupt is not None:
+            return b"", self._failure(turn, error)
+        try:
+            return self._conclude(turn, result), None
+        except GoverseError as fault:
+            fault.details["rolled_back"] = self._roll_back(turn)
+            return b"", fault
 
     def check_may_leave(self, turn: Turn) -> None:
         """Immediately before a reply or an error leaves: without a valid lease somebody else may
@@ -288,19 +340,18 @@ class Activation:
         if not self.services.lease_valid():
             raise Fenced(f"{self}: the node's lease has ended", executed=Executed.NO)
 
-    def begin(self, turn: Turn) -> None:
-        """``turn`` runs from now on, in the current task."""
-        turn.number = self.services.next_turn()
-        task = asyncio.current_task(self.services.loop)
-        assert task is not None
-        turn.task = task
-        turn.cancelling = task.cancelling()
+    def begin(self, turn: Turn, task: asyncio.Task[Any] | None) -> None:
+        """``turn`` runs from now on; in ``task``, if it can be interrupted."""
+        turn.number = number = self.services.next_turn()
+        if task is not None:
+            turn.task = task
+            turn.cancelling = task.cancelling()
         turn.state = RUNNING
-        self.turns[turn.number] = turn
+        self.turns[number] = turn
 
     def _end(self, turn: Turn) -> None:
         self.forget(turn)
-        self.last_used = self.services.loop.time()
+        self.last_used = self._now()
         if turn.call.verb is Verb.DELETE and self.state is not DEAD:
             self.retire()
         self.leave(turn)
@@ -312,7 +363,7 @@ class Activation:
         if self.ended is not None and not self.turns:
             self.ended.set()
 
-    def _conclude(self, turn: Turn, result: Any, tracked: bool) -> bytes:
+    def _conclude(self, turn: Turn, result: Any) -> bytes:
         """Encode the result, and the state that it reflects. Raises ObjectFailed, TooLarge."""
         work, call = turn.work, turn.call
         if work is None:
@@ -329,7 +380,7 @@ class Activation:
             )
         if turn.parent is not None:
             return payload  # the turn that it is part of looks at the state once, at its end
-        if tracked:
+        if turn.before is not None:
             try:
                 self._keeper.end()
             except encoding.EncodingFault as fault:

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,7 +19,7 @@ from goverse.aio.deadlines import Deadlines
 from goverse.aio.limits import Limit, fullest
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
-from goverse.call import Call, CallTarget, Codec, Reply, Verb
+from goverse.call import OVER, Call, CallTarget, Codec, Over, Receiver, Reply, Verb
 from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.errors import (
     Conflict,
@@ -46,7 +46,7 @@ from goverse.objects.activation import (
 from goverse.objects.autoload import Autoload, keep_trying
 from goverse.objects.background import Action, timer_turn
 from goverse.objects.context import CallDefaults
-from goverse.objects.definition import ObjectType
+from goverse.objects.definition import MethodType, ObjectType
 from goverse.objects.description import TypesDescription
 from goverse.objects.registry import Registry
 from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
@@ -113,6 +113,7 @@ class Catalog:
         self._stopped = False
         loop = asyncio.get_running_loop()
         self._now = loop.time
+        self._max_payload_bytes = limits.max_payload_bytes
         self._services = Services(
             outgoing=outgoing,
             lease_valid=node.lease_valid,
@@ -148,6 +149,25 @@ class Catalog:
         """The types that this node hosts."""
         return self._registry.describe()
 
+    def forward(self, call: Call, receiver: Receiver) -> Over | None:
+        """Run ``call`` at once if its method never suspends and nothing is in its way; otherwise
+        decline, as waiting needs a task. See `goverse.call.Forwarder`."""
+        activation = self._activations.get((call.type, call.id))
+        if activation is None or call.verb is not Verb.CALL:
+            return None
+        method = activation.object_type.methods.get(call.method)
+        if (
+            method is None
+            or not method.in_place
+            or not activation.mailbox.idle
+            or activation.state is not ACTIVE
+            or activation.shard.state is not OPEN
+        ):
+            return None
+        arguments, deadline = self._bind(call, method, self._now())
+        receiver.succeed(activation.run_in_place(call, method, arguments, deadline))
+        return OVER
+
     async def _run(self, turn: Turn) -> Reply:
         handle = self._deadlines.add(turn.deadline, turn.expire)
         try:
@@ -173,12 +193,7 @@ class Catalog:
 
     def _turn(self, call: Call, object_type: ObjectType, now: float) -> Turn:
         """Decode and validate; nothing has begun yet."""
-        if call.call_id:
-            raise NotImplementedYet("reliable calls (a call id) are not supported yet")
-        deadline = call.deadline
-        if deadline > now + _MAX_TIMEOUT_S:
-            deadline = now + _MAX_TIMEOUT_S
-        method = arguments = None
+        method = None
         if call.verb is Verb.CALL:
             method = object_type.methods.get(call.method)
             if method is None:
@@ -186,7 +201,19 @@ class Catalog:
                     object_type.explain_missing(call.method[:64]),
                     details={"type": call.type, "method": call.method[:64]},
                 )
-            limit = self._services.limits.max_payload_bytes
+        arguments, deadline = self._bind(call, method, now)
+        return Turn(call, method, arguments, deadline, method is not None and method.shared)
+
+    def _bind(self, call: Call, method: MethodType | None, now: float) -> tuple[Any, float]:
+        """The arguments, decoded and validated, and the deadline of the turn."""
+        if call.call_id:
+            raise NotImplementedYet("reliable calls (a call id) are not supported yet")
+        deadline = call.deadline
+        if deadline > now + _MAX_TIMEOUT_S:
+            deadline = now + _MAX_TIMEOUT_S
+        arguments = None
+        if method is not None:
+            limit = self._max_payload_bytes
             if len(call.payload) > limit:
                 raise TooLarge(
                     f"{call}: arguments of {len(call.payload)} bytes, above max_payload of {limit}"
@@ -194,10 +221,9 @@ class Catalog:
             arguments = method.signature.decode(call.payload, call.codec)
             if method.timeout_s is not None:
                 deadline = min(deadline, now + method.timeout_s)
-        turn = Turn(call, method, arguments, deadline, method is not None and method.shared)
         if deadline <= now:
-            raise turn.not_begun()
-        return turn
+            raise Turn(call, method, arguments, deadline).not_begun()
+        return arguments, deadline
 
     def _place(self, turn: Turn, activation: Activation | None) -> None:
         """Admit ``turn``, or hold it back. No await from the check of ownership to the mailbox.

@@ -17,6 +17,7 @@ from goverse.ids import check_type
 from goverse.objects.reference import Reference
 from goverse.objects.signature import Signature, UnresolvedName
 from goverse.objects.state import StateCodec
+from goverse.objects.stepping import never_suspends
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
@@ -49,6 +50,8 @@ def method(
 ) -> Any:
     """Make an async method callable from outside.
 
+    Without an await in its code it may run outside of any task.
+
     :param read_only: it does not change declared state; it interleaves with other such methods.
         What it changes all the same may be undone by the next turn that fails.
     :param rollback: False saves the comparison, and keeps what a failed turn changed.
@@ -71,7 +74,16 @@ def method(
 class MethodType:
     """One method of one class, as calls see it."""
 
-    __slots__ = ("function", "name", "read_only", "shared", "signature", "timeout_s", "tracked")
+    __slots__ = (
+        "function",
+        "in_place",
+        "name",
+        "read_only",
+        "shared",
+        "signature",
+        "timeout_s",
+        "tracked",
+    )
 
     def __init__(
         self, name: str, function: Callable[..., Any], options: MethodOptions, concurrent: bool
@@ -82,6 +94,8 @@ class MethodType:
         self.shared = options.read_only or concurrent
         self.tracked = options.rollback and not self.shared
         self.timeout_s = options.timeout_s
+        #: Whether it can be run to its end wherever the call is found.
+        self.in_place = never_suspends(function)
         self.signature: Signature = cast(Signature, None)  # set by `ObjectType.complete`
 
     def start(self, instance: Any, arguments: Any) -> Awaitable[Any]:

@@ -120,7 +120,7 @@ async def _run(
     if not activation.services.lease_valid():
         # The lease can end between the decision and this first step of the task.
         return activation.shard.not_owner()
-    activation.begin(hook)
+    activation.begin(hook, asyncio.current_task())
     CURRENT.set(hook)
     try:
         async with asyncio.timeout_at(hook.deadline):

@@ -8,10 +8,13 @@ CallTarget can make references; inside an object's method the running turn is th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+import msgspec
 
 from goverse.call import Call, CallTarget, Verb
 from goverse.errors import Executed, Internal, InvalidArgument, NotImplementedYet
@@ -39,6 +42,11 @@ class Interface(Protocol):
 
     @property
     def cls(self) -> type: ...
+
+    @property
+    def methods(self) -> Mapping[str, MethodInterface]:
+        """By name; all that there are once one was found by `method`."""
+        ...
 
     def method(self, name: str) -> MethodInterface | None: ...
 
@@ -70,10 +78,16 @@ _decoding: ContextVar[Binding | None] = ContextVar("goverse_decoding", default=N
 class Reference:
     """The address of one object. Equal if type and id are.
 
-    ``isinstance(reference, Counter)`` holds, as its typing says; ``type(reference)`` is this.
+    ``isinstance(reference, Counter)`` holds, as its typing says; ``type(reference)`` is this, or a
+    subclass that has the methods of one object class.
     """
 
     __slots__ = ("_binding", "_id", "_interface", "_kind", "_timeout_s", "_type")
+
+    def __new__(cls, interface: Interface | str, *args: Any, **kwargs: Any) -> Reference:
+        if cls is not Reference or isinstance(interface, str):
+            return object.__new__(cls)
+        return object.__new__(_known.get(interface) or _know(interface))
 
     def __init__(
         self,
@@ -150,15 +164,12 @@ class Reference:
         raise TypeError(f"{self!r} cannot be pickled; pass its type and id")
 
 
-class BoundMethod:
+class BoundMethod(msgspec.Struct, eq=False, gc=False):
     """One method of one reference, ready to be called."""
 
-    __slots__ = ("_method", "_name", "_reference")
-
-    def __init__(self, reference: Reference, name: str, method: MethodInterface | None) -> None:
-        self._reference = reference
-        self._name = name
-        self._method = method
+    _reference: Reference
+    _name: str
+    _method: MethodInterface | None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Encode the arguments now; the coroutine makes the call when awaited."""
@@ -171,6 +182,31 @@ class BoundMethod:
 
     def __repr__(self) -> str:
         return f"<goverse {self._reference._type}/{self._reference._id}.{self._name}>"
+
+
+class _Method:
+    """A method as an attribute of references: a name that is found at once. Otherwise Python looks
+    in vain, makes an AttributeError, and only then asks `Reference.__getattr__`."""
+
+    __slots__ = ("_method", "_name")
+
+    def __init__(self, name: str, method: MethodInterface) -> None:
+        self._name = name
+        self._method = method
+
+    def __get__(self, reference: Reference, owner: type) -> BoundMethod:
+        return BoundMethod(reference, self._name, self._method)
+
+
+#: The subclass of `Reference` for each object class.
+_known: WeakKeyDictionary[Interface, type[Reference]] = WeakKeyDictionary()
+
+
+def _know(interface: Interface) -> type[Reference]:
+    names = {name: interface.method(name) for name in tuple(interface.methods)}
+    methods = {name: _Method(name, found) for name, found in names.items() if found is not None}
+    kind = _known[interface] = type("Reference", (Reference,), {"__slots__": (), **methods})
+    return kind
 
 
 def reference(

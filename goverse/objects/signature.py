@@ -133,6 +133,8 @@ class Signature:
         self._get = operator.attrgetter(*self.positional) if self.positional else None
         self._single = len(self.positional) == 1
         self._keyword_only = self.names[len(self.positional) :]
+        #: How many arguments by position are all that there are.
+        self._all_positional = -1 if self._keyword_only else len(self.names)
 
     # -- the side that is called
 
@@ -188,7 +190,10 @@ class Signature:
     def encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Bind and encode. Raises TypeError for a wrong call, InvalidArgument for values that
         cannot travel. What is left out is not sent: the object's own defaults apply."""
-        bound = self._bind(args, kwargs)
+        if not kwargs and len(args) == self._all_positional:
+            bound = dict(zip(self.names, args, strict=True))
+        else:
+            bound = self._bind(args, kwargs)
         if not bound:
             return b""
         try:
@@ -202,8 +207,6 @@ class Signature:
                 f"{self._where} takes {len(self.positional)} positional arguments, got {len(args)}"
             )
         bound = dict(zip(self.positional, args, strict=False))
-        if not kwargs and len(bound) == len(self.names):
-            return bound
         for name, value in kwargs.items():
             if name in bound:
                 raise TypeError(f"{self._where} got two values for argument {name!r}")

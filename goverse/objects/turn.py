@@ -7,7 +7,8 @@
        └── given up ────────┴──────────────────────────┴─► ENDED
 
 A turn waits in a mailbox, or held back by a shard that is opening or draining; it can be moved
-between those without its task noticing. It runs in the task that brought the call.
+between those without its task noticing. It runs in the task that brought the call, or, if its
+method never suspends and nothing has to be waited for, in place and without one.
 """
 
 from __future__ import annotations
@@ -165,10 +166,10 @@ class Turn(msgspec.Struct, eq=False):
             self.interrupt = reason
         # Never the task that runs right now: its method would meet the cancellation at a later,
         # unrelated await, or the caller after it. Its calls and its result are refused instead.
-        if not self.cancelled and self.task is not asyncio.current_task():
-            assert self.task is not None
+        task = self.task
+        if not self.cancelled and task is not None and task is not asyncio.current_task():
             self.cancelled = True
-            self.task.cancel()
+            task.cancel()
 
     def _overdue(self) -> GoverseError:
         text = f"{self.call} ran past its deadline"

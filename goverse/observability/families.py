@@ -75,11 +75,19 @@ class Histogram:
 
     def observe(self, seconds: float, *labels: str) -> None:
         """Count one observation for the child with these label values."""
-        child = self._children.get(labels)
-        if child is None:
-            child = self._add(labels)
-        child[bisect_left(self.bounds, seconds)] += 1
-        child[-1] += seconds
+        values = self.values(labels)
+        values[bisect_left(self.bounds, seconds)] += 1
+        values[-1] += seconds
+
+    def values(self, labels: Labels) -> list[float]:
+        """Counts per bucket and the sum, of the child with these label values."""
+        values = self._children.get(labels)
+        return values if values is not None else self._add(labels)
+
+    def child(self, *labels: str) -> HistogramChild:
+        """The child with these label values, found once instead of for each observation."""
+        _check_labels(self.name, self.labels, labels)
+        return HistogramChild(self, labels)
 
     def children(self) -> dict[Labels, Buckets]:
         copies = [(labels, tuple(child)) for labels, child in list(self._children.items())]
@@ -90,6 +98,26 @@ class Histogram:
         if len(self._children) >= MAX_CHILDREN:
             labels = self._overflow
         return self._children.setdefault(labels, [0] * (len(self.bounds) + 1) + [0.0])
+
+
+class HistogramChild:
+    """One child of a histogram. It is not exported before its first observation."""
+
+    __slots__ = ("_bounds", "_histogram", "_labels", "_values")
+
+    def __init__(self, histogram: Histogram, labels: Labels) -> None:
+        self._histogram = histogram
+        self._labels = labels
+        self._bounds = histogram.bounds
+        self._values: list[float] | None = None
+
+    def observe(self, seconds: float) -> None:
+        """As `Histogram.observe`."""
+        values = self._values
+        if values is None:
+            values = self._values = self._histogram.values(self._labels)
+        values[bisect_left(self._bounds, seconds)] += 1
+        values[-1] += seconds
 
 
 class Gauge:

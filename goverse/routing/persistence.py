@@ -40,6 +40,7 @@ from goverse.ids import NO_EPOCH, Epoch
 from goverse.routing.budget import RetryBudget
 
 Failure = NotOwner | LinkBroken | Fenced
+FAILURES = (NotOwner, LinkBroken, Fenced)
 
 
 class RouterObserver(Protocol):

@@ -1,34 +1,75 @@
 """From a call to the member that owns its object, and again if it was not.
 
-The first attempt is the hot path and is all in `Router.invoke`: one lookup of the owner, one of
-its target, one await. Whatever goes wrong that a router may mend is in `_Persistence`.
+The first attempt is the hot path: one lookup of the owner, one of its target, one call.
+`Router.invoke` awaits it, `Router.forward` is told of its outcome; whatever goes wrong that a
+router may mend goes on, for both, in `Router._persist` by the rules of `Persistence`.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from goverse.aio.runtime import Runtime
-from goverse.call import Call, CallTarget, Reply
+from goverse.aio.tasks import Tasks
+from goverse.call import Call, Forwarded, Forwarder, Receiver, Reply
 from goverse.cluster.records import Owner
 from goverse.cluster.view import ClusterView
 from goverse.config.settings import LimitSettings
-from goverse.errors import Fenced, InvalidArgument, LinkBroken, NotOwner
+from goverse.errors import InvalidArgument
 from goverse.ids import MemberId
 from goverse.routing.budget import RetryBudget
-from goverse.routing.persistence import Persistence, RouterObserver, SilentObserver
+from goverse.routing.persistence import (
+    FAILURES,
+    Failure,
+    Persistence,
+    RouterObserver,
+    SilentObserver,
+)
 
 
 class Pool(Protocol):
     """Connections to other members."""
 
-    def target(self, member: MemberId, address: str) -> CallTarget: ...
+    def target(self, member: MemberId, address: str) -> Forwarder: ...
 
     def drop(self, member: MemberId, reason: str) -> None: ...
 
 
+class Attempt(msgspec.Struct, eq=False):
+    """The first attempt of a forwarded call, and whatever follows if it fails."""
+
+    router: Router
+    call: Call
+    owner: Owner
+    receiver: Receiver
+    under_way: Forwarded | None = None
+    held: bool = False
+    """Calls for the same object wait for this one to be sent again."""
+
+    def succeed(self, reply: Reply) -> None:
+        self.under_way = None  # do not close the circle
+        self.receiver.succeed(reply)
+
+    def fail(self, error: Exception) -> None:
+        self.under_way = None
+        if isinstance(error, FAILURES):
+            self.router.try_again(self, error)
+        else:
+            self.receiver.fail(error)
+
+    def cancel(self) -> None:
+        under_way, self.under_way = self.under_way, None
+        if self.held:
+            self.held = False
+            self.router.let_by(self.call.id)
+        if under_way is not None:
+            under_way.cancel()
+
+
 class Router:
-    """A `CallTarget` that finds the owner.
+    """A `Forwarder` that finds the owner.
 
     :param me: name of this node, whose calls go to ``local`` and through no connection; None on
         a gate. The name is enough: what an earlier incarnation of this process owned is not open
@@ -40,7 +81,7 @@ class Router:
         view: ClusterView,
         pool: Pool,
         me: str | None,
-        local: CallTarget | None,
+        local: Forwarder | None,
         limits: LimitSettings,
         runtime: Runtime,
         *,
@@ -52,7 +93,11 @@ class Router:
         self._pool = pool
         self._me = me
         self._local = local
-        self._targets: dict[MemberId, CallTarget] = {}
+        self._targets: dict[MemberId, Forwarder] = {}
+        self._tasks = Tasks("router")
+        # Ids of objects that calls wait to be sent to again, and how many: a call that comes
+        # meanwhile must not overtake them.
+        self._held: dict[str, int] = {}
         self._persistence = Persistence(
             view,
             RetryBudget(limits.retry_budget_per_s),
@@ -68,31 +113,97 @@ class Router:
         time, `Unavailable`, `Overloaded`, and what the owner raises. Sends again only what was
         certainly not executed.
         """
-        error: NotOwner | LinkBroken | Fenced | None = None
-        try:
-            owner = self._view.owner_of_id(call.id)
-        except ValueError as wrong:
-            raise InvalidArgument(str(wrong)) from None
+        error: Failure | None = None
+        owner = self._owner(call)
         if owner is not None:
             target = self._targets.get(owner.member) or self._target(owner)
             try:
                 return await target.invoke(call)
-            except (NotOwner, LinkBroken, Fenced) as raised:
+            except FAILURES as raised:
                 error = raised
         # Out of the handler, so that no reference to the failed attempt is kept while waiting.
+        return await self._persist(call, owner, error)
+
+    def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
+        """See `goverse.call.Forwarder`: declines what has no owner that can be called now."""
+        owner = self._owner(call)
+        if owner is None or (self._held and call.id in self._held):
+            return None
+        target = self._targets.get(owner.member) or self._target(owner)
+        attempt = Attempt(self, call, owner, receiver)
+        try:
+            under_way = target.forward(call, attempt)
+        except FAILURES as error:
+            self.try_again(attempt, error)
+            return attempt
+        if under_way is None:
+            return None
+        attempt.under_way = under_way
+        return attempt
+
+    async def close(self) -> None:
+        """Give up what waits to be sent again. Call it once nobody waits for that any more:
+        receivers are not told."""
+        await self._tasks.close()
+
+    def try_again(self, attempt: Attempt, error: Failure) -> None:
+        """A forwarded call has failed like that: from now on it is a task."""
+        self._hold(attempt.call.id)
+        attempt.held = True
+        try:
+            attempt.under_way = self._tasks.spawn("try again", self._try_again(attempt, error))
+        except RuntimeError:  # closed
+            attempt.cancel()
+            attempt.receiver.fail(error)
+
+    async def _try_again(self, attempt: Attempt, error: Failure) -> None:
+        call, receiver = attempt.call, attempt.receiver
+        # Its own waits hold others back as well, and begin in this very step.
+        attempt.held = False
+        self.let_by(call.id)
+        try:
+            reply = await self._persist(call, attempt.owner, error)
+        except Exception as final:
+            attempt.under_way = None
+            receiver.fail(final)
+        else:
+            attempt.under_way = None
+            receiver.succeed(reply)
+
+    async def _persist(self, call: Call, owner: Owner | None, error: Failure | None) -> Reply:
         attempts = self._persistence.begin(call)
         while True:
-            await attempts.wait(owner, error)
+            self._hold(call.id)
+            try:
+                await attempts.wait(owner, error)
+            finally:
+                self.let_by(call.id)
             # Resolved after the wait and right before the call: nobody calls an address from
             # before a failover, and no target is made for a member that has just gone.
             owner, error = self._view.owner_of_id(call.id), None
             if owner is not None:
                 try:
                     return await self._target(owner).invoke(call)
-                except (NotOwner, LinkBroken, Fenced) as raised:
+                except FAILURES as raised:
                     error = raised
 
-    def _target(self, owner: Owner) -> CallTarget:
+    def _hold(self, id: str) -> None:
+        self._held[id] = self._held.get(id, 0) + 1
+
+    def let_by(self, id: str) -> None:
+        left = self._held[id] - 1
+        if left:
+            self._held[id] = left
+        else:
+            del self._held[id]
+
+    def _owner(self, call: Call) -> Owner | None:
+        try:
+            return self._view.owner_of_id(call.id)
+        except ValueError as wrong:
+            raise InvalidArgument(str(wrong)) from None
+
+    def _target(self, owner: Owner) -> Forwarder:
         target = self._targets.get(owner.member)
         if target is None:
             if owner.member.name == self._me and self._local is not None:

@@ -1,4 +1,8 @@
-"""The calls that the other side of a link makes: one task each, one answer each at most."""
+"""The calls that the other side of a link makes: one answer each at most.
+
+A target that can begin a call at once is given it in the middle of reading (`Forwarder`); any
+other call gets a task. Calls for one object are begun in the order in which they arrive.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from goverse.call import Call, CallTarget, Reply
+from goverse.call import Call, CallTarget, Forwarded, Receiver, Reply
 from goverse.errors import (
     DeadlineExceeded,
     Executed,
@@ -46,9 +50,12 @@ caller has given up on its own; this is for targets that forget the deadline."""
 
 MAX_SPARE_CONTROLS = 1_024
 
+_REPLY_HEAD_BYTES = 64
+"""What a reply takes in the queue without its payload; one in chunks takes no more there."""
+
 
 class Served(msgspec.Struct, eq=False):
-    """One call of the peer, and the item that sends its answer.
+    """One call of the peer: the receiver of its outcome, and the item that sends its answer.
 
     ::
 
@@ -56,7 +63,8 @@ class Served(msgspec.Struct, eq=False):
             └──────────┴── cancelled, expired, link ended: gone, nothing is sent ──┘
 
     ``bytes`` are those of the arguments, then those of the result; ``deadline`` is when the link
-    itself ends the call.
+    itself ends the call. While it runs, either its target has it ``under_way`` or it has a
+    ``task``.
     """
 
     owner: Inbound
@@ -65,21 +73,31 @@ class Served(msgspec.Struct, eq=False):
     deadline: float
     size: int = 0
     call: Call | None = None
+    under_way: Forwarded | None = None
     task: asyncio.Task[None] | None = None
+    started: bool = False
     answer: Reply | ErrorFrame | None = None
 
+    def succeed(self, reply: Reply) -> None:
+        if self.under_way is not None:
+            self.under_way = None  # do not close the circle
+        self.owner.answer(self, reply)
+
+    def fail(self, error: Exception) -> None:
+        self.under_way = None
+        self.owner.answer_error(self, error)
+
     def frame(self, now: float) -> Frame | None:
-        owner, answer = self.owner, self.answer
-        if answer is None or not owner.release(self):
+        answer = self.answer
+        if answer is None or not self.owner.release(self):
             return None
         if isinstance(answer, ErrorFrame):
             return answer
         payload = answer.payload
-        size = len(payload)
-        if size <= owner.bounds.max_chunk_bytes:
+        if self.size == _REPLY_HEAD_BYTES + self.bytes:
             return ReplyFrame(self.number, payload, answer.codec)
-        owner.outbox.stream(Stream(self.number, Of.REPLY, payload))
-        return ReplyFrame(self.number, b"", answer.codec, size)
+        self.owner.outbox.stream(Stream(self.number, Of.REPLY, payload))
+        return ReplyFrame(self.number, b"", answer.codec, self.bytes)
 
     def unfit(self, error: Exception) -> Frame | None:
         log.error("the reply to %s cannot be encoded: %s", self.call, error)
@@ -113,13 +131,20 @@ class Inbound:
         self.arriving: Assemblies[tuple[CallFrame, Served]] = Assemblies()
         self._task_name = f"{name}:call"
         self._on_idle = on_idle
+        self._put = outbox.put
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
+        self._max_payload_bytes = bounds.max_payload_bytes
+        self._max_chunk_bytes = bounds.max_chunk_bytes
         self._target: CallTarget
+        self._forward: Callable[[Call, Receiver], Forwarded | None] | None = None
         # Tasks are owned by their `Served` and not by a `Tasks`: that would cost two callbacks
         # per call, and `_run` lets nothing escape that would have to be logged. Only a task that
         # was cancelled and has not ended yet is kept here.
         self._cancelled: dict[asyncio.Task[None], None] = {}
+        # Objects whose calls have a task that has not begun yet: what arrives for them in the
+        # meantime must not overtake it.
+        self._starting: dict[tuple[str, str], int] = {}
         self._expiry = Expiry(self.served, self._expire)
 
     @property
@@ -130,6 +155,7 @@ class Inbound:
 
     def start(self, target: CallTarget) -> None:
         self._target = target
+        self._forward = getattr(target, "forward", None)
 
     # -- what arrives -------------------------------------------------------------------------
 
@@ -141,17 +167,17 @@ class Inbound:
             raise WireError(f"call {number} announces {frame.size} bytes")
         payload_bytes = frame.size or len(frame.payload)
         bounds = self.bounds
+        remaining_ms = frame.remaining_ms
         if (
-            payload_bytes > bounds.max_payload_bytes
+            payload_bytes > self._max_payload_bytes
             # Cancelled calls that still run count as well: otherwise a peer that calls and
             # cancels could start any number of them.
             or len(self.served) + len(self._cancelled) >= bounds.max_calls
             or self.bytes + payload_bytes > bounds.max_bytes
-            or frame.remaining_ms <= 0
+            or remaining_ms <= 0
         ):
             self._turn_down(number, payload_bytes)
             return
-        remaining_ms = frame.remaining_ms
         if remaining_ms > MAX_REMAINING_MS:
             remaining_ms = MAX_REMAINING_MS
         deadline = self._now() + remaining_ms / 1000
@@ -200,45 +226,87 @@ class Inbound:
 
     def _begin(self, served: Served, call: Call) -> None:
         served.call = call
+        if self._forward is None or (self._starting and (call.type, call.id) in self._starting):
+            self._begin_task(served, call)
+            return
+        try:
+            under_way = self._forward(call, served)
+        except Exception as error:
+            self.answer_error(served, error)
+            return
+        if under_way is None:
+            self._begin_task(served, call)
+        elif served.answer is None:
+            served.under_way = under_way
+
+    def _begin_task(self, served: Served, call: Call) -> None:
+        key = (call.type, call.id)
+        self._starting[key] = self._starting.get(key, 0) + 1
         served.task = self._loop.create_task(self._run(served, call), name=self._task_name)
 
+    def _started(self, call: Call) -> None:
+        key = (call.type, call.id)
+        left = self._starting[key] - 1
+        if left:
+            self._starting[key] = left
+        else:
+            del self._starting[key]
+
     async def _run(self, served: Served, call: Call) -> None:
-        error: GoverseError
+        served.started = True
+        self._started(call)
+        error: Exception
         try:
-            answer = await self._target.invoke(call)
-            payload = answer.payload
-            if type(payload) is not bytes:
-                raise TypeError(f"a payload of {type(payload).__name__}")
-            size = len(payload)
-            if size > self.bounds.max_payload_bytes:
-                raise self._too_large(size)
-        except Fenced as fenced:
-            # The lease is lost. Whatever is known of this call must not be told: a newer owner
-            # may have it already. The process ends this link in a moment.
-            log.warning("no answer to %s: %s", call, fenced)
-            self.release(served)
-            return
-        except GoverseError as raised:
-            error = raised
+            reply = await self._target.invoke(call)
+            if not isinstance(reply, Reply):
+                raise TypeError(f"answered by {type(reply).__name__}, not by a reply")
         except asyncio.CancelledError:
             # If it was us, the call has been released and nobody waits. Any other cancellation
             # came from inside, and then the caller does.
             error = Unavailable("the call was interrupted", executed=Executed.UNKNOWN)
-        except Exception:
-            log.exception("%s failed outside of its object", call)
-            error = Internal("internal error, see the log", executed=Executed.UNKNOWN)
+        except Exception as raised:
+            error = raised
         else:
-            self._answer(served, answer, size)
+            self.answer(served, reply)
             return
-        frame = error_frame(served.number, error, to_member=self.peer_is_member)
-        self._answer(served, frame, len(encode([frame])))
+        self.answer_error(served, error)
 
-    def _answer(self, served: Served, answer: Reply | ErrorFrame, size: int) -> None:
+    def answer(self, served: Served, reply: Reply) -> None:
+        """Queue the reply, if somebody waits for it."""
+        payload = reply.payload
+        if type(payload) is not bytes:
+            self.answer_error(served, TypeError(f"a payload of {type(payload).__name__}"))
+            return
+        size = len(payload)
+        if size > self._max_payload_bytes:
+            self.answer_error(served, self._too_large(size))
+            return
         if self.served.get(served.number) is not served:
             return  # cancelled, expired, or the link has ended
-        served.answer = answer
-        in_chunks = isinstance(answer, Reply) and size > self.bounds.max_chunk_bytes
-        served.size = 64 if in_chunks else 64 + size
+        served.answer = reply
+        head = _REPLY_HEAD_BYTES
+        served.size = head + size if size <= self._max_chunk_bytes else head
+        self.bytes += size - served.bytes
+        served.bytes = size
+        self._put(served)
+
+    def answer_error(self, served: Served, error: Exception) -> None:
+        """As `answer`, for what `CallTarget.invoke` raises."""
+        if isinstance(error, Fenced):
+            # The lease is lost. Whatever is known of this call must not be told: a newer owner
+            # may have it already. The process ends this link in a moment.
+            log.warning("no answer to %s: %s", served.call, error)
+            self.release(served)
+            return
+        if not isinstance(error, GoverseError):
+            log.error("%s failed outside of its object", served.call, exc_info=error)
+            error = Internal("internal error, see the log", executed=Executed.UNKNOWN)
+        if self.served.get(served.number) is not served:
+            return
+        frame = error_frame(served.number, error, to_member=self.peer_is_member)
+        served.answer = frame
+        size = len(encode([frame]))
+        served.size = _REPLY_HEAD_BYTES + size
         self.bytes += size - served.bytes
         served.bytes = size
         self.outbox.put(served)
@@ -267,7 +335,7 @@ class Inbound:
         """The time of a call is up and its target did not notice."""
         if served.answer is not None:
             return  # on its way out
-        executed = Executed.NO if served.task is None else Executed.UNKNOWN
+        executed = Executed.NO if served.call is None else Executed.UNKNOWN
         self._give_up(served)
         late = DeadlineExceeded("the call did not end in time", executed=executed)
         self._put_error(served.number, late)
@@ -275,10 +343,16 @@ class Inbound:
     def _give_up(self, served: Served) -> None:
         if not self.release(served):
             return
-        task = served.task
-        if task is None:
+        task, call = served.task, served.call
+        if call is None:
             self.arriving.drop(served.number)
-        elif not task.done():
+        elif served.under_way is not None:
+            served.under_way.cancel()
+            served.under_way = None
+        elif task is not None and not task.done():
+            if not served.started:
+                self._started(call)
+                served.started = True
             self._cancelled[task] = None
             task.add_done_callback(self._forget)
             task.cancel()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from goverse.aio.limits import Limit
-from goverse.call import Call, CallTarget, Reply
+from goverse.call import Call, CallTarget, Forwarded, Receiver, Reply
 from goverse.errors import GoverseError
 from goverse.transport.carrier import Carrier
 from goverse.transport.heartbeat import Heartbeat
@@ -176,6 +176,10 @@ class Link:
         `Overloaded`, `TooLarge` and `DeadlineExceeded` of this side.
         """
         return self._outgoing.invoke(call)
+
+    def forward(self, call: Call, receiver: Receiver) -> Forwarded:
+        """See `goverse.call.Forwarder`; never declines. Raises as `invoke` does."""
+        return self._outgoing.forward(call, receiver)
 
     @property
     def takes_calls(self) -> bool:

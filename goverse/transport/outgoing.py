@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from goverse.call import Call, Reply
+from goverse.call import Call, Receiver, Reply
 from goverse.errors import (
     DeadlineExceeded,
     Executed,
@@ -23,6 +23,7 @@ from goverse.transport.expiry import Expiry
 from goverse.transport.outbox import Outbox
 from goverse.transport.wire import (
     MAX_HEAD_BYTES,
+    CallExtra,
     CallFrame,
     CancelFrame,
     ChunkFrame,
@@ -52,11 +53,37 @@ class Bounds:
     max_chunk_bytes: int
 
 
+class Awaited:
+    """The receiver of a call that a coroutine waits for."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[Reply]) -> None:
+        self.future = future
+
+    def succeed(self, reply: Reply) -> None:
+        if not self.future.done():
+            self.future.set_result(reply)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            # The waiting task may have been cancelled in this very moment and never look.
+            self.future.exception()
+
+
 class Slot(msgspec.Struct, eq=False):
     """One call that waits for its reply, and the item that sends it.
 
+    ::
+
+        queued ──taken──> sent ──reply, error──> told
+          └─────────────────┴─── deadline, cancelled, link ended: told or not, and abandoned
+
     ``sent`` turns true immediately before the frame is passed to the carrier; as long as it is
     false, nobody but this process has seen the call. A slot without a call has been abandoned.
+
+    :param size: bytes in the queue. :param bytes: what it counts for until it is over.
     """
 
     owner: Outgoing
@@ -64,7 +91,9 @@ class Slot(msgspec.Struct, eq=False):
     call: Call | None
     deadline: float
     size: int
-    future: asyncio.Future[Reply]
+    bytes: int
+    extra: CallExtra | None
+    receiver: Receiver
     sent: bool = False
 
     def frame(self, now: float) -> Frame | None:
@@ -74,13 +103,13 @@ class Slot(msgspec.Struct, eq=False):
         self.sent = True
         payload = call.payload
         size = 0
-        if len(payload) > self.owner.bounds.max_chunk_bytes:
+        if self.size < self.bytes:  # it goes in chunks, which the queue does not count
             size = len(payload)
             self.owner.outbox.stream(Stream(self.number, Of.CALL, payload))
             payload = b""
         return CallFrame(
             self.number,
-            remaining_ms(call.deadline - now),
+            remaining_ms(self.deadline - now),
             call.type,
             call.id,
             call.method,
@@ -88,19 +117,24 @@ class Slot(msgspec.Struct, eq=False):
             call.codec,
             call.verb,
             size,
-            extra_of(call),
+            self.extra,
         )
 
     def unfit(self, error: Exception) -> Frame | None:
         self.sent = False
-        self.fail(InvalidArgument(f"the call cannot be encoded: {error}"))
+        if self.owner.free(self):
+            self.receiver.fail(InvalidArgument(f"the call cannot be encoded: {error}"))
         return None
 
-    def fail(self, error: GoverseError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-            # The waiting task may have been cancelled in this very moment and never look.
-            self.future.exception()
+    def cancel(self) -> None:
+        if self.owner.free(self):
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Nobody waits for this call any more."""
+        self.call = None
+        if self.sent:
+            self.owner.outbox.put_control(CancelFrame(self.number))
 
 
 class Outgoing:
@@ -135,15 +169,30 @@ class Outgoing:
         """Take no new calls; those that wait go on."""
         self.refusal = self.refusal or reason
 
-    # Written out in one piece: this is the path of every call.
     async def invoke(self, call: Call) -> Reply:
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        slot = self.forward(call, Awaited(future))
+        try:
+            return await future
+        except BaseException:
+            slot.cancel()  # if it was the waiting that ended: otherwise it is over already
+            # An error's traceback holds this frame: do not close the circle.
+            del slot, future
+            raise
+
+    # Written out in one piece: this is the path of every call.
+    def forward(self, call: Call, receiver: Receiver) -> Slot:
+        """See `goverse.call.Forwarder`; never declines."""
         if self.refusal:
             raise LinkBroken(self.refusal, sent=False)
         payload = call.payload
         if type(payload) is not bytes:  # the peer would end the link for it
             raise InvalidArgument(f"a payload of {type(payload).__name__}, not of bytes")
         payload_bytes = len(payload)
-        head = 48 + len(call.type) + len(call.id) + len(call.method) + extra_bytes(call)
+        head = 48 + len(call.type) + len(call.id) + len(call.method)
+        extra = extra_of(call)
+        if extra is not None:
+            head += extra_bytes(extra)
         if head > _SHORT_HEAD:  # characters so far
             head = exact_head_bytes(call)
         size = payload_bytes + head
@@ -161,31 +210,27 @@ class Outgoing:
         if not deadline > self._now():
             raise DeadlineExceeded(f"the deadline of {call} had passed before it was sent")
         self._last_number = number = self._last_number + 1
-        future: asyncio.Future[Reply] = self._loop.create_future()
         # In the queue a payload in chunks does not count: its chunks are taken one by one.
         queued = size if payload_bytes <= bounds.max_chunk_bytes else head
-        slots[number] = slot = Slot(self, number, call, deadline, queued, future)
+        slots[number] = slot = Slot(self, number, call, deadline, queued, size, extra, receiver)
         self.bytes += size
         if deadline < self._expiry.next:
             self._expiry.expect(deadline)
         self.outbox.put(slot)
-        try:
-            return await future
-        except BaseException:
-            if future.cancelled() or not future.done():
-                self._abandon(slot)
-            raise
-        finally:
-            # Every way out: reply, error, deadline, cancellation, broken link.
-            del slots[number]
-            self.bytes -= size
-            if self.outbox.streams or self.replies.parts:
-                self.outbox.drop_stream(number, Of.CALL)
-                self.replies.drop(number)
-            if not slots:
-                self._on_idle()
-            # An error's traceback holds this frame: do not close the circle.
-            del slot, future
+        return slot
+
+    def free(self, slot: Slot) -> bool:
+        """Whatever way a call ends, it ends here: reply, error, deadline, cancellation, broken
+        link. False if it has ended before."""
+        if self.slots.pop(slot.number, None) is None:
+            return False
+        self.bytes -= slot.bytes
+        if self.outbox.streams or self.replies.parts:
+            self.outbox.drop_stream(slot.number, Of.CALL)
+            self.replies.drop(slot.number)
+        if not self.slots:
+            self._on_idle()
+        return True
 
     def _too_large(self, call: Call, head: int) -> TooLarge:
         if head > MAX_HEAD_BYTES:
@@ -196,65 +241,67 @@ class Outgoing:
         limit = self.bounds.max_payload_bytes
         return TooLarge(f"arguments of {len(call.payload)} bytes, the limit is {limit}")
 
-    def _abandon(self, slot: Slot) -> None:
-        """Nobody waits for this call any more."""
-        slot.call = None
-        if slot.sent:
-            self.outbox.put_control(CancelFrame(slot.number))
-
     def _expire(self, slot: Slot) -> None:
-        if slot.future.done():
-            return
-        executed = Executed.UNKNOWN if slot.sent else Executed.NO
-        slot.fail(DeadlineExceeded(f"no reply to {slot.call} in time", executed=executed))
-        self._abandon(slot)
+        call, executed = slot.call, Executed.UNKNOWN if slot.sent else Executed.NO
+        self.free(slot)
+        slot.abandon()
+        slot.receiver.fail(DeadlineExceeded(f"no reply to {call} in time", executed=executed))
 
     def close(self, reason: str) -> None:
         """The link has ended: everybody who waits is told whether their call had left."""
         self.refusal = reason
         self._expiry.stop()
-        for slot in self.slots.values():
-            slot.fail(LinkBroken(reason, sent=slot.sent))
+        for slot in tuple(self.slots.values()):
+            # Whoever is told may give other calls up.
+            if self.free(slot):
+                slot.receiver.fail(LinkBroken(reason, sent=slot.sent))
         self.replies.clear()
 
     # -- what arrives -------------------------------------------------------------------------
 
     def on_reply(self, frame: ReplyFrame) -> None:
         slot = self.slots.get(frame.number)
-        if slot is None or slot.future.done():
+        if slot is None:
             return
         if not slot.sent:
             raise WireError(f"a reply to call {frame.number}, which was not sent")
         if frame.size == 0:
-            slot.future.set_result(Reply(frame.payload, frame.codec))
+            self.free(slot)
+            slot.receiver.succeed(Reply(frame.payload, frame.codec))
         else:
             self._begin_reply(slot, frame)
 
     def _begin_reply(self, slot: Slot, frame: ReplyFrame) -> None:
         bounds = self.bounds
+        error: GoverseError
         if frame.size < 0 or frame.payload:
             raise WireError(f"reply {frame.number} announces {frame.size} bytes")
         if frame.size > bounds.max_payload_bytes:
             text = f"a result of {frame.size} bytes, the limit is {bounds.max_payload_bytes}"
-            slot.fail(TooLarge(text, executed=Executed.YES))
+            error = TooLarge(text, executed=Executed.YES)
         elif self.replies.bytes + frame.size > bounds.max_bytes:
             text = f"large results of {self.replies.bytes} bytes are arriving already"
-            slot.fail(Overloaded(text, executed=Executed.YES))
+            error = Overloaded(text, executed=Executed.YES)
         else:
             self.replies.begin(frame.number, frame, frame.size)
+            return
+        self.free(slot)
+        slot.receiver.fail(error)
 
     def on_chunk(self, frame: ChunkFrame) -> None:
         if (whole := self.replies.add(frame)) is None:
             return
         head, payload = whole
         slot = self.slots.get(frame.number)
-        if slot is not None and not slot.future.done():
-            slot.future.set_result(Reply(payload, head.codec))
+        if slot is not None:
+            self.free(slot)
+            slot.receiver.succeed(Reply(payload, head.codec))
 
     def on_error(self, frame: ErrorFrame) -> None:
         slot = self.slots.get(frame.number)
-        if slot is None or slot.future.done():
+        if slot is None:
             return
         if not slot.sent:
             raise WireError(f"an error for call {frame.number}, which was not sent")
-        slot.fail(error_of(frame, from_member=self._from_member))
+        self.free(slot)
+        slot.receiver.fail(error_of(frame, from_member=self._from_member))

@@ -23,7 +23,7 @@ from typing import Any
 from goverse.aio.backoff import Backoff
 from goverse.aio.limits import Limit
 from goverse.aio.tasks import Tasks
-from goverse.call import Call, CallTarget, Reply
+from goverse.call import Call, CallTarget, Forwarded, Forwarder, Receiver, Reply
 from goverse.errors import FailedPrecondition, GoverseError, LinkBroken, Overloaded
 from goverse.ids import MemberId
 from goverse.transport.carrier import CarrierClosed, Network
@@ -98,7 +98,7 @@ class LinkPool:
         self._context = contextvars.copy_context()
         self._closed = False
 
-    def target(self, member: MemberId, address: str) -> CallTarget:
+    def target(self, member: MemberId, address: str) -> Forwarder:
         """Where calls for ``member`` go; the same object until the member is dropped.
 
         Its ``invoke`` dials if there is no link, and raises `LinkBroken` (not sent) when there
@@ -213,7 +213,7 @@ class LinkPool:
 
 
 class Peer:
-    """One member: its links, and the calls that wait for one. A `CallTarget`."""
+    """One member: its links, and the calls that wait for one. A `Forwarder`."""
 
     def __init__(self, pool: LinkPool, member: MemberId) -> None:
         self.member = member
@@ -231,6 +231,11 @@ class Peer:
     def invoke(self, call: Call) -> Coroutine[Any, Any, Reply]:
         link = self.link()
         return link.invoke(call) if link is not None else self._invoke_later(call)
+
+    def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
+        # Whoever waits for a link has been given it, and is called before anybody who comes now.
+        link = self.link() if not self._waiting else None
+        return link.forward(call, receiver) if link is not None else None
 
     async def _invoke_later(self, call: Call) -> Reply:
         link = await self._wait_link(call)

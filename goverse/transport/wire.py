@@ -205,12 +205,12 @@ def extra_of(call: Call) -> CallExtra | None:
     return None
 
 
-def extra_bytes(call: Call) -> int:
-    """About how many bytes `extra_of` takes."""
-    size = len(call.principal) + len(call.client_id) + len(call.call_id) + len(call.trace)
-    if call.chain:
-        size += sum(32 + len(entry.type) + len(entry.id) for entry in call.chain)
-    return size + 48 if size else 0
+def extra_bytes(extra: CallExtra) -> int:
+    """About how many bytes ``extra`` takes."""
+    size = 48 + len(extra.principal) + len(extra.client_id) + len(extra.call_id) + len(extra.trace)
+    if extra.chain:
+        size += sum(32 + len(entry.type) + len(entry.id) for entry in extra.chain)
+    return size
 
 
 def exact_head_bytes(call: Call) -> int:

@@ -1,4 +1,4 @@
-"""Twelve faults of one line each, planted in a copy of the packages: every one must be caught."""
+"""Faults of one line each, planted in a copy of the packages: every one must be caught."""
 
 from __future__ import annotations
 
@@ -45,14 +45,26 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "no check before a reply",
         "goverse/objects/activation.py",
-        "        self.check_may_leave(turn)\n",
-        "        pass\n",
+        "            raise failure\n        self.check_may_leave(turn)\n",
+        "            raise failure\n        pass\n",
     ),
     Mutant(
         "retry of unknown",
         "goverse/routing/persistence.py",
         "elif isinstance(error, LinkBroken) and not error.sent:",
         "elif isinstance(error, LinkBroken):",
+    ),
+    Mutant(
+        "retry of a forwarded unknown",
+        "goverse/routing/router.py",
+        "reply = await self._persist(call, attempt.owner, error)",
+        "reply = await self._persist(call, None, None)",
+    ),
+    Mutant(
+        "a turn in place beside another",
+        "goverse/objects/catalog.py",
+        "            or not activation.mailbox.idle\n",
+        "",
     ),
     Mutant(
         "stale view",
@@ -103,6 +115,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "    def on_message(self, message: bytes) -> None:\n        if self._stopped:\n",
         "    def on_message(self, message: bytes) -> None:\n        if False:\n",
         shows="ChunkFrame",
+    ),
+    Mutant(
+        "dropped cancel of a forwarded call",
+        "goverse/transport/inbound.py",
+        "            served.under_way.cancel()\n",
+        "            pass\n",
     ),
 )
 

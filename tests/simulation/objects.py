@@ -72,6 +72,20 @@ class Register(Recorded):
             raise ValueError("on purpose")
 
     @goverse.method
+    async def tick(self, token: str) -> list[int]:
+        """`write` that never waits: such a turn runs in place."""
+        with self.turn(token) as answer:
+            self.count += 1
+            return [*answer, self.count]
+
+    @goverse.method
+    async def trip(self, token: str) -> list[int]:
+        """`fail` that never waits."""
+        with self.turn(token):
+            self.count += 1000
+            raise ValueError("on purpose")
+
+    @goverse.method
     async def relay(self, token: str, path: list[str], work_s: float = 0.0) -> list[int]:
         """Write here, and from within the turn on the next object of ``path``."""
         with self.turn(token) as answer:

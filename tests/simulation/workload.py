@@ -22,8 +22,10 @@ OBJECTS = 12
 #: Kinds of calls and how often they are made.
 KINDS = {
     "write": 30,
+    "tick": 25,
     "read": 20,
     "fail": 5,
+    "trip": 3,
     "relay": 14,
     "friendly": 5,
     "crowd": 5,
@@ -67,7 +69,7 @@ class Wish:
     @property
     def counts(self) -> bool:
         """Whether the answer is activation, epoch and count."""
-        return self.method in ("write", "read", "relay", "keep", "introduce")
+        return self.method in ("write", "tick", "read", "relay", "keep", "introduce")
 
 
 class Workload:
@@ -123,6 +125,8 @@ class Workload:
         kind = choose.choices(list(KINDS), list(KINDS.values()))[0]
         if kind in ("read", "fail"):
             wish.method = kind
+        elif kind in ("tick", "trip"):
+            wish.method, wish.args = kind, {}
         elif kind == "relay":
             wish.method, wish.args = "relay", {"work_s": work_s / 4, "path": path}
         elif kind == "friendly":

@@ -22,6 +22,7 @@ from goverse_gate.clients import ClientLimits, Clients
 from goverse_gate.gate_service import GateService
 from goverse_gate.ingress import Ingress
 from goverse_gate.session import Sessions
+from tests.support.forwarding import Forwarding
 
 SHARDS = 4
 
@@ -71,7 +72,7 @@ class _Facts:
         return shard_of(id, SHARDS)
 
 
-class _Node:
+class _Node(Forwarding):
     """Each call in a task of its own, as it would come over a link."""
 
     def __init__(self, catalog: Catalog) -> None:

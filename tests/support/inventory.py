@@ -165,7 +165,9 @@ UNLIMITED = {
     "goverse/observability/ops_http.py:Connections._tasks": "one for each of ops.connections",
     "goverse/observability/ops_http.py:Request.params": _ONCE,
     "goverse/observability/ops_server.py:OpsServer._stop": _ONE,
+    "goverse/routing/router.py:Router._held": _CALLS,
     "goverse/routing/router.py:Router._targets": _MEMBERS,
+    "goverse/routing/router.py:Router._tasks": _CALLS,
     "goverse/sharding/planner.py:Plan.reasons": _SHARDS,
     "goverse/sharding/planner.py:PlanInput.pins": _SHARDS,
     "goverse/sharding/planner.py:_Planner._held": _ONCE,
@@ -175,6 +177,7 @@ UNLIMITED = {
     "goverse/sharding/planner.py:_Planner._urgent": _ONCE,
     "goverse/transport/framing.py:Splitter._data": "one incomplete message and "
     "one piece: the carrier reads no further, see its test",
+    "goverse/transport/inbound.py:Inbound._starting": _CALLS,
     "goverse/transport/link.py:Link._on_closed": _PARTS,
     "goverse/transport/loopback.py:LoopbackHub._listeners": _TEST,
     "goverse/transport/loopback.py:LoopbackHub.ends": _TEST,

@@ -78,6 +78,12 @@ class Target:
             raise
 
 
+class Plain(Target):
+    """A target that takes no forwarded calls, in no test: each call gets a task."""
+
+    forward = None
+
+
 class Held(Target):
     """Keeps every call until it is released."""
 

@@ -41,6 +41,7 @@ def test_L31_only_the_ingress_calls_into_the_cluster() -> None:
         # Not a client's call: the gate asks a node itself, see test_gate_ingress for clients.
         ("node_types.py", "self._pool.target(record.member, record.address)"),
     ]
+    assert named("forward") == [("ingress.py", "self._router")]
 
 
 def test_L31_the_router_is_given_to_the_ingress_alone() -> None:
@@ -53,7 +54,8 @@ def test_L31_the_router_is_given_to_the_ingress_alone() -> None:
     givings = [
         call for file, call in calls() if file == "app.py" and "Ingress" in ast.dump(call.func)
     ]
-    assert len(uses) == 1
+    closings = [found for found in ast.walk(tree) if ast.unparse(found) == "router.close"]
+    assert len(uses) == 1 + len(closings)
     assert next(ast.unparse(argument) for call in givings for argument in call.args) == "router"
     assert named("Router") == [("app.py", "")]
 

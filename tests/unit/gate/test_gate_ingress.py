@@ -31,11 +31,14 @@ from goverse.errors import (
 )
 from goverse.ids import NO_EPOCH, check_id, check_type
 from goverse.observability.metrics import Metrics
-from goverse_gate.ingress import Ingress, check_names
+from goverse_gate.ingress import Door, Ingress, check_names
 from tests.support.eventually import eventually
+from tests.support.forwarding import Forwarding, Told, both_ways
+
+way = both_ways(Door)
 
 
-class FakeRouter:
+class FakeRouter(Forwarding):
     """Answers by ``answer``; remembers what came."""
 
     def __init__(self, answer: Callable[[Call], Reply] | None = None) -> None:
@@ -299,3 +302,35 @@ async def test_a_door_is_gone_when_closed() -> None:
     gate.door.close()
     gate.door.close()
     assert gate.ingress.snapshot().doors == 0
+
+
+async def test_a_declined_call_is_counted_once_when_it_comes_again() -> None:
+    gate = Gate()
+    gate.router.forward = lambda call, receiver: None  # type: ignore[method-assign]
+    told = Told()
+    assert gate.door.forward(a_call(), told) is None
+    assert gate.ingress.snapshot().calls == 0 and gate.counted() == {}
+    await gate.ingress._invoke(gate.door, a_call())
+    assert gate.counted() == {("call", "ok"): 1}
+
+
+@pytest.mark.parametrize("error", [KeyError("secret"), NotOwner("moved"), Overloaded("full")])
+async def test_what_the_router_refuses_at_once_is_told_like_what_it_is_told_later(
+    error: Exception,
+) -> None:
+    gate = Gate()
+
+    def refuse(call: Call, receiver: object) -> None:
+        raise error
+
+    gate.router.forward = refuse  # type: ignore[assignment]
+    gate.router.answer = raising(error)
+    with pytest.raises(GoverseError) as at_once:
+        gate.door.forward(a_call(), Told())
+    with pytest.raises(GoverseError) as later:
+        await gate.ingress._invoke(gate.door, a_call())
+    assert type(at_once.value) is type(later.value)
+    assert at_once.value.message == later.value.message
+    assert at_once.value.executed is later.value.executed
+    assert gate.ingress.snapshot().calls == 0
+    assert gate.counted() == {("call", at_once.value.code): 2}

@@ -235,3 +235,22 @@ def test_an_observation_costs_less_than_a_microsecond() -> None:
     best = min(timeit.repeat(observe, number=100, repeat=20)) / 100 / len(types)
     # 0.2 microseconds where this was written; ten times that is still no cost to a call.
     assert best < 2e-6
+
+
+def test_a_child_found_once_counts_with_those_found_each_time() -> None:
+    histogram = Histogram("h", "", ("a",), (0.1, 1.0))
+    child = histogram.child("x")
+    assert histogram.children() == {}
+    child.observe(0.5)
+    histogram.observe(5.0, "x")
+    child.observe(0.05)
+    found = histogram.children()[("x",)]
+    assert found.counts == (1, 1, 1) and found.sum == pytest.approx(5.55)
+    for number in range(MAX_CHILDREN):
+        histogram.observe(0.0, f"{number}")
+    late = histogram.child("late")
+    late.observe(0.0)
+    assert ("late",) not in histogram.children()
+    assert sum(histogram.children()[(OTHER,)].counts) == 2
+    with pytest.raises(ValueError, match="labels"):
+        histogram.child("x", "y")

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from goverse.call import Call, Reply
+from goverse.call import Call, Receiver, Reply
 from goverse.cluster import Kind
 from goverse.config.settings import LimitSettings
 from goverse.coordination import Delete
@@ -28,6 +28,9 @@ from goverse.routing import Router
 from goverse.routing.budget import RetryBudget
 from goverse.testing.loop import sim_runtime
 from tests.support.fed_view import KEYS, Story, claim, node, told
+from tests.support.forwarding import Told, both_ways
+
+way = both_ways(Router)
 
 OK = Reply(b"ok")
 Outcome = Reply | GoverseError | Callable[[], GoverseError]
@@ -35,20 +38,32 @@ Outcome = Reply | GoverseError | Callable[[], GoverseError]
 
 @dataclass
 class Target:
-    """A `CallTarget` that answers what it is told to, and in the end always the same."""
+    """A `Forwarder` that answers what it is told to, and in the end always the same."""
 
     name: str
     then: Outcome = OK
     first: list[Outcome] = field(default_factory=list)
     calls: list[float] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
 
     async def invoke(self, call: Call) -> Reply:
-        self.calls.append(asyncio.get_running_loop().time())
-        assert len(self.calls) < 1_000, "called in a hot loop"
-        outcome = self.first.pop(0) if self.first else self.then
+        outcome = self._next(call)
         if isinstance(outcome, Reply):
             return outcome
-        raise outcome if isinstance(outcome, GoverseError) else outcome()
+        raise outcome
+
+    def forward(self, call: Call, receiver: Receiver) -> asyncio.Handle:
+        outcome, loop = self._next(call), asyncio.get_running_loop()
+        if isinstance(outcome, Reply):
+            return loop.call_soon(receiver.succeed, outcome)
+        return loop.call_soon(receiver.fail, outcome)
+
+    def _next(self, call: Call) -> Reply | GoverseError:
+        self.calls.append(asyncio.get_running_loop().time())
+        self.methods.append(call.method)
+        assert len(self.calls) < 1_000, "called in a hot loop"
+        outcome = self.first.pop(0) if self.first else self.then
+        return outcome if isinstance(outcome, Reply | GoverseError) else outcome()
 
 
 class Pool:
@@ -376,3 +391,69 @@ async def test_a_node_needs_a_local_target_and_a_gate_has_none(story: Story) -> 
     runtime = sim_runtime(1, "router", loop=story.loop)
     with pytest.raises(ValueError, match="local target"):
         Router(story.view, Pool(), "n1", None, LimitSettings(), runtime)
+
+
+# -- the two forms of a call ------------------------------------------------------------------
+
+
+@told
+async def test_a_call_does_not_overtake_one_that_waits_to_be_sent_again(story: Story) -> None:
+    """The owner is known again, and who waited for it has not been woken yet."""
+    setting = Setting(story)
+    await story.begin()
+    await story.step(claim(3, "n1"))
+    setting.pool["n1"].first = [NotOwner("moved", epoch=setting.epoch())]
+    first = setting.call("shard#3/x")
+    await setting.passes(0.1)
+    second: list[asyncio.Task[Reply]] = []
+
+    def arrives() -> None:
+        call = Call("Counter", "shard#3/x", "second", b"", story.loop.time() + 10)
+        assert setting.router.forward(call, Told()) is None
+        second.append(asyncio.create_task(setting.router.invoke(call)))
+
+    story.view.subscribe(lambda change: story.loop.call_soon(arrives))  # before it is woken
+    await story.step(Delete(KEYS.claim(3)), claim(3, "n2"))
+    assert await first is OK and await second[0] is OK
+    assert setting.pool["n2"].methods == ["add", "second"]
+    # Nothing holds anybody back any more.
+    assert not setting.router._held
+
+
+@told
+async def test_a_forwarded_call_that_is_cancelled_while_it_waits_is_told_nothing(
+    story: Story,
+) -> None:
+    setting = Setting(story)
+    await story.begin()
+    await story.step(claim(3, "n1"))
+    for then, passes_s in ((unsent(), 0.0), (NotOwner("moved", epoch=setting.epoch()), 0.2)):
+        setting.pool["n1"].first = [then]
+        receiver = Told()
+        call = Call("Counter", "shard#3/x", "add", b"", story.loop.time() + 10)
+        under_way = setting.router.forward(call, receiver)
+        assert under_way is not None
+        await setting.passes(passes_s)
+        receiver.cancelled = True
+        under_way.cancel()
+        under_way.cancel()
+        await setting.passes(0.1)
+        assert not setting.router._held and not len(setting.router._tasks)
+        assert story.view.snapshot().waiting == 0
+        setting.pool["n1"].first = []
+
+
+@told
+async def test_a_closed_router_sends_nothing_again(story: Story) -> None:
+    setting = Setting(story)
+    await story.begin()
+    await story.step(claim(3, "n1"))
+    await setting.router.close()
+    setting.pool["n1"].first = [unsent()]
+    receiver = Told()
+    call = Call("Counter", "shard#3/x", "add", b"", story.loop.time() + 10)
+    assert setting.router.forward(call, receiver) is not None
+    with pytest.raises(LinkBroken) as caught:
+        await receiver.future
+    assert caught.value.executed is Executed.NO
+    assert not setting.router._held and len(setting.pool["n1"].calls) == 1

@@ -12,6 +12,7 @@ from goverse.call import Call, Codec, Reply, Verb
 from goverse.config.settings import LimitSettings
 from goverse.errors import DeadlineExceeded, Executed, LinkBroken, Overloaded, TooLarge
 from goverse.transport.chunks import Assemblies, Stream
+from goverse.transport.link import Link
 from goverse.transport.wire import (
     CallFrame,
     CancelFrame,
@@ -22,7 +23,10 @@ from goverse.transport.wire import (
     WireError,
 )
 from tests.support.eventually import eventually
+from tests.support.forwarding import both_ways
 from tests.support.links import Held, Target, call, pair, raw_pair, virtual
+
+way = both_ways(Link, targets=(Target,))
 
 KB = 1024
 limits = replace(

@@ -11,6 +11,7 @@ import pytest
 from goverse.call import Call, Reply
 from goverse.config.settings import LimitSettings
 from goverse.errors import DeadlineExceeded, Executed, LinkBroken
+from goverse.transport.link import Link
 from goverse.transport.wire import (
     CallFrame,
     CancelFrame,
@@ -25,6 +26,7 @@ from goverse.transport.wire import (
     decode,
 )
 from tests.support.eventually import eventually
+from tests.support.forwarding import both_ways
 from tests.support.links import (
     MAX_MESSAGE,
     Held,
@@ -36,6 +38,8 @@ from tests.support.links import (
     raw_pair,
     virtual,
 )
+
+way = both_ways(Link, targets=(Target,))
 
 
 async def begin(ends: Pair, count: int = 1) -> list[asyncio.Task[Reply]]:
