@@ -58,7 +58,11 @@ def play(seed: int, *, show: bool = False) -> Result:
 
     async def main(loop: SimLoop) -> str:
         cluster = Cluster(
-            modules=("tests.simulation.objects", "tests.simulation.lively"),
+            modules=(
+                "tests.simulation.objects",
+                "tests.simulation.lively",
+                "tests.simulation.foreign",
+            ),
             nodes=0,
             gates=0,
             settings=SETTINGS,

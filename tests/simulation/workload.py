@@ -11,6 +11,7 @@ import goverse
 from goverse.client import Client
 from goverse.errors import GoverseError
 from goverse.ids import Epoch
+from tests.simulation.foreign import ForeignClient
 from tests.simulation.history import CallRecord, History
 from tests.simulation.lively import Lively, detail
 from tests.simulation.objects import Crowd, Friendly, Register
@@ -34,6 +35,7 @@ KINDS = {
     "flood": 4,
     "lively": 16,
     "existence": 3,
+    "foreign": 6,
     "wrong": 2,
 }
 CLASSES: dict[str, type[goverse.Object]] = {
@@ -83,6 +85,7 @@ class Workload:
         self._client = client
         self._history = history
         self._random = source
+        self._foreign = ForeignClient(client, history, source)
         self._number = 0
         self._stopping = False
 
@@ -147,6 +150,9 @@ class Workload:
             return
         elif kind == "lively":
             self._lively(wish)
+        elif kind == "foreign":
+            await self._foreign.one_call(id)
+            return
         elif kind == "existence":
             await self._change_existence(id)
             return

@@ -15,6 +15,7 @@ from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
 from goverse.testing.member import Kind, Member
+from tests.simulation.foreign import check_descriptions
 from tests.simulation.history import CallRecord, History
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
@@ -233,6 +234,9 @@ class Run:
                 )
         for task in self._background:
             await task
+        for member in self.cluster.members:
+            if member.alive and member.gate is not None:
+                await check_descriptions(member.gate, self.history)
 
     async def _check_rest(self) -> None:
         """Everything that waited or ran for a call is gone."""
