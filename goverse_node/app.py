@@ -36,6 +36,7 @@ from goverse_node.admin.service import AdminService
 from goverse_node.goverse_service import GoverseService
 from goverse_node.inbound import InboundLinks
 from goverse_node.local import LocalCalls
+from goverse_node.pushes import Pushes, PushesSnapshot
 from goverse_node.readiness import node_readiness
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class NodeSnapshot:
     pool: PoolSnapshot
     inbound_links: int
     local_calls: int
+    pushes: PushesSnapshot
 
 
 class Node:
@@ -71,6 +73,7 @@ class Node:
         self.admin: NodeAdmin
         self.inbound: InboundLinks
         self.local: LocalCalls
+        self.pushes: Pushes
         self._ready_grace_s = settings.node.ready_grace_s
 
     def readiness(self) -> Readiness:
@@ -85,6 +88,7 @@ class Node:
             self.pool.snapshot(),
             len(self.inbound),
             len(self.local),
+            self.pushes.snapshot(),
         )
 
 
@@ -133,6 +137,7 @@ async def run_node(
         local = LocalCalls()
         observer = RouterMetrics(metrics)
         router = Router(member.view, pool, name, local, limits, runtime, observer=observer)
+        pushes = Pushes(member.view, member.membership.valid, limits, metrics)
         catalog = Catalog(
             registry,
             _Facts(name, member, member.membership.valid),
@@ -141,13 +146,15 @@ async def run_node(
             limits,
             runtime,
             observer=TurnMetrics(metrics),
+            pushes=pushes,
         )
         local.bind(catalog)
-        inbound = InboundLinks(hello, catalog, links)
+        inbound = InboundLinks(hello, catalog, links, pushes.linked)
         member.prepare(catalog, metrics, drain_timeout_s=settings.node.drain_timeout_s)
 
         def lost(reason: str) -> None:
             catalog.discard_all(reason)
+            pushes.discard(reason)
             inbound.abort_all(reason)
             pool.abort_all(reason)
             metrics.leases_lost.inc()
@@ -155,7 +162,7 @@ async def run_node(
         member.membership.on_lost(lost)
         member.view.on_member_gone(inbound.drop)
         node = Node(name, member, catalog, pool, settings)
-        node.inbound, node.local = inbound, local
+        node.inbound, node.local, node.pushes = inbound, local, pushes
         node.admin = node_admin(name, member, coordinator, catalog, router, limits)
         _watch(metrics, node)
 
@@ -166,6 +173,7 @@ async def run_node(
         listener = await network.listen(settings.node.listen, inbound.accept, services=services)
         stack.push_async_callback(listener.close)
         stack.push_async_callback(inbound.close, LINK_CLOSE_S)
+        stack.push_async_callback(pushes.close, LINK_CLOSE_S)
         node.address = advertised(settings.node.advertise, listener.address)
         if settings.node.ops_listen != "off":
             node.ops_address = await _serve_operations(stack, settings, metrics, node, rule)
@@ -217,4 +225,5 @@ def _watch(metrics: Metrics, node: Node) -> None:
     node.member.watch(metrics)
     metrics.links.watch(lambda: len(node.pool.connected()) + len(node.inbound))
     metrics.calls_in_flight.watch(node.pool.calls_in_flight)
+    metrics.push_queue.watch(node.pushes.waiting)
     metrics.activations.watch(node.catalog.count_by_type)

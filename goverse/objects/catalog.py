@@ -46,6 +46,7 @@ from goverse.objects.background import Action, timer_turn
 from goverse.objects.context import CallDefaults
 from goverse.objects.definition import ObjectType
 from goverse.objects.description import TypesDescription
+from goverse.objects.messages import PushSink
 from goverse.objects.registry import Registry
 from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
 from goverse.objects.snapshots import (
@@ -90,6 +91,7 @@ class Catalog:
         runtime: Runtime,
         *,
         observer: ObjectObserver | None = None,
+        pushes: PushSink | None = None,
     ) -> None:
         self._registry = registry
         self._node = node
@@ -126,6 +128,7 @@ class Catalog:
             loop=loop,
             next_turn=itertools.count(1).__next__,
             run_work=self._run_work,
+            pushes=pushes,
             removed=self._removed,
         )
 
