@@ -18,7 +18,7 @@ class Message:
     :param json: the message as JSON. :param any: as a serialized Any if it is a protobuf message.
     """
 
-    __slots__ = ("_any", "holders", "json", "size", "type")
+    __slots__ = ("_any", "_made_any", "holders", "json", "size", "type")
 
     def __init__(self, type: str, json: bytes, any: bytes = b"") -> None:
         self.type = type
@@ -27,6 +27,7 @@ class Message:
         self.holders = 0
         """Buffers that it is in."""
         self._any = any
+        self._made_any = b""
 
     @property
     def is_protobuf(self) -> bool:
@@ -34,17 +35,23 @@ class Message:
 
     def as_any(self) -> bytes:
         """A serialized google.protobuf.Any: of the message itself, or for what is no protobuf
-        message, of a google.protobuf.Struct with its fields."""
+        message, of a google.protobuf.Struct with its fields. What a Struct cannot hold is in a
+        google.protobuf.StringValue, as JSON."""
         if self._any:
             return self._any
-        return _struct_in_any(self.json)
+        if not self._made_any:  # once for all clients
+            self._made_any = _packed_json(self.json)
+        return self._made_any
 
 
-def _struct_in_any(json: bytes) -> bytes:
-    from google.protobuf import any_pb2, json_format, struct_pb2
+def _packed_json(json: bytes) -> bytes:
+    from google.protobuf import any_pb2, json_format, struct_pb2, wrappers_pb2
 
     packed = any_pb2.Any()
-    packed.Pack(json_format.Parse(json, struct_pb2.Struct()), deterministic=True)
+    try:
+        packed.Pack(json_format.Parse(json, struct_pb2.Struct()), deterministic=True)
+    except (json_format.ParseError, ValueError, RecursionError):  # an array, or too deep
+        packed.Pack(wrappers_pb2.StringValue(value=json.decode("utf-8", "replace")))
     return packed.SerializeToString()
 
 

@@ -111,4 +111,4 @@ def _message(attachment: Attachment, item: Item) -> bytes:
 
 
 async def _write(send: Send, text: bytes) -> None:
-    await send({"type": "websocket.send", "text": text.decode()})
+    await send({"type": "websocket.send", "text": text.decode("utf-8", "replace")})

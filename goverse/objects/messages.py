@@ -6,6 +6,7 @@ protobuf message travels in its own encoding too.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar, dataclass_transform, overload
@@ -21,6 +22,7 @@ from goverse.transport.pushes import Push
 T = TypeVar("T")
 
 _NAME = "__goverse_message__"
+_BREAK = re.compile(rb"[\r\n]")
 
 MAX_CLIENTS = 100_000
 """Clients that one push may name."""
@@ -160,10 +162,22 @@ def _push(clients: tuple[str, ...] | None, message: object, verb: str) -> None:
     except encoding.EncodingFault as fault:
         where = f"{name}.{fault.path}" if fault.path else name
         raise InvalidArgument(f"the message {where} cannot be pushed: {fault.why}") from None
+    json = _in_one_line(name, json)
     any = foreign.pack_any(message) if foreign.is_protobuf(type(message)) else b""
     made = Push(name, json, any, clients)
     if clients is None or clients:
         frame.push(made)
+
+
+def _in_one_line(name: str, json: bytes) -> bytes:
+    """Line breaks end an event of an event stream, and text must be text. What is neither can
+    only come out of a msgspec.Raw."""
+    try:
+        if not json.isascii():
+            json.decode()
+        return msgspec.json.format(json, indent=-1) if _BREAK.search(json) else json
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"the message {name} is not JSON: {error}") from None
 
 
 def refuse_outside_of_turns(push: Push) -> None:

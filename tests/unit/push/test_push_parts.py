@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from google.protobuf import struct_pb2
+from google.protobuf import any_pb2, struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,6 +118,22 @@ def test_no_bytes_break_whoever_takes_pushes(payload: bytes) -> None:
         tally_of(Reply(payload))
     except InvalidArgument:
         pass
+
+
+@pytest.mark.parametrize(
+    ("json", "kind"),
+    [
+        (b'{"a": [1, {"b": null}]}', "Struct"),
+        (b"[1, 2]", "StringValue"),
+        (b'{"a":' * 300 + b"1" + b"}" * 300, "StringValue"),
+        (b'{"a": "\xff"}', "StringValue"),
+    ],
+)
+def test_every_message_has_a_form_for_existing_clients(json: bytes, kind: str) -> None:
+    message = Message("Odd", json)
+    packed = any_pb2.Any.FromString(message.as_any())
+    assert packed.type_url == f"type.googleapis.com/google.protobuf.{kind}"
+    assert message.as_any() is message.as_any()
 
 
 # -- buffers

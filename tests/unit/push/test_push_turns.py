@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 from google.protobuf import struct_pb2
 
@@ -22,6 +23,13 @@ class Odd:
 
     value: float = 0.0
     deep: list[dict[int, str]] = []
+
+
+@goverse.message
+class Raw:
+    """Holds JSON as somebody wrote it."""
+
+    body: msgspec.Raw
 
 
 class Pusher(goverse.Object, reentrancy="allow"):
@@ -51,6 +59,12 @@ class Pusher(goverse.Object, reentrancy="allow"):
             goverse.push(client, Odd(deep=[{}, {1: "x"}]))
         elif what == "plain":
             goverse.push(client, {"number": 1})
+        elif what == "lines":
+            goverse.push(client, Raw(msgspec.Raw(b'{"a":\n\r\n 1}')))
+        elif what == "no json":
+            goverse.push(client, Raw(msgspec.Raw(b"\n\nevent: register")))
+        elif what == "no text":
+            goverse.push(client, Raw(msgspec.Raw(b'"\xff"')))
         elif what == "id":
             goverse.push([5], Note(1))  # type: ignore[list-item]
         elif what == "nobody":
@@ -138,6 +152,8 @@ def test_what_cannot_be_pushed_is_refused_with_its_path(
             (pusher.odd, "keys", "InvalidArgument"),
             (pusher.odd, "plain", "TypeError"),
             (pusher.odd, "id", "TypeError"),
+            (pusher.odd, "no json", "InvalidArgument"),
+            (pusher.odd, "no text", "InvalidArgument"),
             (pusher.large, 256 * 1024, "TooLarge"),
         ):
             with pytest.raises(ObjectFailed) as failed:
@@ -156,6 +172,17 @@ def test_what_cannot_be_pushed_is_refused_with_its_path(
         await cluster.wait_until(lambda: bool(heard))
         await elapse(1)
         assert heard == [Note(1)]
+
+    virtually(test)
+
+
+def test_a_message_is_one_line_whatever_it_holds() -> None:
+    async def test(cluster: Cluster, client: goverse.client.Client, heard: list[Note]) -> None:
+        got: list[Raw] = []
+        client.on(Raw, got.append)
+        await client.get(Pusher, "a").odd("lines")
+        await cluster.wait_until(lambda: bool(got))
+        assert bytes(got[0].body) == b'{"a":1}'
 
     virtually(test)
 
