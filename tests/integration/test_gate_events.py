@@ -17,6 +17,7 @@ from google.protobuf import any_pb2, struct_pb2
 
 from goverse.config.settings import LimitSettings
 from goverse_gate.app import Gate
+from goverse_gate.buffer import Message
 from goverse_gate.events import EventStream as EventStreams
 from goverse_gate.events import OwnEvents
 from goverse_gate.http_app import HttpApp, HttpLimits
@@ -160,30 +161,35 @@ async def test_L25_who_comes_back_in_time_is_the_same_client_and_misses_nothing(
     again.abort()
 
 
-async def test_L25_a_stream_outlives_the_timeouts_of_its_server(
-    world: World, stack: AsyncExitStack
-) -> None:
-    gate = await stack.enter_async_context(world.gate())
+async def impatient(gate: Gate, stack: AsyncExitStack) -> str:
+    """The gate's event streams on a listener that waits for nothing; its address."""
     limits = HttpLimits(
-        write_timeout_s=0.05,
+        write_timeout_s=0.1,
         keep_alive_timeout_s=0.05,
         head_timeout_s=0.05,
         body_timeout_s=0.05,
         heartbeat_s=0.02,
     )
-    events = EventStreams(gate.clients, 0.02, random.Random(1), OwnEvents())
     app = HttpApp(
         Doors(gate.ingress.door(client_id="", max_calls=1)),
         limits,
-        fronts={b"/v1/events": events},
+        fronts={b"/v1/events": EventStreams(gate.clients, 0.02, random.Random(1), OwnEvents())},
         websockets={b"/v1/events": WebSocketEvents(gate.clients, 0.02)},
     )
     server = await open_http(app, limits, "127.0.0.1:0")
     stack.push_async_callback(server.close, 0.0)
-    stream = await EventStream.open(server.address)
+    return server.address
+
+
+async def test_L25_a_stream_outlives_the_timeouts_of_its_server(
+    world: World, stack: AsyncExitStack
+) -> None:
+    gate = await stack.enter_async_context(world.gate())
+    address = await impatient(gate, stack)
+    stream = await EventStream.open(address)
     await stream.register()
     await call(gate, "join", token=stream.token)
-    async with websockets.connect(f"ws://{server.address}/v1/events") as socket:
+    async with websockets.connect(f"ws://{address}/v1/events") as socket:
         await call(gate, "join", token=json.loads(await socket.recv())["token"])
         for _ in range(20):
             await stream.next("heartbeat")
@@ -256,6 +262,32 @@ async def test_L24_L26_a_reader_that_stalls_loses_messages_and_holds_up_nobody(
     await eventually(lambda: sum(outcomes(world.metrics["g1"]).values()) == sent + 5)
     for stream in (stalls, fast):
         stream.abort()
+
+
+UPGRADE = {
+    "connection": "Upgrade",
+    "upgrade": "websocket",
+    "sec_websocket_version": "13",
+    "sec_websocket_key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+@pytest.mark.parametrize("headers", [{}, UPGRADE], ids=["events", "websocket"])
+async def test_L24_a_reader_that_reads_nothing_at_all_is_cut_off(
+    world: World, stack: AsyncExitStack, headers: dict[str, str]
+) -> None:
+    gate = await stack.enter_async_context(world.gate())
+    address = await impatient(gate, stack)
+    stalls = await EventStream.open(address, limit=1024, **headers)
+    assert stalls.status == (101 if headers else 200)
+    message = Message("Note", b'"%s"' % (b"x" * 60_000))
+
+    def cut() -> bool:
+        gate.clients.put(gate.clients.ids()[0], message)
+        return gate.snapshot().clients.away == 1
+
+    await eventually(cut)
+    stalls.abort()
 
 
 async def test_L26_what_waits_for_a_client_that_never_returns_is_not_delivered(
