@@ -1,4 +1,4 @@
-"""Six faults of one line each, planted in a copy of the packages: every one must be caught."""
+"""Faults of one line each, planted in a copy of the packages: every one must be caught."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "goverse/routing/persistence.py",
         "elif isinstance(error, LinkBroken) and not error.sent:",
         "elif isinstance(error, LinkBroken):",
+    ),
+    Mutant(
+        "push before success",
+        "goverse/objects/turn.py",
+        "        self.pushes.append(push)\n",
+        "        activation.services.pushes.send([push])\n",
     ),
     Mutant(
         "stale view",

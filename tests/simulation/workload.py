@@ -11,9 +11,9 @@ import goverse
 from goverse.client import Client
 from goverse.errors import GoverseError
 from goverse.ids import Epoch
-from tests.simulation.history import CallRecord, History
+from tests.simulation.history import CallRecord, Heard, History
 from tests.simulation.lively import Lively, detail
-from tests.simulation.objects import Crowd, Friendly, Register
+from tests.simulation.objects import Crowd, Friendly, Register, Wrote
 from tests.support.virtual import elapse
 
 OBJECTS = 12
@@ -82,6 +82,10 @@ class Workload:
         self._random = source
         self._number = 0
         self._stopping = False
+        client.on(Wrote, self._heard)
+
+    def _heard(self, message: Wrote) -> None:
+        self._history.got(Heard(message.token, message.client, message.activation, message.count))
 
     def stop(self) -> None:
         self._stopping = True
