@@ -31,8 +31,8 @@ from goverse.errors import (
 from goverse.transport.grpc_status import error_of
 from goverse.transport.pb.gate import gate_pb2 as pb
 from goverse.transport.pb.gate.gate_pb2_grpc import GateServiceStub
-from goverse.transport.tcp_network import TcpNetwork
 from goverse.transport.pushes import Outcome
+from goverse.transport.tcp_network import TcpNetwork
 from goverse_gate.buffer import Message as Pushed
 from tests.support.eventually import eventually
 from tests.support.hosted import Hosted, hosted
