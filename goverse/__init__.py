@@ -25,6 +25,7 @@ from goverse.errors import (
 from goverse.objects.access import create, delete, get, options
 from goverse.objects.context import Context, context
 from goverse.objects.definition import Object, method
+from goverse.objects.messages import broadcast, message, push
 
 __all__ = [
     "ApplicationError",
@@ -46,10 +47,13 @@ __all__ = [
     "TooLarge",
     "Unauthenticated",
     "Unavailable",
+    "broadcast",
     "context",
     "create",
     "delete",
     "get",
+    "message",
     "method",
     "options",
+    "push",
 ]

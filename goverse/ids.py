@@ -5,6 +5,8 @@ Only value types and their validation live here; nothing here does I/O.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import random
 import re
 from typing import NamedTuple
@@ -90,3 +92,20 @@ def check_member_name(name: str) -> str:
 def new_token(source: random.Random) -> str:
     """128 random bits as 32 hexadecimal digits: incarnations, client ids, cluster ids."""
     return f"{source.getrandbits(128):032x}"
+
+
+@functools.lru_cache(maxsize=4096)
+def gate_tag(name: str) -> str:
+    """What the client ids of the gate ``name`` begin with: members find the gate by it, and
+    clients learn no host's name from it. 64 bits, so that no two gates share one."""
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def new_client_id(gate: str, source: random.Random) -> str:
+    """An id for a client of the gate with this name: its tag, then 128 random bits."""
+    return gate_tag(gate) + new_token(source)
+
+
+def tag_of_client(client_id: str) -> str:
+    """The `gate_tag` in a client id; for what is no client id, a tag that no gate has."""
+    return client_id[:16]

@@ -13,33 +13,39 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from goverse.aio.limits import Bounded, Limit, fullest
+from goverse.aio.runtime import Runtime
+from goverse.call import CallTarget
 from goverse.cluster.member import GateMember, MemberSnapshot
 from goverse.cluster.records import Kind
 from goverse.cluster.registration import Identity
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.addresses import advertised, member_name
-from goverse.config.settings import LimitSettings, Settings
-from goverse.ids import MemberId, new_token
+from goverse.config.settings import Settings
+from goverse.errors import PermissionDenied
+from goverse.ids import MemberId
 from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
 from goverse.routing import Router
 from goverse.routing.metrics import RouterMetrics
 from goverse.transport.hello import Hello, Role, our_hello
-from goverse.transport.link import LinkConfig
+from goverse.transport.link import Link, LinkConfig
 from goverse.transport.pool import LinkPool, PoolSnapshot
-from goverse_gate.clients import ClientLimits, Clients, ClientsSnapshot
+from goverse_gate.clients import Clients, ClientsSnapshot
+from goverse_gate.events import CompatibleEvents, EventStream, OwnEvents
 from goverse_gate.gate_service import GateService, GateServiceSnapshot
 from goverse_gate.http_app import HttpApp, HttpLimits, HttpSnapshot
 from goverse_gate.http_compat import CompatibleCalls
-from goverse_gate.http_front import Front
+from goverse_gate.http_front import Doors, Front
 from goverse_gate.http_server import HttpServer, HttpServerSnapshot, open_http
 from goverse_gate.ingress import Ingress, IngressSnapshot
 from goverse_gate.node_links import NodeLinks
 from goverse_gate.node_types import NodeTypes, NodeTypesSnapshot
 from goverse_gate.openapi_page import OpenApiPage
+from goverse_gate.pushes import PushTarget
 from goverse_gate.readiness import gate_readiness
 from goverse_gate.session import Sessions, SessionsSnapshot
+from goverse_gate.websocket import WebSocketEvents
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +117,7 @@ class Gate:
     async def drain(self, timeout_s: float) -> None:
         """Take no new calls, and let those of clients end within ``timeout_s``."""
         self.stopping = True
+        self.clients.close("this gate is stopping")
         closing = [self.sessions.close(timeout_s), self.gate_service.close(timeout_s)]
         if self._http_server is not None:
             closing.append(self._http_server.close(timeout_s))
@@ -157,7 +164,14 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
             return our_hello(Role.GATE, now) if now is not None else None
 
         links = LinkConfig(limits, runtime, name)
-        pool = LinkPool(network, hello, links)
+
+        def serve(theirs: Hello, link: Link) -> CallTarget:
+            # The gate has dialled it, at an address that the coordinator gave.
+            if theirs.role is not Role.NODE:
+                raise PermissionDenied(f"pushes come from nodes, not from a {theirs.role.value}")
+            return pushes
+
+        pool = LinkPool(network, hello, links, serve)
         stack.push_async_callback(pool.close, LINK_CLOSE_S)
         node_links = NodeLinks(member.view, member.membership, pool)
         router = Router(
@@ -166,16 +180,23 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
         stack.push_async_callback(router.close)
         ingress = Ingress(router, limits, metrics)
 
+        clients = Clients(
+            ingress,
+            name,
+            limits,
+            runtime.random,
+            metrics,
+            resume_grace_s=settings.gate.resume_grace_s,
+        )
+        pushes = PushTarget(clients)
+
         def identity_for_clients() -> MemberId:
             return member.membership.member or MemberId(name, "")
 
-        sessions = Sessions(ingress, identity_for_clients, links, runtime.random)
+        sessions = Sessions(clients, identity_for_clients, links)
         gate = Gate(name, member, pool, ingress, sessions)
-        client_limits = ClientLimits(
-            max_clients=limits.max_sessions, max_calls=limits.max_session_calls
-        )
-        gate.clients = Clients(ingress, lambda: new_token(runtime.random), client_limits)
-        gate.gate_service = GateService(ingress, gate.clients, limits)
+        gate.clients = clients
+        gate.gate_service = GateService(ingress, clients, limits)
         stack.push_async_callback(gate.node_types.close)
         _watch(metrics, gate)
 
@@ -187,7 +208,7 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
             gate.ops_address = await _serve_operations(stack, settings, metrics, gate)
         stack.push_async_callback(gate.drain, settings.gate.shutdown_timeout_s)
         if settings.gate.http_listen != "off":
-            await _serve_http(settings, limits, gate)
+            await _serve_http(settings, runtime, gate)
 
         identity = Identity(
             kind=Kind.GATE,
@@ -205,14 +226,21 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
         yield gate
 
 
-async def _serve_http(settings: Settings, limits: LimitSettings, gate: Gate) -> None:
-    http_limits = HttpLimits.of(limits)
+async def _serve_http(settings: Settings, runtime: Runtime, gate: Gate) -> None:
+    http_limits = HttpLimits.of(settings.limits)
     door = gate.ingress.door(client_id="", max_calls=http_limits.max_requests)
+    clients, heartbeat_s = gate.clients, settings.gate.event_heartbeat_s
+    doors = Doors(door, clients.caller)
     fronts: dict[bytes, Front] = {
-        CompatibleCalls.prefix: CompatibleCalls(door),
+        CompatibleCalls.prefix: CompatibleCalls(doors),
         OpenApiPage.prefix: OpenApiPage(gate.node_types),
+        b"/v1/events": EventStream(clients, heartbeat_s, runtime.random, OwnEvents()),
+        b"/api/v1/events/stream": EventStream(
+            clients, heartbeat_s, runtime.random, CompatibleEvents()
+        ),
     }
-    app = HttpApp(door, http_limits, settings.gate.allowed_origins, fronts)
+    websockets = {b"/v1/events": WebSocketEvents(clients, heartbeat_s)}
+    app = HttpApp(doors, http_limits, settings.gate.allowed_origins, fronts, websockets)
     gate.serve_http(app, await open_http(app, http_limits, settings.gate.http_listen))
 
 
@@ -235,8 +263,8 @@ def _watch(metrics: Metrics, gate: Gate) -> None:
     """Gauges are read from the parts themselves, when somebody asks."""
     metrics.member = gate.name
     gate.member.watch(metrics)
-    metrics.sessions.watch(
-        lambda: gate.sessions.snapshot().sessions + gate.clients.snapshot().clients
-    )
+    metrics.sessions.watch(lambda: gate.sessions.snapshot().sessions)
+    metrics.clients.watch(gate.clients.by_transport)
+    metrics.push_queue.watch(gate.clients.waiting)
     metrics.links.watch(lambda: len(gate.pool.connected()))
     metrics.calls_in_flight.watch(gate.pool.calls_in_flight)

@@ -31,6 +31,8 @@ from goverse.errors import (
 )
 from goverse.transport.grpc_status import status_of
 from goverse.transport.pb.gate import gate_pb2 as pb
+from goverse_gate.attachment import Attachment, Transport, Wake
+from goverse_gate.buffer import Batch
 from goverse_gate.clients import Clients
 from goverse_gate.ingress import Door, Ingress
 
@@ -78,6 +80,7 @@ class GateService:
         self._doors: dict[str, Door] = {}
         self._calls = 0
         self._held_bytes = 0
+        self._streams = 0
         self._closing = False
         self._at_rest = asyncio.Event()
 
@@ -103,7 +106,8 @@ class GateService:
         yield Limit("gate_service.held_bytes", self._held_bytes, most)
 
     async def close(self, timeout_s: float) -> None:
-        """Take no new calls, let those in flight end within ``timeout_s``, then end streams."""
+        """Take no new calls, let those in flight end within ``timeout_s``, and streams that
+        `Clients.close` has ended write what is queued."""
         self._closing = True
         if self._calls:
             self._at_rest.clear()
@@ -112,21 +116,40 @@ class GateService:
                     await self._at_rest.wait()
             except TimeoutError:
                 log.warning("%d calls over gRPC are cut off by the stop", self._calls)
-        await self._clients.close(_STREAMS_CLOSE_S)
+        if self._streams:
+            self._at_rest.clear()
+            try:
+                async with asyncio.timeout(_STREAMS_CLOSE_S):
+                    await self._at_rest.wait()
+            except TimeoutError:
+                pass  # They do not read. Their connections end with the listener.
 
     # -- the stream
 
     async def _register(self, _: bytes, context: Any) -> None:
+        wake = Wake()
         try:
-            client = self._clients.register(context.peer())
+            attachment = self._clients.connect(Transport.GRPC, wake)
         except Exception as error:
             await _refuse(context, error)
             return
+        attachment.client.peer = context.peer()
+        self._streams += 1
         try:
-            await context.write(_packed(pb.RegisterResponse(client_id=client.client_id)))
-            await client.drain(context.write)
+            registered = pb.RegisterResponse(client_id=attachment.client_id)
+            await context.write(_packed(registered))
+            while True:
+                if batch := attachment.take(1):
+                    await _write(attachment, batch, context)
+                elif attachment.ended:
+                    break
+                else:
+                    await wake.wait(None)
         finally:
-            self._clients.remove(client)
+            attachment.detach()
+            self._streams -= 1
+            if not self._streams:
+                self._at_rest.set()
         await _refuse(context, Unavailable("this gate is stopping"))
 
     # -- calls
@@ -176,7 +199,7 @@ class GateService:
             client_id=request.client_id,
         )
         if request.client_id:
-            door = self._clients.of_connection(request.client_id, origin.peer).door
+            door = self._clients.of_connection(request.client_id, origin.peer)
             reply = await door.invoke(call)
         else:
             reply = await self._invoke(call, origin)
@@ -224,6 +247,21 @@ class GateService:
             if not door.calls and self._doors.get(origin.peer) is door:
                 del self._doors[origin.peer]
                 door.close()
+
+
+async def _write(attachment: Attachment, batch: Batch, context: Any) -> None:
+    """Write one message. The one that is being written waits there if the client does not read,
+    and the others in the client's buffer, which is bounded."""
+    written = False
+    try:
+        for item in batch.items:
+            await context.write(item.message.as_any())
+        written = True
+    finally:
+        if written:
+            attachment.confirm(batch.items)
+        else:
+            attachment.put_back(batch)
 
 
 async def _refuse(context: Any, error: Exception) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from goverse.aio.limits import Limit
-from goverse.call import Call, CallTarget, Codec
+from goverse.call import Call, Codec
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     Executed,
     GoverseError,
     Internal,
     InvalidArgument,
+    NotFound,
     Overloaded,
     TooLarge,
 )
@@ -34,9 +35,12 @@ from goverse_gate.http_calls import (
     parse_target,
     problem,
 )
-from goverse_gate.http_front import Bodies, Front, Request
+from goverse_gate.http_front import Bodies, Doors, Front, Request, WebSocketFront
 
 log = logging.getLogger(__name__)
+
+#: Most requests are calls, and need not look for a front.
+_CALLS = b"/v1/objects/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,9 @@ class HttpLimits:
     head_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
     write_timeout_s: float = 30.0
-    """How long a client may leave an answer unread."""
+    """How long a client may read nothing of an answer, or answer no ping of a WebSocket."""
+    heartbeat_s: float = 15.0
+    """How often a WebSocket is pinged."""
     keep_alive_timeout_s: float = 75.0
 
     @classmethod
@@ -78,21 +84,24 @@ class HttpSnapshot:
 class HttpApp:
     """The ASGI application.
 
-    :param door: where the calls go.
+    :param doors: where the calls go.
     :param limits: sizes and times.
     :param allowed_origins: web pages that may call; ``*`` is all of them.
-    :param fronts: what else is served here, by the beginning of the raw path.
+    :param fronts: what else is served here, by the raw path, or by its beginning up to a slash.
+    :param websockets: the same for WebSockets, by the raw path.
     """
 
     def __init__(
         self,
-        door: CallTarget,
+        doors: Doors,
         limits: HttpLimits,
         allowed_origins: tuple[str, ...] = (),
         fronts: Mapping[bytes, Front] | None = None,
+        websockets: Mapping[bytes, WebSocketFront] | None = None,
     ) -> None:
-        self._door = door
+        self._doors = doors
         self._fronts = fronts or {}
+        self._websockets = websockets or {}
         self._limits = limits
         self._origins = frozenset(origin.encode() for origin in allowed_origins)
         self._requests = 0
@@ -107,7 +116,8 @@ class HttpApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            raise RuntimeError(f"{scope['type']} is not served here")
+            await self._websocket(scope, receive, send)
+            return
         cors: Headers = []
         front = self._front_of(scope["raw_path"])
         self._requests += 1
@@ -138,11 +148,31 @@ class HttpApp:
         await answer(send, 200, headers + cors if cors else headers, result)
 
     def _front_of(self, raw_path: bytes) -> Front | None:
-        if not raw_path.startswith(b"/v1/"):
-            for prefix, front in self._fronts.items():
-                if raw_path.startswith(prefix):
+        if not raw_path.startswith(_CALLS):
+            for path, front in self._fronts.items():
+                if raw_path == path or (path.endswith(b"/") and raw_path.startswith(path)):
                     return front
         return None
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._requests += 1
+        try:
+            if self._requests > self._limits.max_requests:
+                raise Overloaded("the gate has as many requests in flight as it takes")
+            front = self._websockets.get(scope["raw_path"])
+            if front is None:
+                raise NotFound("there is no WebSocket at this path")
+            head = parse_head(scope["headers"])
+            # Browsers ask nobody before they open one, so this look is the only one there is.
+            check_reader(head, self._origins)
+            await front.serve_websocket(Request(self._bodies, scope, head, [], receive, send))
+        except GoverseError as error:
+            status, headers, body = problem(error)
+            kind = "websocket.http.response"
+            await send({"type": f"{kind}.start", "status": status, "headers": headers})
+            await send({"type": f"{kind}.body", "body": body})
+        finally:
+            self._requests -= 1
 
     async def _serve(self, front: Front, request: Request) -> None:
         check = check_reader if request.method == "GET" else check_origin
@@ -158,6 +188,7 @@ class HttpApp:
         if scope["query_string"]:
             raise InvalidArgument("arguments go into the body, not into a query string")
         check_origin(head, self._origins)
+        door = self._doors.of(head)
         call = Call(
             type=target.type,
             id=target.id,
@@ -172,7 +203,7 @@ class HttpApp:
         try:
             await self._bodies.read(scope, head, now, receive, chunks)
             call.payload = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            reply = await self._door.invoke(call)
+            reply = await door.invoke(call)
         finally:
             self._bodies.release(chunks)
         if reply.codec is not Codec.JSON:
@@ -188,7 +219,8 @@ class HttpApp:
             (b"access-control-allow-methods", b"GET, POST"),
             (
                 b"access-control-allow-headers",
-                b"content-type, goverse-timeout, goverse-call-id, traceparent",
+                b"content-type, goverse-timeout, goverse-call-id, goverse-client-id, "
+                b"goverse-client-token, last-event-id, traceparent",
             ),
             (b"access-control-max-age", b"600"),
         ]

@@ -40,6 +40,9 @@ _MEANT = frozenset(
         b"origin",
         b"goverse-timeout",
         b"goverse-call-id",
+        b"goverse-client-id",
+        b"goverse-client-token",
+        b"last-event-id",
         b"traceparent",
     ]
 )
@@ -73,6 +76,9 @@ class Head:
     content_length: int = -1
     timeout_s: float = 0.0
     call_id: bytes = b""
+    client_id: str = ""
+    client_token: str = ""
+    last_event_id: str = ""
     trace: str = ""
 
 
@@ -150,6 +156,12 @@ def parse_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
             head.timeout_s = parse_timeout(value)
         elif name == b"goverse-call-id":
             head.call_id = value or b"empty"
+        elif name == b"goverse-client-id":
+            head.client_id = value.decode("latin-1") or "empty"
+        elif name == b"goverse-client-token":
+            head.client_token = value.decode("latin-1") or "empty"
+        elif name == b"last-event-id":
+            head.last_event_id = value.decode("latin-1")
         elif name == b"traceparent":
             head.trace = value.decode("latin-1")
     return head

@@ -25,7 +25,7 @@ import msgspec
 from goverse.call import Call, CallTarget, Codec, Verb
 from goverse.errors import Executed, GoverseError, Internal, InvalidArgument, NotFound
 from goverse_gate.http_calls import Headers, not_allowed, problem, unquote_part
-from goverse_gate.http_front import Request
+from goverse_gate.http_front import Doors, Request
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +50,13 @@ _decode_nothing = msgspec.json.Decoder(_NoBody).decode
 class CompatibleCalls:
     """Serves those paths.
 
-    :param door: where the calls go.
+    :param doors: where the calls go.
     """
 
     prefix = b"/api/v1/objects/"
 
-    def __init__(self, door: CallTarget) -> None:
-        self._door = door
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
 
     async def serve(self, request: Request) -> None:
         """Answer ``request``. Raises errors of `goverse.errors`."""
@@ -64,6 +64,7 @@ class CompatibleCalls:
         if request.scope["query_string"]:
             raise InvalidArgument("arguments go into the body, not into a query string")
         head = request.head
+        door = self._doors.of(head)
         now = asyncio.get_running_loop().time()
         call = Call(
             type=names[0],
@@ -76,18 +77,18 @@ class CompatibleCalls:
         )
         body = await request.body()
         if action == b"call":
-            answer = await self._call(call, body)
+            answer = await self._call(door, call, body)
         else:
             _parsed(_decode_nothing, body)
             call.verb = Verb.CREATE if action == b"create" else Verb.DELETE
-            await self._door.invoke(call)
+            await door.invoke(call)
             answer = {"id": call.id} if action == b"create" else {"success": True}
         await request.answer(200, msgspec.json.encode(answer))
 
-    async def _call(self, call: Call, body: bytes) -> dict[str, object]:
+    async def _call(self, door: CallTarget, call: Call, body: bytes) -> dict[str, object]:
         call.payload = _parsed(_decode_call, body).request or b""
         call.codec = Codec.ANY
-        reply = await self._door.invoke(call)
+        reply = await door.invoke(call)
         if reply.codec is not Codec.ANY:
             log.error("%s was answered in codec %r, not in an Any", call, reply.codec)
             raise Internal("the answer is not a google.protobuf.Any", executed=Executed.YES)
@@ -95,12 +96,17 @@ class CompatibleCalls:
 
     def refusal(self, error: GoverseError) -> tuple[int, Headers, bytes]:
         """Status, headers and body that tell a client of ``error``."""
-        status, headers, _ = problem(error)
-        text = error.message.encode("utf-8", "replace").decode()
-        body = msgspec.json.encode({"error": text, "code": error.code})
-        kept = [header for header in headers if not header[0].startswith(b"content-")]
-        executed = (b"goverse-executed", error.executed.value.encode())
-        return status, [*_json(body), executed, *kept], body
+        return compatible_problem(error)
+
+
+def compatible_problem(error: GoverseError) -> tuple[int, Headers, bytes]:
+    """Status, headers and body that tell an existing client of ``error``."""
+    status, headers, _ = problem(error)
+    text = error.message.encode("utf-8", "replace").decode()
+    body = msgspec.json.encode({"error": text, "code": error.code})
+    kept = [header for header in headers if not header[0].startswith(b"content-")]
+    executed = (b"goverse-executed", error.executed.value.encode())
+    return status, [*_json(body), executed, *kept], body
 
 
 def _json(body: bytes) -> Headers:

@@ -20,6 +20,7 @@ from goverse_gate.asgi import Application, Receive, Scope, Send, answer
 from goverse_gate.http_app import HttpLimits
 from goverse_gate.http_calls import HttpProblem, problem
 from goverse_gate.http_front import BODY_ARRIVED
+from goverse_gate.stall import StallTimer
 
 #: Where a scope holds its connection; ASGI leaves names with a prefix to servers.
 CONNECTION = "goverse.connection"
@@ -54,7 +55,8 @@ class HttpConnection(HttpToolsProtocol):
         self._head_bytes = 0
         self._read_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
+        self._upgraded = False
+        self._stall: StallTimer | None = None
         self._refusal: GoverseError | None = None
 
     # What asyncio calls.
@@ -64,6 +66,9 @@ class HttpConnection(HttpToolsProtocol):
         if len(self.connections) > self.limits.max_connections:
             self._refuse(Overloaded("the gate has as many connections as it takes"))
             return
+        self._stall = StallTimer(
+            self.loop, self.limits.write_timeout_s, self.transport.get_write_buffer_size, self.abort
+        )
         self._watch_head()
 
     def data_received(self, data: bytes) -> None:
@@ -71,6 +76,8 @@ class HttpConnection(HttpToolsProtocol):
             return
         self._read_bytes = len(data)
         super().data_received(data)
+        if self._upgraded:
+            return
         if self._in_head or self.cycle is None or self.cycle.response_complete:
             if self._in_head:
                 # Where in its first read a head began is not known: that read counts nothing,
@@ -87,23 +94,20 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        for timer in (self._head_timer, self._write_timer):
-            if timer is not None:
-                timer.cancel()
+        self._stop_timers()
         super().connection_lost(exc)
         if self.running is not None:
             self.running.cancel()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._write_timer is None:
-            self._write_timer = self.loop.call_later(self.limits.write_timeout_s, self.abort)
+        if self._stall is not None:
+            self._stall.start()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
+        if self._stall is not None:
+            self._stall.stop()
 
     # What httptools calls.
 
@@ -139,6 +143,12 @@ class HttpConnection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(self._refusal or HttpProblem(400, "malformed_request", msg))
 
+    def handle_websocket_upgrade(self) -> None:
+        # From here on the transport has another protocol, and nothing of this one may end it.
+        self._upgraded = True
+        self._stop_timers()
+        super().handle_websocket_upgrade()
+
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():
             self.abort()  # closing would wait for a client that does not read
@@ -147,6 +157,12 @@ class HttpConnection(HttpToolsProtocol):
 
     def abort(self) -> None:
         self.transport.abort()
+
+    def _stop_timers(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        if self._stall is not None:
+            self._stall.stop()
 
     def _watch_head(self) -> None:
         timeout_s = self.limits.head_timeout_s
@@ -187,7 +203,10 @@ def attended(app: Application) -> Application:
     """``app``, cancelled when its connection is lost; a stopping server's cancel is answered."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        connection: HttpConnection = scope[CONNECTION]
+        connection: HttpConnection | None = scope.get(CONNECTION)
+        if connection is None:  # a WebSocket, which learns of its end by itself
+            await app(scope, receive, send)
+            return
         task = asyncio.current_task()
         connection.running = task
         try:

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from goverse.call import CallTarget
 from goverse.errors import (
     DeadlineExceeded,
     GoverseError,
     InvalidArgument,
     Overloaded,
+    PermissionDenied,
     TooLarge,
 )
 from goverse_gate.asgi import Receive, Scope, Send, answer
@@ -93,6 +96,28 @@ class Bodies:
         )
 
 
+class Doors:
+    """Which door a request goes through.
+
+    :param door: of requests that name no client.
+    :param caller: gives the door of a client, by the token and the id in a request.
+    """
+
+    def __init__(
+        self, door: CallTarget, caller: Callable[[str, str], CallTarget] | None = None
+    ) -> None:
+        self._door = door
+        self._caller = caller
+
+    def of(self, head: Head) -> CallTarget:
+        """Raises PermissionDenied for a client that this request may not speak for."""
+        if not head.client_token and not head.client_id:
+            return self._door
+        if self._caller is None:
+            raise PermissionDenied("there are no event streams here, and so no client ids for HTTP")
+        return self._caller(head.client_token, head.client_id)
+
+
 @dataclass(slots=True)
 class Request:
     """One request as a `Front` sees it; its origin has been checked."""
@@ -127,8 +152,16 @@ class Request:
         await answer(self.send, status, headers + self.cors, body)
 
 
+class WebSocketFront(Protocol):
+    """Serves WebSockets at one path."""
+
+    async def serve_websocket(self, request: Request) -> None:
+        """From its opening to its end. Raises errors of `goverse.errors` before it is accepted."""
+        ...
+
+
 class Front(Protocol):
-    """Serves the paths that begin alike."""
+    """Serves one path, or those that begin alike."""
 
     async def serve(self, request: Request) -> None:
         """Answer ``request``. Raises errors of `goverse.errors` before it has begun to."""

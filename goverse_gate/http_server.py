@@ -19,6 +19,7 @@ from goverse.aio.tasks import Tasks
 from goverse_gate.asgi import Application
 from goverse_gate.http_app import HttpLimits
 from goverse_gate.http_connection import HttpConnection, attended
+from goverse_gate.websocket_connection import MAX_MESSAGE_BYTES, WebSocketConnection
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,16 @@ class HttpServer:
 
     def __init__(self, app: Application, limits: HttpLimits, sockets: list[socket.socket]) -> None:
         connection = functools.partial(HttpConnection, limits=limits)
+        websocket = functools.partial(WebSocketConnection, write_timeout_s=limits.write_timeout_s)
         config = uvicorn.Config(
             cast(Any, attended(app)),
             http=cast(Any, connection),
             loop="none",
-            ws="none",
+            ws=cast(Any, websocket),
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_ping_interval=limits.heartbeat_s,
+            ws_ping_timeout=limits.write_timeout_s,
+            ws_per_message_deflate=False,
             lifespan="off",
             interface="asgi3",
             log_config=None,
@@ -107,7 +113,7 @@ class HttpServer:
             # uvicorn has cancelled them and does not wait for what they still tell their clients.
             await asyncio.wait(list(state.tasks), timeout=1.0)
         for connection in list(state.connections):
-            cast(HttpConnection, connection).abort()
+            cast(HttpConnection | WebSocketConnection, connection).abort()
         if state.tasks:
             await asyncio.wait(list(state.tasks), timeout=1.0)
         await self._tasks.close()

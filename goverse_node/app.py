@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from goverse.aio.limits import Limit, fullest
+from goverse.aio.limits import Bounded, Limit, fullest
 from goverse.cluster.member import LeaveMode, MemberSnapshot, NodeMember
 from goverse.cluster.records import Kind
 from goverse.cluster.registration import Identity
@@ -37,6 +37,7 @@ from goverse_node.admin.service import AdminService
 from goverse_node.goverse_service import GoverseService
 from goverse_node.inbound import InboundLinks
 from goverse_node.local import LocalCalls
+from goverse_node.pushes import Pushes, PushesSnapshot
 from goverse_node.readiness import node_readiness
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class NodeSnapshot:
     pool: PoolSnapshot
     inbound_links: int
     local_calls: int
+    pushes: PushesSnapshot
     limits: tuple[Limit, ...]
 
 
@@ -75,6 +77,7 @@ class Node:
         self.local: LocalCalls
         self.service: AdminService
         self.ops: OpsServer | None = None
+        self.pushes: Pushes
         self._ready_grace_s = settings.node.ready_grace_s
 
     def readiness(self) -> Readiness:
@@ -89,11 +92,20 @@ class Node:
             self.pool.snapshot(),
             len(self.inbound),
             len(self.local),
+            self.pushes.snapshot(),
             fullest(self._limits()),
         )
 
     def _limits(self) -> Iterator[Limit]:
-        parts = (self.member, self.catalog, self.pool, self.inbound, self.local, self.service)
+        parts: tuple[Bounded, ...] = (
+            self.member,
+            self.catalog,
+            self.pool,
+            self.inbound,
+            self.local,
+            self.pushes,
+            self.service,
+        )
         for part in parts:
             yield from part.limits()
         if self.ops is not None:
@@ -145,6 +157,7 @@ async def run_node(
         local = LocalCalls(limits.max_inflight_calls)
         observer = RouterMetrics(metrics)
         router = Router(member.view, pool, name, local, limits, runtime, observer=observer)
+        pushes = Pushes(member.view, member.membership.valid, limits, metrics)
         catalog = Catalog(
             registry,
             _Facts(name, member, member.membership.valid),
@@ -153,13 +166,15 @@ async def run_node(
             limits,
             runtime,
             observer=TurnMetrics(metrics),
+            pushes=pushes,
         )
         local.bind(catalog)
-        inbound = InboundLinks(hello, catalog, links)
+        inbound = InboundLinks(hello, catalog, links, pushes.linked)
         member.prepare(catalog, metrics, drain_timeout_s=settings.node.drain_timeout_s)
 
         def lost(reason: str) -> None:
             catalog.discard_all(reason)
+            pushes.discard(reason)
             inbound.abort_all(reason)
             pool.abort_all(reason)
             metrics.leases_lost.inc()
@@ -167,7 +182,7 @@ async def run_node(
         member.membership.on_lost(lost)
         member.view.on_member_gone(inbound.drop)
         node = Node(name, member, catalog, pool, settings)
-        node.inbound, node.local = inbound, local
+        node.inbound, node.local, node.pushes = inbound, local, pushes
         node.admin = node_admin(name, member, coordinator, catalog, router, limits)
         _watch(metrics, node)
 
@@ -179,6 +194,7 @@ async def run_node(
         listener = await network.listen(settings.node.listen, inbound.accept, services=services)
         stack.push_async_callback(listener.close)
         stack.push_async_callback(inbound.close, LINK_CLOSE_S)
+        stack.push_async_callback(pushes.close, LINK_CLOSE_S)
         node.address = advertised(settings.node.advertise, listener.address)
         if settings.node.ops_listen != "off":
             node.ops_address = await _serve_operations(stack, settings, metrics, node, rule)
@@ -231,4 +247,5 @@ def _watch(metrics: Metrics, node: Node) -> None:
     node.member.watch(metrics)
     metrics.links.watch(lambda: len(node.pool.connected()) + len(node.inbound))
     metrics.calls_in_flight.watch(node.pool.calls_in_flight)
+    metrics.push_queue.watch(node.pushes.waiting)
     metrics.activations.watch(node.catalog.count_by_type)

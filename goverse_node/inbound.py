@@ -30,14 +30,20 @@ class InboundLinks:
 
     :param hello: who this node is at the moment; None while it is nobody: links are refused then.
     :param target: takes the calls that arrive.
+    :param on_gate: is given every link that a gate has opened.
     """
 
     def __init__(
-        self, hello: Callable[[], Hello | None], target: CallTarget, config: LinkConfig
+        self,
+        hello: Callable[[], Hello | None],
+        target: CallTarget,
+        config: LinkConfig,
+        on_gate: Callable[[Link], None],
     ) -> None:
         self._hello = hello
         self._target = target
         self._config = config
+        self._on_gate = on_gate
         self._links: dict[Link, None] = {}
         self._gone: OrderedDict[MemberId, None] = OrderedDict()
         self._warned_digests: OrderedDict[str, None] = OrderedDict()
@@ -66,6 +72,8 @@ class InboundLinks:
             log.info("refused a link from %s: %s", carrier.peer, error)
             return
         self._links[link] = None
+        if link.peer.role is Role.GATE:
+            self._on_gate(link)
         try:
             reason = await link.wait_closed()
             log.info("link from %s ended: %s", link.peer, reason)

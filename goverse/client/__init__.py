@@ -9,12 +9,14 @@
 """
 
 from goverse.client.client import Client, ClientSnapshot, connect
+from goverse.client.inbox import InboxSnapshot
 from goverse.client.session import SessionSnapshot
 from goverse.client.sync import SyncClient, connect_sync
 
 __all__ = [
     "Client",
     "ClientSnapshot",
+    "InboxSnapshot",
     "SessionSnapshot",
     "SyncClient",
     "connect",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, overload
 
 from goverse.aio.runtime import Runtime
+from goverse.client.inbox import Handler, InboxSnapshot
 from goverse.client.session import Session, SessionSnapshot
 from goverse.config.addresses import parse_address
 from goverse.config.settings import LimitSettings
@@ -20,6 +21,7 @@ from goverse.transport.carrier import Network
 from goverse.transport.tcp_network import TcpNetwork
 
 T = TypeVar("T", bound=Object)
+M = TypeVar("M")
 
 DEFAULT_ADDRESS = "localhost:49000"
 DEFAULT_PORT = 49000
@@ -29,6 +31,7 @@ CLOSE_TIMEOUT_S = 5.0
 @dataclass(frozen=True)
 class ClientSnapshot:
     session: SessionSnapshot
+    inbox: InboxSnapshot
 
 
 class Client:
@@ -80,8 +83,26 @@ class Client:
         """End the object and forget its state; succeeds whether or not it is active."""
         await delete(cast(Object, self.get(target, id)), timeout_s=timeout_s)
 
+    def on(self, message: type[M], handler: Handler[M]) -> None:
+        """Have ``handler`` called with every message of a class that objects push to this client.
+
+        It may be async; one message is handled after the other, in the order in which one object
+        pushed them. At most ``limits.max_push_messages`` wait; more are dropped, and `snapshot`
+        counts them. Messages that come before there is a handler for their class are dropped too.
+        Raises TypeError for what is no message: a class with ``@goverse.message``, or protobuf.
+        """
+        self._session.inbox.on(message, handler)
+
+    def on_reconnect(self, handler: Callable[[str], Awaitable[None] | None]) -> None:
+        """Have ``handler(client_id)`` called whenever the session was lost and there is another.
+
+        Objects know this client by its old id, and what they push to that one is dropped: tell
+        them the new one here, by a call to them, and ask for what was missed.
+        """
+        self._session.on_reconnect(handler)
+
     def snapshot(self) -> ClientSnapshot:
-        return ClientSnapshot(self._session.snapshot())
+        return ClientSnapshot(self._session.snapshot(), self._session.inbox.snapshot())
 
 
 @asynccontextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from goverse.aio.backoff import Backoff
@@ -12,6 +13,7 @@ from goverse.aio.limits import Limit, fullest
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Reply
+from goverse.client.inbox import Inbox
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     DeadlineExceeded,
@@ -19,7 +21,6 @@ from goverse.errors import (
     FailedPrecondition,
     GoverseError,
     LinkBroken,
-    NotImplementedYet,
     Overloaded,
     Unavailable,
 )
@@ -50,13 +51,6 @@ class SessionSnapshot:
     limits: tuple[Limit, ...]
 
 
-class _NoCalls:
-    """Takes the calls that a gate makes to its client: none, as yet."""
-
-    async def invoke(self, call: Call) -> Reply:
-        raise NotImplementedYet("this client takes no calls")
-
-
 class Session:
     """A `CallTarget` for the program's calls.
 
@@ -84,6 +78,9 @@ class Session:
         )
         self._hello = our_hello(Role.CLIENT, MemberId("", new_token(runtime.random)))
         self._tasks = Tasks("client")
+        self.inbox = Inbox(limits)
+        """Takes what gates push."""
+        self._on_reconnect: list[Callable[[str], Awaitable[None] | None]] = []
         self._link: Link | None = None
         self._links: dict[Link, None] = {}  # retired ones too, until they have ended
         self._up = asyncio.Event()
@@ -111,8 +108,13 @@ class Session:
 
     def limits(self) -> Iterator[Limit]:
         yield Limit("client.waiting_calls", self._waiting, self._max_waiting)
+        yield from self.inbox.limits()
         for link in self._links:
             yield from link.limits()
+
+    def on_reconnect(self, handler: Callable[[str], Awaitable[None] | None]) -> None:
+        """Have ``handler(client_id)`` called after each reconnect, with the new id."""
+        self._on_reconnect.append(handler)
 
     async def open(self, wait_s: float) -> None:
         """Connect. Tries every address once, then again until ``wait_s`` have passed.
@@ -163,6 +165,7 @@ class Session:
             link.abort("the client is closed")
             await link.wait_closed()
         self._links.clear()
+        await self.inbox.close()
 
     async def _wait_link(self, call: Call) -> None:
         if self._closed:
@@ -197,6 +200,17 @@ class Session:
                 link = await self._dial_round()
             self._use(link)
             since = now()
+            if self._on_reconnect and self.client_id:
+                self._tasks.spawn("reconnected", self._tell_reconnected(self.client_id))
+
+    async def _tell_reconnected(self, client_id: str) -> None:
+        for handler in tuple(self._on_reconnect):
+            try:
+                result = handler(client_id)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                log.exception("a handler of reconnects failed")
 
     async def _dial_round(self) -> Link | None:
         """Try every address once, in turn."""
@@ -228,7 +242,7 @@ class Session:
             )
         self._links[link] = None
         link.add_close_callback(self._ended)
-        return _NoCalls()
+        return self.inbox
 
     def _use(self, link: Link) -> None:
         if not link.takes_calls:  # it ended between its greeting and now

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from goverse.client.client import Client, ClientSnapshot, connect
+from goverse.client.inbox import Handler
 from goverse.config.settings import LimitSettings
 from goverse.objects.definition import Object
 from goverse.transport.carrier import Network
 
 T = TypeVar("T", bound=Object)
 R = TypeVar("R")
+M = TypeVar("M")
 
 
 class SyncClient:
@@ -93,6 +95,15 @@ class SyncClient:
     ) -> None:
         """As `Client.delete`, done when it returns."""
         self.run(self._open().delete(target, id, timeout_s=timeout_s))
+
+    def on(self, message: type[M], handler: Handler[M]) -> None:
+        """As `Client.on`. The handler runs in the client's own thread: it must be short, and call
+        objects by ``await`` in an async handler, not by `run`."""
+        self._open().on(message, handler)
+
+    def on_reconnect(self, handler: Callable[[str], Awaitable[None] | None]) -> None:
+        """As `Client.on_reconnect`, in the client's own thread."""
+        self._open().on_reconnect(handler)
 
     def snapshot(self) -> ClientSnapshot:
         return self._open().snapshot()

@@ -225,6 +225,12 @@ class _Checker:
                 limits.max_batch_bytes,
             ),
             (
+                "limits.max_push_bytes",
+                limits.max_push_bytes,
+                "limits.max_push_queue_bytes",
+                limits.max_push_queue_bytes,
+            ),
+            (
                 "limits.max_payload_bytes",
                 limits.max_payload_bytes,
                 "limits.max_inflight_bytes",

@@ -129,6 +129,12 @@ class GateSettings:
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages that may call over HTTP, such as https://app.example; ``*`` is all."""
 
+    event_heartbeat_s: float = 15.0
+    """How often an event stream says that it is alive when there is nothing else to say."""
+
+    resume_grace_s: float = 30.0
+    """How long a client whose event stream broke keeps its id, and what is pushed to it."""
+
     shutdown_timeout_s: float = 10.0
     """How long a stopping gate lets the calls end that its clients have made."""
 
@@ -177,13 +183,22 @@ class LimitSettings:
     """Calls of one client session that wait for their reply."""
 
     max_sessions: int = 10_000
-    """Client sessions of one gate."""
+    """Clients of one gate: sessions and event streams."""
 
     max_waiting_calls: int = 65_536
     """Calls of one process that wait for a shard to have an owner."""
 
     max_mailbox_calls: int = 16_384
     """Calls that wait for their turn on one object."""
+
+    max_push_bytes: int = 256 * 1024
+    """Largest encoded message that an object may push to clients."""
+
+    max_push_messages: int = 1_024
+    """Messages that wait for one client, at its gate and again in the client itself."""
+
+    max_push_queue_bytes: int = 4 * 1024 * 1024
+    """Bytes of the messages that wait for one client at its gate."""
 
     retry_budget_per_s: float = 1_000.0
     """Calls that one process may send again each second, with a burst of ten seconds' worth."""

@@ -25,6 +25,7 @@ from goverse.objects import encoding, lifecycle, outcome, reentry, stepping
 from goverse.objects.background import Action, Background, Timer
 from goverse.objects.context import CURRENT, CallDefaults
 from goverse.objects.mailbox import Mailbox, MailboxFull
+from goverse.objects.messages import PushSink
 from goverse.objects.state import StateKeeper
 from goverse.objects.turn import ENDED, RUNNING, Turn
 
@@ -69,6 +70,8 @@ class Services:
     loop: asyncio.AbstractEventLoop
     next_turn: Callable[[], int]
     run_work: Callable[[Activation, Action], Awaitable[None]]
+    pushes: PushSink | None
+    """None: there are no gates."""
     removed: Callable[[Activation, list[Turn]], None]
     """Called once when an activation has ended, with the turns that waited for it."""
 
@@ -281,6 +284,8 @@ class Activation:
         self.check_may_leave(turn)
         if failure is not None:
             raise failure
+        if turn.pushes:
+            self.release_pushes(turn)
         return Reply(payload, call.codec)
 
     def _start(self, turn: Turn, task: asyncio.Task[Any] | None) -> float:
@@ -313,6 +318,8 @@ class Activation:
         self.check_may_leave(turn)
         if failure is not None:
             raise failure
+        if turn.pushes:
+            self.release_pushes(turn)
         return Reply(payload, turn.call.codec)
 
     def _settle(
@@ -332,6 +339,18 @@ class Activation:
         own the object by now, and nothing that this activation did may be seen. Raises Fenced."""
         if not self.services.lease_valid():
             raise Fenced(f"{turn.call}: the lease ended during the turn; its effect is discarded")
+
+    def release_pushes(self, turn: Turn) -> None:
+        """``turn`` has succeeded, and the lease was valid a moment ago: its messages leave, or
+        wait with those of the turn that it is part of. No await since its end, so that those of
+        the next turn come after."""
+        if not turn.pushes or self.services.pushes is None:
+            return
+        pushes, turn.pushes = turn.pushes, None
+        if turn.parent is None:
+            self.services.pushes.send(pushes)
+        else:
+            turn.parent.pushes = [*(turn.parent.pushes or ()), *pushes]
 
     def check_alive(self) -> None:
         """Before anything else leaves, or begins, on behalf of this activation. Raises Fenced."""

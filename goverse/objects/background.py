@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from goverse.call import Call, Codec, Reply
 from goverse.errors import GoverseError, Overloaded
 from goverse.objects.context import CURRENT, CallDefaults, Context
+from goverse.objects.messages import refuse_outside_of_turns
 from goverse.objects.turn import Turn
+from goverse.transport.pushes import Push
 
 if TYPE_CHECKING:
     from goverse.objects.activation import Activation
@@ -114,6 +116,9 @@ class Background:
     async def invoke(self, call: Call) -> Reply:
         self._activation.check_alive()
         return await self._activation.services.outgoing.invoke(call)
+
+    def push(self, push: Push) -> None:
+        refuse_outside_of_turns(push)
 
 
 class Timer:

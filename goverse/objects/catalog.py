@@ -48,6 +48,7 @@ from goverse.objects.background import Action, timer_turn
 from goverse.objects.context import CallDefaults
 from goverse.objects.definition import MethodType, ObjectType
 from goverse.objects.description import TypesDescription
+from goverse.objects.messages import PushSink
 from goverse.objects.registry import Registry
 from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
 from goverse.objects.snapshots import (
@@ -92,6 +93,7 @@ class Catalog:
         runtime: Runtime,
         *,
         observer: ObjectObserver | None = None,
+        pushes: PushSink | None = None,
     ) -> None:
         self._registry = registry
         self._node = node
@@ -129,6 +131,7 @@ class Catalog:
             loop=loop,
             next_turn=itertools.count(1).__next__,
             run_work=self._run_work,
+            pushes=pushes,
             removed=self._removed,
         )
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from goverse.call import Call, ChainEntry, Reply
 from goverse.ids import Epoch, ObjectId
+from goverse.transport.pushes import Push
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Frame(Protocol):
     def context(self) -> Context: ...
 
     async def invoke(self, call: Call) -> Reply: ...
+
+    def push(self, push: Push) -> None:
+        """Let a message leave when the running code has succeeded."""
+        ...
 
 
 #: The frame of the running code; None outside objects.

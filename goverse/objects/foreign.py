@@ -172,3 +172,23 @@ def _model_fault(error: Any) -> ForeignFault:
 def _path(steps: Iterable[str | int]) -> str:
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
     return path.lstrip(".")
+
+
+def pack_any(message: Any) -> bytes:
+    """A protobuf message as a serialized google.protobuf.Any."""
+    from google.protobuf.any_pb2 import Any as AnyMessage
+
+    packed = AnyMessage()
+    packed.Pack(message, deterministic=True)
+    return packed.SerializeToString()
+
+
+def unpack_any(kind: Any, data: bytes) -> Any:
+    """The message of class ``kind`` in an Any. Raises `ForeignFault` if it holds another one."""
+    from google.protobuf.any_pb2 import Any as AnyMessage
+
+    packed = from_bytes(AnyMessage, data)
+    if not packed.Is(kind.DESCRIPTOR):
+        held = packed.type_url or "an empty Any"
+        raise ForeignFault("", f"{held} is not {kind.DESCRIPTOR.full_name}")
+    return from_bytes(kind, packed.value)

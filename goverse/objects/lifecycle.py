@@ -65,6 +65,7 @@ async def _activate(activation: Activation, hook: Turn, predecessor: asyncio.Eve
             error = await _run(activation, hook, activation.instance.on_activate)
         if error is None:
             activation.activated()
+            _push(activation, hook)
         elif not activation.dead:
             _activation_failed(activation, hook, error)
     finally:
@@ -91,6 +92,8 @@ async def _deactivate(activation: Activation, hook: Turn) -> None:
         error = await _run(activation, hook, activation.instance.on_deactivate)
         if error is not None and not isinstance(error, NotOwner):
             log.error("%s: on_deactivate failed", activation, exc_info=error)
+        if error is None:
+            _push(activation, hook)
         if not activation.dead:
             activation.retire()
     finally:
@@ -130,6 +133,11 @@ async def _run(
             raise
         return error
     return None
+
+
+def _push(activation: Activation, hook: Turn) -> None:
+    if not activation.dead and activation.services.lease_valid():
+        activation.release_pushes(hook)
 
 
 def _close(activation: Activation, hook: Turn) -> None:

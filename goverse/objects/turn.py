@@ -21,9 +21,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from goverse.call import Call, ChainEntry, Codec, Reply
-from goverse.errors import DeadlineExceeded, Executed, FailedPrecondition, GoverseError
+from goverse.errors import (
+    DeadlineExceeded,
+    Executed,
+    FailedPrecondition,
+    GoverseError,
+    Overloaded,
+    TooLarge,
+)
 from goverse.ids import ObjectId
 from goverse.objects.context import CallDefaults, Context
+from goverse.transport.pushes import Push
 
 if TYPE_CHECKING:
     from goverse.objects.activation import Activation
@@ -31,6 +39,9 @@ if TYPE_CHECKING:
 
 #: Longest chain of suspended turns: recursion through objects ends here, not in the memory.
 MAX_CHAIN = 128
+
+#: Messages that one turn may push, the turns that are part of it included.
+MAX_PUSHES = 1_024
 
 
 class TurnState(enum.IntEnum):
@@ -104,6 +115,8 @@ class Turn(msgspec.Struct, eq=False):
     inner: Mailbox | None = None
     inner_idle: asyncio.Future[None] | None = None
     outgoing: dict[int, Call] | None = None
+    pushes: list[Push] | None = None
+    """What leaves if it succeeds."""
     _entry: ChainEntry | None = None
 
     # -- waiting
@@ -240,6 +253,33 @@ class Turn(msgspec.Struct, eq=False):
             return await activation.services.outgoing.invoke(call)
         finally:
             del self.outgoing[key]
+
+    def push(self, push: Push) -> None:
+        """Keep a message until the turn has succeeded. Raises FailedPrecondition, Overloaded,
+        TooLarge."""
+        activation = self._activation
+        activation.check_alive()
+        if self.state is ENDED:
+            raise FailedPrecondition(f"{self.call}: its turn is over, and {push.type} too late")
+        if activation.services.pushes is None:
+            raise FailedPrecondition("there are no gates here to push through")
+        size, limit = len(push.json) + len(push.any), activation.services.limits.max_push_bytes
+        if size > limit:
+            raise TooLarge(
+                f"{self.call}: the message {push.type} has {size} bytes, the limit is {limit} "
+                "(limits.max_push_bytes)"
+            )
+        waiting, turn = 0, self
+        while True:
+            waiting += len(turn.pushes or ())
+            if turn.parent is None:
+                break
+            turn = turn.parent
+        if waiting >= MAX_PUSHES:
+            raise Overloaded(f"{self.call} has pushed {waiting} messages, as many as a turn may")
+        if self.pushes is None:
+            self.pushes = []
+        self.pushes.append(push)
 
 
 def describe_chain(call: Call) -> str:

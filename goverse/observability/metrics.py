@@ -108,6 +108,28 @@ class Metrics:
             ("limit",),
         )
 
+        # Pushes.
+        self.pushes = Counter(
+            "goverse_pushes",
+            "Moves when it is settled what became of one message for one client. On gates: "
+            "delivered, unknown_client, buffer_full, disconnected, too_large, no_handler, refused, "
+            "unknown. On nodes: sent (a gate has it, and counts it), no_gate, no_link, "
+            "buffer_full, lease_lost, refused, unknown.",
+            ("outcome",),
+        )
+        self.push_queue = Gauge(
+            "goverse_push_queue",
+            "Messages that wait in this process for clients or gates, their bytes, and the most "
+            "bytes that may wait: messages, bytes, max_bytes.",
+            ("of",),
+        )
+        self.clients = Gauge(
+            "goverse_clients",
+            "Clients of this gate by transport: session, events, websocket, grpc; away are those "
+            "whose event stream broke and may come back.",
+            ("transport",),
+        )
+
         # Ownership.
         self.shards = Gauge(
             "goverse_shards",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -19,7 +19,7 @@ from goverse.aio.runtime import Runtime
 from goverse.cluster.admin import pin_shard, unpin_shard
 from goverse.cluster.keys import Keys
 from goverse.cluster.records import ClaimValue, decode
-from goverse.config.settings import ClusterSettings, Settings
+from goverse.config.settings import ClusterSettings, LimitSettings, Settings
 from goverse.coordination.api import KeyValue
 from goverse.coordination.memory import MemoryStore
 from goverse.objects import Object, Registry, load_modules
@@ -263,15 +263,25 @@ class Cluster:
 
     # -- clients --------------------------------------------------------------------------------
 
-    async def client(self, gate: str = "g1", *, name: str = "client") -> client_library.Client:
-        """A connected client, closed with the cluster.
+    async def client(
+        self, gate: str = "g1", *, name: str = "client", limits: LimitSettings | None = None
+    ) -> client_library.Client:
+        """A connected client, closed with the cluster; see `connect`."""
+        return await self._clients.enter_async_context(self.connect(gate, name=name, limits=limits))
 
-        :param name: its process, for cuts between it and the gate.
+    def connect(
+        self, gate: str = "g1", *, name: str = "client", limits: LimitSettings | None = None
+    ) -> AbstractAsyncContextManager[client_library.Client]:
+        """A client for an ``async with`` block.
+
+        :param gate: or several, separated by commas, of which one is used at a time.
+        :param name: its process, for cuts between it and the gate. :param limits: its own.
         """
-        return await self._clients.enter_async_context(
-            client_library.connect(
-                f"{gate}:49000", network=self._hub.network(name), runtime=self._runtime(name)
-            )
+        return client_library.connect(
+            *(f"{one}:49000" for one in gate.split(",")),
+            limits=limits,
+            network=self._hub.network(name),
+            runtime=self._runtime(name),
         )
 
     # -- inside ---------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ class Member:
         self.node: Node | None = None
         self.gate: Gate | None = None
         self.state = State.STARTING
+        self.metrics = Metrics()
         self._world = world
         self._settings = settings
         self._loop = asyncio.get_running_loop()
@@ -174,5 +175,5 @@ class Member:
             runtime=runtime,
             coordinator=world.store.connect(runtime, channel),
             network=world.hub.network(self.name),
-            metrics=Metrics(),
+            metrics=self.metrics,
         )

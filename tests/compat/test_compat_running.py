@@ -43,6 +43,10 @@ class Counter(goverse.Object):
         return goverse.context().client_id
 
     @goverse.method
+    async def tell_me(self) -> None:
+        goverse.push(goverse.context().client_id, wrappers_pb2.Int64Value(value=7))
+
+    @goverse.method
     async def refuse(self) -> None:
         raise goverse.ApplicationError("no_money", "none left", {"missing": 3})
 
@@ -114,15 +118,27 @@ async def test_bytes_written_by_hand_are_understood_and_answered_to_the_byte() -
             assert await run.send(method, request) == response, method
 
 
+async def test_what_an_object_pushes_comes_on_the_register_stream() -> None:
+    async with running() as run:
+        stream = run.channel.unary_stream("/gate.GateService/Register")(b"")
+        client_id = (await stream.read())[-48:]
+        await run.send(
+            "CallObject", b"\x0a\x30" + client_id + b"\x12\x07Counter\x1a\x01a\x22\x07tell_me"
+        )
+        url = b"type.googleapis.com/google.protobuf.Int64Value"
+        assert await stream.read() == b"\x0a\x2e" + url + b"\x12\x02\x08\x07"
+        stream.cancel()
+
+
 async def test_register_says_who_the_client_is_and_the_id_is_its_connections() -> None:
     async with running() as run:
         stream = run.channel.unary_stream("/gate.GateService/Register")(b"")
         first = await stream.read()
         url = b"type.googleapis.com/gate.RegisterResponse"
-        head = b"\x0a\x29" + url + b"\x12\x22\x0a\x20"
-        assert first[: len(head)] == head and len(first) == len(head) + 32
+        head = b"\x0a\x29" + url + b"\x12\x32\x0a\x30"
+        assert first[: len(head)] == head and len(first) == len(head) + 48
         client_id = first[len(head) :]
-        request = b"\x0a\x20" + client_id + b"\x12\x07Counter\x1a\x01a\x22\x03who"
+        request = b"\x0a\x30" + client_id + b"\x12\x07Counter\x1a\x01a\x22\x03who"
         answer = await run.send("CallObject", request)
         assert client_id in answer
         async with grpc.aio.insecure_channel(

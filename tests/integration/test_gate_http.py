@@ -14,6 +14,7 @@ import pytest
 
 from goverse.call import Call, Codec, Reply
 from goverse_gate.http_app import HttpApp, HttpLimits
+from goverse_gate.http_front import Doors
 from goverse_gate.http_server import HttpServer, open_http
 from tests.support.eventually import eventually
 
@@ -85,7 +86,7 @@ async def opened() -> AsyncIterator[Open]:
     async def make(**limits: Any) -> Http:
         chosen = HttpLimits(**limits)
         door = SlowDoor()
-        app = HttpApp(door, chosen)
+        app = HttpApp(Doors(door), chosen)
         http = Http(door, app, await open_http(app, chosen, "127.0.0.1:0"))
         made.append(http)
         return http

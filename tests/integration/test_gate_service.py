@@ -31,9 +31,12 @@ from goverse.errors import (
 from goverse.transport.grpc_status import error_of
 from goverse.transport.pb.gate import gate_pb2 as pb
 from goverse.transport.pb.gate.gate_pb2_grpc import GateServiceStub
+from goverse.transport.pushes import Outcome
 from goverse.transport.tcp_network import TcpNetwork
+from goverse_gate.buffer import Message as Pushed
 from tests.support.eventually import eventually
 from tests.support.hosted import Hosted, hosted
+from tests.support.room import outcomes
 
 MIB = 1024 * 1024
 OPTIONS = [
@@ -59,7 +62,7 @@ async def at_rest(running: Hosted) -> None:
         ingress = running.ingress.snapshot()
         return (
             (service.calls, service.held_bytes, service.connections) == (0, 0, 0)
-            and (clients.clients, clients.messages, clients.queued_bytes) == (0, 0, 0)
+            and (clients.clients, clients.waiting, clients.bytes) == (0, 0, 0)
             and (ingress.doors, ingress.calls) == (0, 0)
         )
 
@@ -142,7 +145,7 @@ async def test_L30_a_client_id_is_good_on_its_own_connection_and_while_its_strea
             error = await failing(stub.CallObject(a_call("add", client_id), timeout=10))
             assert isinstance(error, PermissionDenied) and error.executed is Executed.NO
         stream.cancel()
-        await eventually(lambda: running.clients.get(mine) is None)
+        await eventually(lambda: mine not in running.clients)
         error = await failing(stub.CallObject(a_call("add", mine), timeout=10))
         assert isinstance(error, PermissionDenied)
         assert value(await stub.CallObject(a_call("add"), timeout=10)) == 1
@@ -257,19 +260,23 @@ async def test_there_is_a_largest_number_of_streams() -> None:
             stream.cancel()
 
 
-async def test_what_is_offered_arrives_in_order() -> None:
+def a_message(value: struct_pb2.Value) -> Pushed:
+    return Pushed("google.protobuf.Value", b"", packed(value).SerializeToString())
+
+
+async def test_what_is_pushed_arrives_in_order() -> None:
     async with gate() as running, connected(running) as stub:
         client_id, stream = await register(stub)
-        client = running.clients.get(client_id)
-        assert client is not None
-        told: list[bool] = []
         for number in range(100):
-            message = packed(struct_pb2.Value(number_value=number))
-            assert client.offer(message.SerializeToString(), told.append)
+            message = a_message(struct_pb2.Value(number_value=number))
+            assert running.clients.put(client_id, message) is None
         for number in range(100):
             made = struct_pb2.Value()
             assert (await stream.read()).Unpack(made) and made.number_value == number
-        await eventually(lambda: told == [True] * 100)
+        await eventually(lambda: outcomes(running.metrics) == {"delivered": 100})
+        running.clients.put(client_id, Pushed("Note", b'{"number": 1}'))
+        fields = struct_pb2.Struct()
+        assert (await stream.read()).Unpack(fields) and dict(fields) == {"number": 1}
         stream.cancel()
 
 
@@ -277,36 +284,47 @@ async def test_L24_a_client_that_does_not_read_holds_up_nobody_else() -> None:
     async with gate() as running, connected(running) as stub, connected(running) as other:
         slow_id, slow = await register(stub)
         good_id, good = await register(other)
-        slow_client, good_client = running.clients.get(slow_id), running.clients.get(good_id)
-        assert slow_client is not None and good_client is not None
-        big = packed(struct_pb2.Value(string_value="x" * 100_000)).SerializeToString()
+        big = a_message(struct_pb2.Value(string_value="x" * 100_000))
 
         def fill() -> bool:
-            while slow_client.offer(big):
+            while running.clients.put(slow_id, big) is None:
                 pass
-            return slow_client.queued_bytes > 3 * MIB
+            snapshot = next(c for c in running.clients.clients() if c.client_id == slow_id)
+            return snapshot.waiting_bytes > 3 * MIB
 
         await eventually(fill)
-        assert good_client.offer(big)
+        assert running.clients.put(good_id, big) is None
         assert len((await good.read()).value) > 100_000
         assert value(await stub.CallObject(a_call("add", slow_id), timeout=10)) == 1
         slow.cancel()
         good.cancel()
         await at_rest(running)
-        assert not slow_client.offer(b"x")
+        assert running.clients.put(slow_id, big) is Outcome.UNKNOWN_CLIENT
 
 
 async def test_L19_a_client_that_vanishes_takes_its_stream_with_it() -> None:
     async with gate() as running:
         async with connected(running) as stub:
             client_id, stream = await register(stub)
-            client = running.clients.get(client_id)
-            assert client is not None
         # The connection is closed; what is pushed at the same moment is not an accident.
-        client.offer(b"x" * 1000)
+        running.clients.put(client_id, Pushed("Note", b"{}"))
         await eventually(lambda: running.clients.snapshot().clients == 0)
-        assert not client.offer(b"x")
+        assert running.clients.put(client_id, Pushed("Note", b"{}")) is Outcome.UNKNOWN_CLIENT
+        counted = outcomes(running.metrics)
+        assert sum(counted.values()) == 2, counted
         del stream
+
+
+async def test_L19_a_stop_writes_what_waits_before_it_ends_streams() -> None:
+    async with gate() as running, connected(running) as stub:
+        client_id, stream = await register(stub)
+        for number in range(50):
+            running.clients.put(client_id, a_message(struct_pb2.Value(number_value=number)))
+        running.clients.close("this gate is stopping")
+        for number in range(50):
+            made = struct_pb2.Value()
+            assert (await stream.read()).Unpack(made) and made.number_value == number
+        assert isinstance(await failing(stream.read()), Unavailable)
 
 
 async def test_L19_a_stop_lets_calls_end_and_then_ends_streams() -> None:
@@ -314,6 +332,7 @@ async def test_L19_a_stop_lets_calls_end_and_then_ends_streams() -> None:
         _, stream = await register(stub)
         waiting = stub.CallObject(a_call("wait"), timeout=30)
         await eventually(lambda: running.ingress.snapshot().calls == 1)
+        running.clients.close("this gate is stopping")
         closing = asyncio.create_task(running.service.close(30))
         await eventually(lambda: running.service.snapshot().calls == 1 and not closing.done())
         waiting.cancel()

@@ -78,6 +78,16 @@ class CallRecord:
     """Whether the answer carried the three above."""
 
 
+@dataclass(frozen=True)
+class Heard:
+    """One pushed message, as a client got it. ``client`` is the id that it was pushed to."""
+
+    token: str
+    client: str
+    activation: int
+    count: int
+
+
 @dataclass
 class History:
     """Everything recorded in one run.
@@ -96,6 +106,7 @@ class History:
     turns: list[Turn] = field(default_factory=list)
     by_token: dict[str, list[Turn]] = field(default_factory=dict)
     calls: dict[str, CallRecord] = field(default_factory=dict)
+    heard: list[Heard] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     _running: dict[int, dict[int, Turn]] = field(default_factory=dict)
     _activations: int = 0
@@ -156,6 +167,14 @@ class History:
                 if not self.claimed(node, object, turn.epoch):
                     self.violate("I1", f"the reply of {token} left {node} after its claim had gone")
                 return
+
+    # -- pushes ---------------------------------------------------------------------------------
+
+    def got(self, message: Heard) -> None:
+        """A client has got a message."""
+        if not self.closed:
+            self.heard.append(message)
+            self.record(f"heard {message.token} #{message.activation} {message.count}")
 
     # -- calls ----------------------------------------------------------------------------------
 

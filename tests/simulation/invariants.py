@@ -11,6 +11,8 @@ I7  a cancelled call's turn ends soon
 I8  no task of ours ends with an exception that nobody handles
 I9  only who leads writes targets, and nobody leads before the one before is gone
 I10 what arrives on a link that has ended is taken by nobody
+I11 what a client gets was pushed by a turn that succeeded under its claim, comes once, and comes in
+    the order in which its object pushed it
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ def check(history: History) -> list[str]:
         *_growing_sequence(history),
         *_executed_truthfully(history),
         *_ended_in_time(history),
+        *_pushed_truthfully(history),
     ]
 
 
@@ -99,6 +102,29 @@ def _ended_in_time(history: History) -> Iterator[str]:
             yield f"I3: {call.token} sent at {call.sent:.3f} has not ended"
         elif call.ended > call.deadline + DEADLINE_SLACK_S:
             yield f"I3: {call.token} ended {call.ended - call.deadline:.3f} s past its deadline"
+
+
+def _pushed_truthfully(history: History) -> Iterator[str]:
+    newest: dict[tuple[str, int], int] = {}
+    tokens: dict[str, None] = {}
+    for heard in history.heard:
+        turns = [
+            turn
+            for turn in history.by_token.get(heard.token, ())
+            if turn.activation == heard.activation
+        ]
+        if not any(turn.how == "ok" for turn in turns):
+            hows = ", ".join(turn.how for turn in turns) or "nobody ran"
+            yield f"I11: {heard.client} got what {heard.token} pushed, a turn that ended: {hows}"
+        elif not any(turn.claimed_at_end for turn in turns):
+            yield f"I11: {heard.token} pushed after the claim of its object had gone"
+        if heard.token in tokens:
+            yield f"I11: {heard.client} got what {heard.token} pushed twice"
+        tokens[heard.token] = None
+        place = (heard.client, heard.activation)
+        if heard.count <= newest.get(place, 0):
+            yield f"I11: {heard.token} pushed {heard.count} and came after {newest[place]}"
+        newest[place] = heard.count
 
 
 def _client_calls(calls: Iterable[CallRecord]) -> Iterator[CallRecord]:

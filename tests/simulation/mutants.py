@@ -67,6 +67,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "",
     ),
     Mutant(
+        "push before success",
+        "goverse/objects/turn.py",
+        "        self.pushes.append(push)\n",
+        "        activation.services.pushes.send([push])\n",
+    ),
+    Mutant(
         "stale view",
         "goverse/cluster/view.py",
         "self._owners = self._state.owners if layout is not None else {}",

@@ -13,6 +13,16 @@ from tests.simulation.history import CallRecord, current_history
 from tests.support.virtual import elapse
 
 
+@goverse.message
+class Wrote:
+    """What a writing turn pushes to the client that its chain began with."""
+
+    token: str
+    client: str
+    activation: int
+    count: int
+
+
 class Recorded(goverse.Object):
     """What the classes below share: an activation that has a number and counts its writes."""
 
@@ -39,6 +49,11 @@ class Recorded(goverse.Object):
         finally:
             history.end_turn(turn, how)
 
+    def tell(self, token: str, answer: list[int], count: int) -> None:
+        client = goverse.context().client_id
+        if client:
+            goverse.push(client, Wrote(token, client, answer[0], count))
+
     async def work(self, work_s: float) -> None:
         if work_s > 0:
             await elapse(work_s)
@@ -52,6 +67,7 @@ class Register(Recorded):
         with self.turn(token) as answer:
             self.count += 1
             mine = self.count
+            self.tell(token, answer, mine)
             await self.work(work_s)
             if self.count != mine:
                 current_history().violate("I1", f"{token}: the state changed under the turn")
@@ -65,9 +81,10 @@ class Register(Recorded):
 
     @goverse.method
     async def fail(self, token: str, work_s: float = 0.0) -> list[int]:
-        """What it does to the state must not be seen by anybody."""
-        with self.turn(token):
+        """What it does to the state must not be seen by anybody, nor what it pushes."""
+        with self.turn(token) as answer:
             self.count += 1000
+            self.tell(token, answer, self.count)
             await self.work(work_s)
             raise ValueError("on purpose")
 

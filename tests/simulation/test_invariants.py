@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from goverse.ids import Epoch
-from tests.simulation.history import CallRecord, History
+from tests.simulation.history import CallRecord, Heard, History
 from tests.simulation.invariants import check
 from tests.simulation.scenario import generate
 
@@ -137,3 +137,40 @@ def test_scenarios_are_the_same_for_the_same_seed() -> None:
     for seed in range(1, 300):
         steps = generate(seed).steps
         assert steps == tuple(sorted(steps, key=lambda step: step.at))
+
+
+def heard(bench: Bench, token: str, count: int, activation: int = 1) -> None:
+    bench.history.got(Heard(token, "c", activation, count))
+
+
+def test_pushes_of_turns_that_succeeded_pass(bench: Bench) -> None:
+    for number in range(1, 4):
+        bench.turn(f"t{number}", number, number + 0.5)
+        heard(bench, f"t{number}", number)
+    assert check(bench.history) == []
+
+
+def test_a_push_of_a_failed_turn_is_found(bench: Bench) -> None:
+    bench.now = 1
+    turn = bench.history.begin_turn("t", "Register/a", 1, Epoch(1, 5), exclusive=True)
+    bench.history.end_turn(turn, "failed")
+    heard(bench, "t", 1)
+    assert [found[:3] for found in check(bench.history)] == ["I11"]
+
+
+def test_a_push_without_a_claim_is_found(bench: Bench) -> None:
+    bench.now = 1
+    turn = bench.history.begin_turn("t", "Register/a", 1, Epoch(1, 5), exclusive=True)
+    bench.truth.clear()
+    bench.history.end_turn(turn, "ok")
+    heard(bench, "t", 1)
+    assert [found[:3] for found in check(bench.history)] == ["I11"]
+
+
+@pytest.mark.parametrize("order", [(1, 1), (2, 1)])
+def test_pushes_twice_or_out_of_order_are_found(bench: Bench, order: tuple[int, int]) -> None:
+    for number in (1, 2):
+        bench.turn(f"t{number}", number, number + 0.5)
+    for number in order:
+        heard(bench, f"t{number}", number)
+    assert {found[:3] for found in check(bench.history)} == {"I11"}

@@ -12,9 +12,9 @@ from goverse.client import Client
 from goverse.errors import GoverseError
 from goverse.ids import Epoch
 from tests.simulation.foreign import ForeignClient
-from tests.simulation.history import CallRecord, History
+from tests.simulation.history import CallRecord, Heard, History
 from tests.simulation.lively import Lively, detail
-from tests.simulation.objects import Crowd, Friendly, Register
+from tests.simulation.objects import Crowd, Friendly, Register, Wrote
 from tests.support.virtual import elapse
 
 OBJECTS = 12
@@ -88,6 +88,10 @@ class Workload:
         self._foreign = ForeignClient(client, history, source)
         self._number = 0
         self._stopping = False
+        client.on(Wrote, self._heard)
+
+    def _heard(self, message: Wrote) -> None:
+        self._history.got(Heard(message.token, message.client, message.activation, message.count))
 
     def stop(self) -> None:
         self._stopping = True

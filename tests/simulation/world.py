@@ -54,6 +54,7 @@ class Run:
             "calls": len(self.history.calls),
             "answered": answered,
             "turns": len(self.history.turns),
+            "heard": len(self.history.heard),
             "steps": len(self.scenario.steps),
             "virtual_s": round(self.loop.elapsed_s, 1),
             "loop_steps": self.loop.steps,
@@ -348,6 +349,7 @@ def busy(member: Member, tasks: tuple[str, ...]) -> list[str]:
         found += [f"{state.local_calls} local calls"] * bool(state.local_calls)
         found += [f"{state.catalog.held} calls held back"] * bool(state.catalog.held)
         found += [f"shard {s.number} has {s.busy} turns" for s in state.catalog.shards if s.busy]
+        found += ["pushes wait for gates"] * (not state.pushes.at_rest)
         waiting = state.member.view.waiting
         found += [f"{waiting} calls wait for an owner"] * bool(waiting)
     if (gate := member.gate) is not None:
@@ -355,6 +357,7 @@ def busy(member: Member, tasks: tuple[str, ...]) -> list[str]:
         pool = gate_state.pool
         waiting = gate_state.member.view.waiting
         found += [f"{waiting} calls wait for an owner"] * bool(waiting)
+        found += [f"{gate_state.clients.waiting} pushes"] * bool(gate_state.clients.waiting)
         found += [f"{gate_state.ingress.calls} calls of clients"] * bool(gate_state.ingress.calls)
     for peer in pool.peers if pool is not None else ():
         found += [f"{peer.waiting_calls} calls wait for {peer.member}"] * bool(peer.waiting_calls)

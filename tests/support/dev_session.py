@@ -11,7 +11,7 @@ import signal
 import sys
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -63,6 +63,13 @@ class DevSession:
     def gate_address(self) -> str:
         """Where client sessions go."""
         found = re.search(r"grpc (localhost:\d+)", self.shown)
+        assert found is not None
+        return found[1]
+
+    @property
+    def http_address(self) -> str:
+        """Where HTTP goes."""
+        found = re.search(r"gate  (http://localhost:\d+)", self.shown)
         assert found is not None
         return found[1]
 
@@ -133,13 +140,18 @@ def _environment() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def dev_session(*arguments: str | Path) -> AsyncIterator[DevSession]:
-    """Run ``goverse-cli dev`` with ``arguments``; whatever is left of it at the end is killed."""
+async def dev_session(
+    *arguments: str | Path, env: Mapping[str, str] | None = None
+) -> AsyncIterator[DevSession]:
+    """Run ``goverse-cli dev`` with ``arguments``; whatever is left of it at the end is killed.
+
+    :param env: more of its environment.
+    """
     mark = uuid.uuid4().hex
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "goverse_cli", "dev", *map(str, arguments)),
         cwd=ROOT,
-        env={**_environment(), _MARK: mark},
+        env={**_environment(), **(env or {}), _MARK: mark},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -12,13 +12,13 @@ from goverse.aio.runtime import Runtime
 from goverse.call import Call, CallTarget, Reply
 from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.errors import ApplicationError
-from goverse.ids import Epoch, MemberId, new_token
+from goverse.ids import Epoch, MemberId
 from goverse.objects import Catalog, Registry
 from goverse.observability.metrics import Metrics
 from goverse.sharding import shard_of
 from goverse.transport.carrier import Listener, Network
 from goverse.transport.link import LinkConfig
-from goverse_gate.clients import ClientLimits, Clients
+from goverse_gate.clients import Clients
 from goverse_gate.gate_service import GateService
 from goverse_gate.ingress import Ingress
 from goverse_gate.session import Sessions
@@ -90,8 +90,8 @@ class Hosted:
     catalog: Catalog
     ingress: Ingress
     metrics: Metrics
-    sessions: Sessions
     clients: Clients
+    sessions: Sessions
     service: GateService
     listener: Listener
 
@@ -112,16 +112,14 @@ async def hosted(
     for shard in range(SHARDS):
         await catalog.open_shard(shard, Epoch(1, 1))
     ingress = Ingress(_Node(catalog), limits, metrics)
-    sessions = Sessions(
-        ingress, lambda: MemberId("g1", "x"), LinkConfig(limits, runtime, "g1"), runtime.random
-    )
-    few = ClientLimits(max_clients=limits.max_sessions, max_calls=limits.max_session_calls)
-    clients = Clients(ingress, lambda: new_token(runtime.random), few)
+    clients = Clients(ingress, "g1", limits, runtime.random, metrics, resume_grace_s=30)
+    sessions = Sessions(clients, lambda: MemberId("g1", "x"), LinkConfig(limits, runtime, "g1"))
     service = GateService(ingress, clients, limits)
     listener = await network.listen(address, sessions.accept, services=(service.handler(),))
     try:
-        yield Hosted(catalog, ingress, metrics, sessions, clients, service, listener)
+        yield Hosted(catalog, ingress, metrics, clients, sessions, service, listener)
     finally:
+        clients.close("this gate is stopping")
         await service.close(1)
         await sessions.close(1)
         await listener.close()

@@ -40,9 +40,12 @@ from goverse.transport.link import LinkConfig
 from goverse.transport.loopback import LoopbackHub
 from goverse.transport.pb.gate import gate_pb2
 from goverse.transport.pool import LinkPool
-from goverse_gate.clients import ClientLimits, Clients
+from goverse_gate.attachment import Attachment, Transport
+from goverse_gate.buffer import Message
+from goverse_gate.clients import Clients
 from goverse_gate.gate_service import GateService
 from goverse_gate.http_app import HttpApp, HttpLimits
+from goverse_gate.http_front import Doors
 from goverse_gate.ingress import Ingress
 from goverse_node.admin import service as admin_service
 from goverse_node.inbound import MAX_REMEMBERED, MAX_WARNED_DIGESTS, InboundLinks
@@ -57,12 +60,16 @@ FILLED: dict[str, Callable[[], None]] = {}
 
 #: What needs sockets or a thread, or is filled beside its neighbours: where that is done.
 ELSEWHERE = {
+    "client.inbox": "unit/push/test_push_parts.py::"
+    "test_L26_what_an_inbox_cannot_hold_is_dropped_and_seen",
     "http.connections": "integration/test_gate_http.py::test_connections_have_a_limit",
     "http.pipelined": "integration/test_gate_http.py::test_requests_sent_ahead_have_a_limit",
     "link.replies_arriving_bytes": "unit/transport/test_transport_chunks.py::"
     "test_results_that_arrive_have_a_limit_together",
     "log.records": "unit/observability/test_logs.py::"
     "test_L24_a_log_that_stalls_drops_and_counts_and_stops_nobody",
+    "node.push_bytes": "unit/push/test_push_node.py::test_L26_a_full_queue_drops_and_counts",
+    "node.pushes": "unit/push/test_push_node.py::test_L26_a_full_queue_drops_and_counts",
     "ops.connections": "integration/test_ops_server.py::"
     "test_a_crowd_of_silent_connections_keeps_no_probe_out",
 }
@@ -143,7 +150,7 @@ async def test_snapshots_show_every_limit() -> None:
             assert process is not None
             shown |= {limit.name for limit in process.snapshot().limits}
     on_demand = {"object.background_tasks", "object.inner_calls"}
-    on_demand |= {"client.messages", "client.message_bytes"}
+    on_demand |= {"node.pushes", "node.push_bytes"}
     on_demand |= {"object.running_turns", "object.waiting_calls"}
     sockets = {name for name in limit_names() if name.split(".")[0] in ("http", "ops", "log")}
     assert limit_names() - shown == sockets | on_demand
@@ -256,7 +263,10 @@ async def test_links_of_members() -> None:
         patch.setattr("goverse_node.inbound.MAX_LINKS", 2)
         hub = LoopbackHub()
         node = InboundLinks(
-            lambda: hello(Role.NODE, "n1"), Target(), LinkConfig(LimitSettings(), Runtime(), "n1")
+            lambda: hello(Role.NODE, "n1"),
+            Target(),
+            LinkConfig(LimitSettings(), Runtime(), "n1"),
+            lambda link: None,
         )
         listener = await hub.network("n1").listen("n1:1", node.accept)
         pools = [
@@ -285,7 +295,10 @@ async def test_links_of_members() -> None:
 async def test_what_a_node_remembers() -> None:
     """There is nobody to refuse: the oldest is forgotten."""
     node = InboundLinks(
-        lambda: hello(Role.NODE, "n1"), Target(), LinkConfig(LimitSettings(), Runtime(), "n1")
+        lambda: hello(Role.NODE, "n1"),
+        Target(),
+        LinkConfig(LimitSettings(), Runtime(), "n1"),
+        lambda link: None,
     )
     for number in range(MAX_REMEMBERED + 5):
         node.drop(MemberId(f"n{number}", "1"))
@@ -568,37 +581,51 @@ async def test_bytes_of_all_clients() -> None:
     assert at_rest(ingress.limits())
 
 
+def registry(**limits: int) -> Clients:
+    chosen = replace(LimitSettings(), **limits)
+    metrics = Metrics("g1")
+    ingress = Ingress(Target(), chosen, metrics)
+    return Clients(ingress, "g1", chosen, random.Random(1), metrics, resume_grace_s=30.0)
+
+
+def nothing() -> None:
+    pass
+
+
 @fills("gate.clients")
-async def test_registered_clients() -> None:
-    ingress = Ingress(Target(), LimitSettings(), Metrics("g1"))
-    ids = iter(range(9))
-    clients = Clients(ingress, lambda: f"c{next(ids)}", ClientLimits(max_clients=2))
-    found = [clients.register("peer") for _ in range(2)]
+async def test_clients_of_a_gate() -> None:
+    clients = registry(max_sessions=2)
+    found = [clients.connect(Transport.GRPC, nothing) for _ in range(2)]
     assert full(clients.limits(), "gate.clients")
     with pytest.raises(Overloaded):
-        clients.register("peer")
-    assert found[0].offer(b"still served")
-    for client in found:
-        clients.remove(client)
+        clients.connect(Transport.GRPC, nothing)
+    assert clients.put(found[0].client_id, Message("Note", b"still served")) is None
+    for attachment in found:
+        attachment.detach()
     assert used(clients.limits(), "gate.clients")[0] == 0
-    assert ingress.snapshot().doors == 0
 
 
-@fills("client.messages", "client.message_bytes")
+@fills("client.messages", "client.message_bytes", "gate.message_bytes")
 async def test_messages_that_a_client_does_not_read() -> None:
-    """The push is refused, not dropped in silence; another client's goes on."""
-    ingress = Ingress(Target(), LimitSettings(), Metrics("g1"))
-    ids = iter(range(9))
-    limits = ClientLimits(max_messages=3, max_bytes=100)
-    clients = Clients(ingress, lambda: f"c{next(ids)}", limits)
-    many, large, other = (clients.register("peer") for _ in range(3))
-    assert [many.offer(b"x") for _ in range(4)] == [True, True, True, False]
+    """The push is refused and counted, not dropped in silence; another client's goes on."""
+    clients = registry(
+        max_push_messages=3, max_push_bytes=100, max_push_queue_bytes=100, max_inflight_bytes=220
+    )
+    many, large, other = (clients.connect(Transport.GRPC, nothing) for _ in range(3))
+
+    def put(to: Attachment, size: int) -> bool:
+        return clients.put(to.client_id, Message("Note", bytes(size))) is None
+
+    assert [put(many, 1) for _ in range(4)] == [True, True, True, False]
     assert full(clients.limits(), "client.messages")
-    assert [large.offer(bytes(100)), large.offer(b"x")] == [True, False]
+    assert [put(large, 100), put(large, 1)] == [True, False]
     assert full(clients.limits(), "client.message_bytes")
-    assert other.offer(b"beside")
-    for client in (many, large, other):
-        clients.remove(client)
+    assert put(other, 90)
+    last = clients.connect(Transport.GRPC, nothing)
+    assert [put(last, 28), put(last, 27)] == [False, True]  # all of them have a limit together
+    assert full(clients.limits(), "gate.message_bytes")
+    for attachment in (many, large, other, last):
+        attachment.detach()
     assert at_rest(clients.limits())
 
 
@@ -614,7 +641,7 @@ async def test_calls_over_grpc() -> None:
     limits = replace(LimitSettings(), max_inflight_calls=3, max_inflight_bytes=100)
     target = Held()
     ingress = Ingress(target, LimitSettings(), Metrics("g1"))
-    service = GateService(ingress, Clients(ingress, lambda: "c", ClientLimits()), limits)
+    service = GateService(ingress, registry(), limits)
 
     def ask(size: int) -> Coroutine[Any, Any, Any]:
         request = gate_pb2.CallObjectRequest(type="Counter", id="a", method="m" * size)
@@ -655,7 +682,7 @@ async def test_requests_over_http() -> None:
             await free.wait()
             return Reply(b"1", Codec.JSON)
 
-    app = HttpApp(Door(), HttpLimits(max_requests=3, max_held_bytes=100))
+    app = HttpApp(Doors(Door()), HttpLimits(max_requests=3, max_held_bytes=100))
     first = start([_post(app, b" " * 60), _post(app, b" " * 40)])
     await eventually(lambda: full(app.limits(), "http.held_bytes"))
     assert await _post(app, b" ") == (503, "overloaded")

@@ -25,12 +25,15 @@ PUBLIC = [
     "TooLarge",
     "Unauthenticated",
     "Unavailable",
+    "broadcast",
     "context",
     "create",
     "delete",
     "get",
+    "message",
     "method",
     "options",
+    "push",
 ]
 
 

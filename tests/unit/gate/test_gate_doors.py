@@ -34,12 +34,13 @@ def test_L31_only_the_ingress_calls_into_the_cluster() -> None:
     assert named("invoke") == [
         ("gate_service.py", "door"),  # of a registered client
         ("gate_service.py", "door"),  # of a connection
-        ("http_app.py", "self._door"),
-        ("http_compat.py", "self._door"),  # create and delete
-        ("http_compat.py", "self._door"),  # call
+        ("http_app.py", "door"),  # the listener's own, or that of a client by its token
+        ("http_compat.py", "door"),  # create and delete
+        ("http_compat.py", "door"),  # call
         ("ingress.py", "self._router"),
         # Not a client's call: the gate asks a node itself, see test_gate_ingress for clients.
         ("node_types.py", "self._pool.target(record.member, record.address)"),
+        ("session.py", "self._link"),  # to the client: what was pushed to it
     ]
     assert named("forward") == [("ingress.py", "self._router")]
 
@@ -73,5 +74,15 @@ def test_L31_every_listener_gets_a_door() -> None:
         ("app.py", "gate.ingress"),
         ("clients.py", "self._ingress"),
         ("gate_service.py", "self._ingress"),
-        ("session.py", "self._ingress"),
     ]
+
+
+def test_L31_every_transport_connects_its_clients_through_the_registry() -> None:
+    """Which asks the ingress for each of them: a transport that is added must be added here."""
+    assert sorted(named("connect")) == [
+        ("events.py", "clients"),  # attach(): event streams and WebSockets
+        ("events.py", "self._clients"),  # the compatible event stream
+        ("gate_service.py", "self._clients"),
+        ("session.py", "self._clients"),
+    ]
+    assert named("Client") == [("clients.py", "")]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from goverse.call import Call, Codec, Reply, Verb
 from goverse.errors import ApplicationError, Executed, InvalidArgument, Unavailable
 from goverse_gate.http_app import HttpApp, HttpLimits
+from goverse_gate.http_front import Doors
 
 ADD = "/v1/objects/Counter/a/add"
 ORIGIN = {"origin": "https://app.example"}
@@ -36,7 +37,7 @@ class FakeDoor:
 class Http:
     def __init__(self, **limits: Any) -> None:
         self.door = FakeDoor()
-        self.app = HttpApp(self.door, HttpLimits(**limits), ("https://app.example",))
+        self.app = HttpApp(Doors(self.door), HttpLimits(**limits), ("https://app.example",))
         transport = httpx.ASGITransport(app=self.app)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://gate")
 
@@ -258,7 +259,7 @@ class TestBodies:
 
 
 async def one_request(scope: dict[str, Any]) -> list[dict[str, Any]]:
-    app = HttpApp(FakeDoor(), HttpLimits())
+    app = HttpApp(Doors(FakeDoor()), HttpLimits())
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:

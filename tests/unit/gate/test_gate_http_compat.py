@@ -24,6 +24,7 @@ from goverse.errors import (
 )
 from goverse_gate.http_app import HttpApp, HttpLimits
 from goverse_gate.http_compat import CompatibleCalls
+from goverse_gate.http_front import Doors
 
 CALL = "/api/v1/objects/call/Counter/a/add"
 CREATE = "/api/v1/objects/create/Counter/a"
@@ -47,8 +48,8 @@ class FakeDoor:
 class Http:
     def __init__(self, **limits: Any) -> None:
         self.door = FakeDoor()
-        fronts = {CompatibleCalls.prefix: CompatibleCalls(self.door)}
-        self.app = HttpApp(self.door, HttpLimits(**limits), ("https://app.example",), fronts)
+        fronts = {CompatibleCalls.prefix: CompatibleCalls(Doors(self.door))}
+        self.app = HttpApp(Doors(self.door), HttpLimits(**limits), ("https://app.example",), fronts)
         transport = httpx.ASGITransport(app=self.app)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://gate")
 

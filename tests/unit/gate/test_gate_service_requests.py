@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any, NamedTuple
 
 from hypothesis import given
@@ -12,7 +13,7 @@ from goverse.call import Call, Codec, Reply
 from goverse.config.settings import LimitSettings
 from goverse.observability.metrics import Metrics
 from goverse.transport.pb.gate import gate_pb2 as pb
-from goverse_gate.clients import ClientLimits, Clients
+from goverse_gate.clients import Clients
 from goverse_gate.gate_service import SERVICE, GateService
 from goverse_gate.ingress import Ingress
 
@@ -58,7 +59,9 @@ class Service:
         self.router = Router(codec)
         self.ingress = Ingress(self.router, limits, Metrics())
         self.service = GateService(
-            self.ingress, Clients(self.ingress, lambda: "c", ClientLimits()), limits
+            self.ingress,
+            Clients(self.ingress, "g1", limits, random.Random(1), Metrics(), resume_grace_s=30),
+            limits,
         )
 
     async def send(self, method: str, raw: bytes) -> str:
