@@ -15,9 +15,9 @@ from typing import Any, cast
 import uvicorn
 
 from goverse.aio.tasks import Tasks
-from goverse_gate.asgi import Application
-from goverse_gate.http_app import HttpLimits
+from goverse_gate.http_app import HttpApp, HttpLimits
 from goverse_gate.http_connection import HttpConnection, attended
+from goverse_gate.http_quick import OkHeads, QuickConnection
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,10 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves one application on one address from `open_http` until `close`."""
 
-    def __init__(self, app: Application, limits: HttpLimits, sockets: list[socket.socket]) -> None:
-        connection = functools.partial(HttpConnection, limits=limits)
+    def __init__(self, app: HttpApp, limits: HttpLimits, sockets: list[socket.socket]) -> None:
+        connection = functools.partial(
+            QuickConnection, limits=limits, respond=app.respond, heads=OkHeads()
+        )
         config = uvicorn.Config(
             cast(Any, attended(app)),
             http=cast(Any, connection),
@@ -106,7 +108,7 @@ class HttpServer:
             listening.close()
 
 
-async def open_http(app: Application, limits: HttpLimits, address: str) -> HttpServer:
+async def open_http(app: HttpApp, limits: HttpLimits, address: str) -> HttpServer:
     """Listen on ``address`` (host:port; port 0 asks for a free one) and serve ``app``.
 
     Raises OSError, naming the address, if it cannot be had.
