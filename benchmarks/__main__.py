@@ -29,6 +29,9 @@ NAMES = {
 }
 #: Benchmarks that know peers.
 COMPARED = ("calls",)
+#: Rounds where fewer or more are worth their time than the default.
+ROUNDS = {"memory": 3}
+DEFAULT_ROUNDS = 5
 
 
 def main() -> int:
@@ -60,7 +63,7 @@ def _arguments() -> tuple[str, Options, Path | None]:
     )
     parser.add_argument("name", choices=sorted(NAMES))
     parser.add_argument("--peers", default="", help="what to compare with, comma-separated")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved runs (default 5)")
+    parser.add_argument("--rounds", type=int, help="interleaved runs (default 5, of memory 3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one run (default 3)")
     parser.add_argument("--output", type=Path, help="file for the samples of every run")
     arguments = parser.parse_args()
@@ -70,6 +73,8 @@ def _arguments() -> tuple[str, Options, Path | None]:
         parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
     if peers and arguments.name not in COMPARED:
         parser.error(f"{arguments.name} is compared with no peers")
+    if arguments.rounds is None:
+        arguments.rounds = ROUNDS.get(arguments.name, DEFAULT_ROUNDS)
     if arguments.rounds < 1 or not 0 < arguments.seconds < 3600:
         parser.error("--rounds and --seconds must be positive")
     return arguments.name, Options(arguments.rounds, arguments.seconds, peers), arguments.output
