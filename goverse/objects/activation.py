@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from goverse.aio.deadlines import Handle
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Reply, Verb
 from goverse.config.settings import LimitSettings
@@ -40,6 +39,10 @@ class ActivationState(enum.IntEnum):
 
 
 ACTIVATING, ACTIVE, DEACTIVATING, DEAD = ActivationState
+
+
+#: Never written to: only `Activation.begin` adds, to a dict of its own.
+_NO_TURNS: dict[int, Turn] = {}
 
 
 class ObjectObserver(Protocol):
@@ -83,12 +86,12 @@ class Activation:
         "ended",
         "epoch",
         "hook_task",
-        "idle_handle",
         "instance",
         "last_used",
         "mailbox",
         "object_id",
         "object_type",
+        "reminder",
         "services",
         "shard",
         "state",
@@ -107,18 +110,18 @@ class Activation:
         self.mailbox = Mailbox(services.limits.max_mailbox_calls)
         #: Set once it is dead and its last turn is over: a turn that is told to end may take time.
         self.ended: asyncio.Event | None = None
-        #: Turns that run now, by number.
-        self.turns: dict[int, Turn] = {}
+        #: Turns that run now, by number. Most objects have none most of the time, and share that.
+        self.turns: dict[int, Turn] = _NO_TURNS
         self.last_used = self.created = services.loop.time()
         self._background: Background | None = None
         #: The task that runs a lifecycle hook, if one runs.
         self.hook_task: asyncio.Task[Any] | None = None
-        #: The catalog's timer for it, so that the end of the activation ends it too.
-        self.idle_handle: Handle | None = None
+        #: Where the catalog is reminded of it, so that the end of the activation ends that too.
+        self.reminder: dict[Activation, None] | None = None
         self.instance: Object = object_type.cls()
         self._keeper = StateKeeper(object_type.state, self.instance)
         self._has_state = bool(object_type.state)
-        self.instance.__dict__["__goverse_host__"] = self
+        object.__setattr__(self.instance, "__goverse_host__", self)
 
     def __str__(self) -> str:
         return str(self.object_id)
@@ -284,6 +287,8 @@ class Activation:
         turn.task = task
         turn.cancelling = task.cancelling()
         turn.state = RUNNING
+        if self.turns is _NO_TURNS:
+            self.turns = {}
         self.turns[turn.number] = turn
 
     def _end(self, turn: Turn) -> None:
@@ -297,8 +302,10 @@ class Activation:
         """``turn`` runs no more."""
         turn.state = ENDED
         self.turns.pop(turn.number, None)
-        if self.ended is not None and not self.turns:
-            self.ended.set()
+        if not self.turns:
+            self.turns = _NO_TURNS
+            if self.ended is not None:
+                self.ended.set()
 
     def _conclude(self, turn: Turn, result: Any, tracked: bool) -> bytes:
         """Encode the result, and the state that it reflects. Raises ObjectFailed, TooLarge."""
