@@ -40,7 +40,8 @@ PEER_BOUNDS = {"xoscar": ("xoscar actor calls", 2.0), "ray": ("Ray actor calls",
 async def run(options: Options, report: Report) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        commands = await _install(options, report)
+        commands, faults = await outside.driver_commands(options.peers)
+        report.faults += faults
         async with AsyncExitStack() as stack:
             cluster = await stack.enter_async_context(one_node_and_a_gate(folder))
             echo = await stack.enter_async_context(
@@ -51,22 +52,12 @@ async def run(options: Options, report: Report) -> None:
                 Subject(OURS, partial(_measured, cluster, cpu)),
                 Subject(ECHO, partial(_load, "benchmarks.echo", "load", echo)),
             ]
-            for peer, command in commands.items():
-                try:
-                    running = await stack.enter_async_context(
-                        outside.running(peer, folder, command)
-                    )
-                except outside.PeerFailed as error:
-                    report.faults.append(f"peer {peer}: {error}")
-                    continue
-                report.settings[peer] = running.about
-                subjects.append(
-                    Subject(
-                        PEER_BOUNDS[peer][0],
-                        partial(running.run, CALLERS, WARMUP_S),
-                        required=False,
-                    )
-                )
+            running, faults = await outside.started(stack, folder, commands)
+            report.faults += faults
+            for peer in running:
+                report.settings[peer.name] = peer.about
+                run_of = partial(peer.run, CALLERS, WARMUP_S)
+                subjects.append(Subject(PEER_BOUNDS[peer.name][0], run_of, required=False))
             samples = await interleaved(subjects, options.rounds, options.seconds, report.faults)
             _judge(options, samples, report)
             report.figures["cpu_us_per_call"] = {
@@ -75,17 +66,6 @@ async def run(options: Options, report: Report) -> None:
             report.raw = {**raw(samples), "cpu_us_per_call": cpu}
             gate = cluster.servers["gate"].address
             report.figures["latency_by_callers"] = await _latencies(gate, options.seconds)
-
-
-async def _install(options: Options, report: Report) -> dict[str, list[str]]:
-    """Driver commands of the peers that could be installed."""
-    commands = {}
-    for peer in options.peers:
-        try:
-            commands[peer] = await outside.driver_command(peer)
-        except outside.PeerFailed as error:
-            report.faults.append(f"peer {peer}: {error}")
-    return commands
 
 
 def _judge(options: Options, samples: Samples, report: Report) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,20 @@ async def running(name: str, folder: Path, command: Sequence[str]) -> AsyncItera
         await kill(process)
 
 
+async def started(
+    stack: contextlib.AsyncExitStack, folder: Path, commands: Mapping[str, Sequence[str]]
+) -> tuple[list[Peer], list[str]]:
+    """The peers that run now, until ``stack`` ends, and what is wrong with the others."""
+    peers: list[Peer] = []
+    faults: list[str] = []
+    for name, command in commands.items():
+        try:
+            peers.append(await stack.enter_async_context(running(name, folder, command)))
+        except PeerFailed as error:
+            faults.append(f"peer {error}")
+    return peers, faults
+
+
 async def _line(
     name: str, process: asyncio.subprocess.Process, log: Path, timeout_s: float
 ) -> dict[str, Any]:
@@ -83,8 +97,20 @@ async def _line(
     return found
 
 
-async def driver_command(name: str) -> list[str]:
-    """The command of a peer's driver; installs the peer if that was not done. Raises PeerFailed."""
+async def driver_commands(names: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The commands of the peers that are installed now, and what is wrong with the others."""
+    commands: dict[str, list[str]] = {}
+    faults: list[str] = []
+    for name in names:
+        try:
+            commands[name] = await _driver_command(name)
+        except PeerFailed as error:
+            faults.append(f"peer {name} {error}")
+    return commands, faults
+
+
+async def _driver_command(name: str) -> list[str]:
+    """The command of a peer's driver, whose environment is made if need be."""
     python = await installed(REQUIREMENTS / f"{name}.txt", CACHE / name)
     return [str(python), "-m", f"benchmarks.peers.{name}_calls"]
 
