@@ -60,7 +60,7 @@ class Report:
 
     :param figures: medians and the like, shown in the closing line.
     :param raw: every run's samples, by subject; kept in the file of samples.
-    :param settings: what was asked of the subjects and of the peers.
+    :param settings: of the subjects, and of the peers with their versions.
     :param faults: in words; one is enough for the run not to be ok.
     """
 
@@ -83,6 +83,7 @@ class Report:
             "checks": [check.to_json() for check in self.checks],
             "faults": self.faults,
             "figures": self.figures,
+            "settings": self.settings,
             "environment": where,
         }
 
@@ -95,7 +96,6 @@ class Report:
                 "seconds": options.seconds,
                 "peers": list(options.peers),
             },
-            "settings": self.settings,
             "samples": self.raw,
         }
 
