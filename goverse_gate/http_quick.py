@@ -32,15 +32,19 @@ _PATH = b"/v1/objects/"
 _JOINED_BYTES = 64 * 1024
 
 
-class OkHeads:
-    """The head of a 200 up to the number of its length, made anew when the date changes."""
+class WholeCalls:
+    """What the connections of a server share: who carries a call out, and the head of a 200."""
 
-    def __init__(self) -> None:
+    def __init__(self, respond: Respond) -> None:
+        self.respond = respond
         self._defaults: list[tuple[bytes, bytes]] | None = None
         self._head = b""
 
     def head(self, defaults: list[tuple[bytes, bytes]]) -> bytes:
-        """:param defaults: the server's own headers, a new list whenever they change."""
+        """The head of a 200, up to the number of its length.
+
+        :param defaults: the server's own headers, a new list whenever they (the date) change.
+        """
         if defaults is not self._defaults:
             self._defaults = defaults
             lines = _lines(200, [*defaults, (b"content-type", b"application/json")])
@@ -78,12 +82,10 @@ class QuickConnection(HttpConnection):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: HttpLimits,
-        respond: Respond,
-        heads: OkHeads,
+        calls: WholeCalls,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop, limits=limits)
-        self._respond = respond
-        self._heads = heads
+        self._calls = calls
         self._gathered: list[bytes] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
@@ -177,7 +179,7 @@ class QuickConnection(HttpConnection):
     ) -> None:
         try:
             try:
-                answer = await self._respond(path, headers, body)
+                answer = await self._calls.respond(path, headers, body)
             except asyncio.CancelledError:
                 # The task is the server's own and ends here: nobody else waits for the cancel.
                 if self.lost:
@@ -198,7 +200,7 @@ class QuickConnection(HttpConnection):
     def _write(self, exchange: _Exchange, status: int, headers: Headers, body: bytes) -> None:
         defaults = self.server_state.default_headers
         if status == 200 and not headers and exchange.keep_alive:
-            head = b"%b%d\r\n\r\n" % (self._heads.head(defaults), len(body))
+            head = b"%b%d\r\n\r\n" % (self._calls.head(defaults), len(body))
         else:
             close = (b"connection", b"close")
             if status == 200:

@@ -17,7 +17,7 @@ import uvicorn
 from goverse.aio.tasks import Tasks
 from goverse_gate.http_app import HttpApp, HttpLimits
 from goverse_gate.http_connection import HttpConnection, attended
-from goverse_gate.http_quick import OkHeads, QuickConnection
+from goverse_gate.http_quick import QuickConnection, WholeCalls
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ class HttpServer:
     """Serves one application on one address from `open_http` until `close`."""
 
     def __init__(self, app: HttpApp, limits: HttpLimits, sockets: list[socket.socket]) -> None:
-        connection = functools.partial(
-            QuickConnection, limits=limits, respond=app.respond, heads=OkHeads()
-        )
+        calls = WholeCalls(app.respond)
+        connection = functools.partial(QuickConnection, limits=limits, calls=calls)
         config = uvicorn.Config(
             cast(Any, attended(app)),
             http=cast(Any, connection),
