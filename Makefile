@@ -16,7 +16,7 @@ help:
 	@echo "make proto            regenerate goverse/transport/pb from proto/"
 	@echo "make simulate         SEEDS=$(SEEDS) simulated clusters with faults"
 	@echo "make fuzz             FUZZ_SECONDS=$(FUZZ_SECONDS) of nonsense at every door, then over HTTP"
-	@echo "make bench            calls per second through gate and node"
+	@echo "make bench            every benchmark, beside limits and peers"
 	@echo "make clean            remove .venv, .tools and every cache"
 
 run: $(VENV)/run.stamp
@@ -43,7 +43,8 @@ fuzz-http: $(VENV)/test.stamp
 	@exec $(BIN)/python -m tests.robustness.http_fuzz --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/test.stamp
-	@exec $(BIN)/python -m benchmarks calls
+	@scripts/setup-test
+	@scripts/bench
 
 clean:
 	rm -rf $(VENV) .tools .cache reports *.egg-info

@@ -1,39 +1,102 @@
-"""``python -m benchmarks NAME [--rounds N] [--seconds S] [--output FILE]``."""
+"""``python -m benchmarks NAME [--peers A,B] [--rounds N] [--seconds S] [--output FILE]``.
+
+The last line of standard output is one JSON object. The exit status is 0 if every bound was kept
+and nothing failed, otherwise 1. The samples of every run are kept in a file below reports/.
+"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
 import json
+import signal
 import sys
+import time
+import traceback
 from pathlib import Path
+from typing import Any
 
-from benchmarks.report import Options, Report, environment
+from benchmarks.peers import PEERS
+from benchmarks.processes import adopt_orphans, end_leftovers
+from benchmarks.report import ROOT, Options, Report, environment
 
-NAMES = {"calls": "calls through gate and node, beside a bare batched echo"}
+NAMES = {
+    "calls": "calls through gate and node, beside a bare batched echo and peers",
+    "http": "JSON calls through gate and node, beside a bare uvicorn echo",
+    "bootstrap": "three nodes claim all shards: time and etcd transactions",
+    "memory": "bytes per resident object and per idle session",
+}
+#: Benchmarks that know peers.
+COMPARED = ("calls",)
+#: Rounds where fewer or more are worth their time than the default.
+ROUNDS = {"memory": 3}
+DEFAULT_ROUNDS = 5
 
 
 def main() -> int:
+    name, options, output = _arguments()
+    where = environment()
+    report = Report(name)
+    adopt_orphans()
+    try:
+        asyncio.run(_run(name, options, report))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        report.faults.append("interrupted")
+    except Exception as error:
+        traceback.print_exc()
+        report.faults.append(f"{type(error).__name__}: {error}")
+    finally:
+        end_leftovers()
+    _keep(report.samples(options, where), output or _default_output(name))
+    print(json.dumps(report.to_json(where)), flush=True)
+    return 0 if report.ok else 1
+
+
+def _arguments() -> tuple[str, Options, Path | None]:
     listing = "\n".join(f"  {name:<10} {what}" for name, what in NAMES.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog=f"benchmarks:\n{listing}",
+        epilog=f"benchmarks:\n{listing}\n\npeers: {', '.join(PEERS)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=sorted(NAMES))
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved runs (default 5)")
+    parser.add_argument("--peers", default="", help="what to compare with, comma-separated")
+    parser.add_argument("--rounds", type=int, help="interleaved runs (default 5, of memory 3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one run (default 3)")
-    parser.add_argument("--output", type=Path, help="also keep the raw samples of every run here")
+    parser.add_argument("--output", type=Path, help="file for the samples of every run")
     arguments = parser.parse_args()
-    if arguments.rounds < 1 or arguments.seconds <= 0:
+    peers = tuple(dict.fromkeys(peer for peer in arguments.peers.split(",") if peer))
+    unknown = [peer for peer in peers if peer not in PEERS]
+    if unknown:
+        parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
+    if peers and arguments.name not in COMPARED:
+        parser.error(f"{arguments.name} is compared with no peers")
+    if arguments.rounds is None:
+        arguments.rounds = ROUNDS.get(arguments.name, DEFAULT_ROUNDS)
+    if arguments.rounds < 1 or not 0 < arguments.seconds < 3600:
         parser.error("--rounds and --seconds must be positive")
-    module = importlib.import_module(f"benchmarks.{arguments.name}")
-    report: Report = module.run(Options(arguments.rounds, arguments.seconds))
-    if arguments.output:
-        arguments.output.write_text(json.dumps(report.raw, indent=1) + "\n")
-    print(json.dumps(report.to_json(environment())))
-    return 0 if report.ok else 1
+    return arguments.name, Options(arguments.rounds, arguments.seconds, peers), arguments.output
+
+
+async def _run(name: str, options: Options, report: Report) -> None:
+    """Run one benchmark; SIGTERM ends it in order, as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await importlib.import_module(f"benchmarks.{name}").run(options, report)
+
+
+def _default_output(name: str) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return ROOT / "reports" / f"benchmark-{name}-{stamp}.json"
+
+
+def _keep(samples: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(samples, indent=1) + "\n")
+    print(f"samples: {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

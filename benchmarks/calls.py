@@ -1,125 +1,105 @@
-"""Calls from our client through a gate to a node, beside a bare batched echo of one hop.
+"""Calls from our client through a gate to a node, beside a bare batched echo of one hop and peers.
 
-Both echo 64 bytes for the same number of callers in one client process. Runs alternate, so that
-a machine whose speed drifts slows both.
+All echo 64 bytes for the same number of callers in one client process.
 
 ``python -m benchmarks.calls ADDRESS CALLERS WARMUP SECONDS`` is the load generator.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
 import statistics
 import sys
 import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
 import goverse.client
+from benchmarks.cluster import cpu_seconds, one_node_and_a_gate
 from benchmarks.load import Load, drive
 from benchmarks.objects import Echo
+from benchmarks.peers import outside
+from benchmarks.processes import load, serving
 from benchmarks.report import Check, Options, Report
-from goverse.config.settings import ClusterSettings
-from goverse.coordination.supervised import EtcdOptions, EtcdProcess
-from goverse.testing.processes import ProcessCluster, http_get, process_cluster
+from benchmarks.rounds import Samples, Subject, interleaved, medians, ratio, raw
+from goverse.testing.processes import ProcessCluster
 
 CALLERS = 128
 WARMUP_S = 1.0
-SETTLE_S = 60.0
 
-_OPEN_SHARDS = re.compile(r'^goverse_shards\{state="open"\} (\d+)', re.MULTILINE)
-
-
-def run(options: Options) -> Report:
-    return asyncio.run(_run(options))
+OURS = "calls through gate and node"
+ECHO = "bare echo"
+#: What a peer is called in checks, and how many of its calls one must make for each.
+PEER_BOUNDS = {"xoscar": ("xoscar actor calls", 2.0), "ray": ("Ray actor calls", 8.0)}
 
 
-async def _run(options: Options) -> Report:
-    report = Report("calls")
-    with tempfile.TemporaryDirectory() as folder:
-        etcd = EtcdProcess(EtcdOptions(Path(folder) / "etcd"))
-        await etcd.start()
-        try:
-            async with process_cluster(
-                etcd.endpoint,
-                Path(folder),
-                modules=("benchmarks.objects",),
-                environment={"GOVERSE_CLUSTER__STABILITY_DURATION": "200ms"},
-            ) as cluster:
-                await cluster.start_node("node")
-                await cluster.start_gate("gate")
-                await cluster.wait_ready()
-                await _settled(cluster)
-                await _measure(options, cluster, report)
-        finally:
-            await etcd.stop()
-    return report
-
-
-async def _settled(cluster: ProcessCluster) -> None:
-    """Return once the node has all shards: opening them is not what is measured."""
-    async with asyncio.timeout(SETTLE_S):
-        while True:
-            _, text = await http_get(cluster.servers["node"].ops_address, "/metrics")
-            found = _OPEN_SHARDS.search(text)
-            if found and int(found.group(1)) == ClusterSettings().initial_num_shards:
-                return
-            await asyncio.sleep(0.1)
-
-
-async def _measure(options: Options, cluster: ProcessCluster, report: Report) -> None:
-    gate = cluster.servers["gate"]
-    echo_server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.echo", "serve", stdout=asyncio.subprocess.PIPE
-    )
-    assert echo_server.stdout is not None
-    try:
-        echo_address = (await echo_server.stdout.readline()).decode().strip()
-        ratios, calls, echoes = [], [], []
-        cpu: list[dict[str, float]] = []  # microseconds per call, by process
-        for round_number in range(options.rounds):
-            before = _cpu(cluster)
-            ours = await _load("benchmarks.calls", gate.address, CALLERS, options.seconds)
-            after = _cpu(cluster)
-            bare = await _load("benchmarks.echo", "load", echo_address, CALLERS, options.seconds)
-            used = {"client": ours.cpu_s, **{name: after[name] - before[name] for name in after}}
-            cpu.append({name: round(s / ours.all_calls * 1e6, 1) for name, s in used.items()})
-            ratios.append(ours.per_second / bare.per_second)
-            calls.append(ours)
-            echoes.append(bare)
-            print(
-                f"round {round_number + 1}/{options.rounds}: {ours.per_second:,.0f} calls/s, "
-                f"bare echo {bare.per_second:,.0f}/s, ratio {ratios[-1]:.3f}, "
-                f"CPU us per call {cpu[-1]}",
-                file=sys.stderr,
+async def run(options: Options, report: Report) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        commands, faults = await outside.driver_commands(options.peers)
+        report.faults += faults
+        async with AsyncExitStack() as stack:
+            cluster = await stack.enter_async_context(one_node_and_a_gate(folder))
+            echo = await stack.enter_async_context(
+                serving([sys.executable, "-m", "benchmarks.echo", "serve"], log=folder / "echo.log")
             )
-        report.checks.append(
-            Check("calls through gate and node / bare echo", statistics.median(ratios), 0.25)
-        )
-        report.figures["calls_per_s"] = round(statistics.median(c.per_second for c in calls))
-        report.figures["bare_echo_per_s"] = round(statistics.median(c.per_second for c in echoes))
-        report.figures["cpu_us_per_call"] = {
-            name: round(statistics.median(one[name] for one in cpu), 1) for name in cpu[0]
-        }
-        report.raw = {
-            "calls": [asdict(c) for c in calls],
-            "echo": [asdict(c) for c in echoes],
-            "cpu": cpu,
-        }
-        report.figures["latency_by_callers"] = await _latencies(gate.address, options.seconds)
-    finally:
-        echo_server.kill()
-        await echo_server.wait()
+            cpu: list[dict[str, float]] = []
+            subjects = [
+                Subject(OURS, partial(_measured, cluster, cpu)),
+                Subject(ECHO, partial(_load, "benchmarks.echo", "load", echo)),
+            ]
+            running, faults = await outside.started(stack, folder, commands)
+            report.faults += faults
+            for peer in running:
+                report.settings[peer.name] = peer.about
+                run_of = partial(peer.run, CALLERS, WARMUP_S)
+                subjects.append(Subject(PEER_BOUNDS[peer.name][0], run_of, required=False))
+            samples = await interleaved(subjects, options.rounds, options.seconds, report.faults)
+            _judge(options, samples, report)
+            report.figures["cpu_us_per_call"] = {
+                name: round(statistics.median(one[name] for one in cpu), 1) for name in cpu[0]
+            }
+            report.raw = {**raw(samples), "cpu_us_per_call": cpu}
+            gate = cluster.servers["gate"].address
+            report.figures["latency_by_callers"] = await _latencies(gate, options.seconds)
+
+
+def _judge(options: Options, samples: Samples, report: Report) -> None:
+    # Beside peers more is asked for than alone.
+    bound = 0.3 if options.peers else 0.25
+    report.checks.append(Check(f"{OURS} / {ECHO}", ratio(samples, OURS, ECHO), bound))
+    for peer in options.peers:
+        name, bound = PEER_BOUNDS[peer]
+        if name in samples:
+            report.checks.append(Check(f"{OURS} / {name}", ratio(samples, OURS, name), bound))
+    report.figures["medians"] = medians(samples)
+    report.settings["callers"] = CALLERS
+    report.settings["payload_bytes"] = 64
+
+
+async def _measured(cluster: ProcessCluster, cpu: list[dict[str, float]], seconds: float) -> Load:
+    """One run of ours, with the microseconds of processor time per call in each process."""
+    before = cpu_seconds(cluster)
+    seen = await _load("benchmarks.calls", cluster.servers["gate"].address, seconds)
+    after = cpu_seconds(cluster)
+    used = {"client": seen.cpu_s, **{name: after[name] - before[name] for name in after}}
+    cpu.append({name: round(s / seen.all_calls * 1e6, 1) for name, s in used.items()})
+    return seen
+
+
+async def _load(module: str, *arguments: object) -> Load:
+    *where, seconds = arguments
+    return await load(module, *where, CALLERS, WARMUP_S, seconds)
 
 
 async def _latencies(address: str, seconds: float) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for callers in (1, 16, CALLERS, 1024):
-        seen = await _load("benchmarks.calls", address, callers, seconds)
+        seen = await load("benchmarks.calls", address, callers, WARMUP_S, seconds)
         found[str(callers)] = {
             "p50_ms": seen.p50_ms,
             "p99_ms": seen.p99_ms,
@@ -127,25 +107,6 @@ async def _latencies(address: str, seconds: float) -> dict[str, dict[str, float]
         }
         print(f"{callers} callers: {found[str(callers)]}", file=sys.stderr)
     return found
-
-
-def _cpu(cluster: ProcessCluster) -> dict[str, float]:
-    return {name: server.cpu_seconds() for name, server in cluster.servers.items()}
-
-
-async def _load(module: str, *arguments: object) -> Load:
-    *where, callers, seconds = arguments
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        *map(str, (*where, callers, WARMUP_S, seconds)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    out, _ = await process.communicate()
-    if process.returncode != 0:
-        raise RuntimeError(f"load generator {module} failed")
-    return Load(**json.loads(out))
 
 
 async def _generate(address: str, callers: int, warmup_s: float, seconds: float) -> None:

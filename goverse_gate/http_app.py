@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from goverse.aio.limits import Limit
-from goverse.call import Call, Codec
+from goverse.call import Call, CallTarget, Codec
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     Executed,
@@ -26,8 +26,10 @@ from goverse.errors import (
 )
 from goverse_gate.asgi import Receive, Scope, Send, answer
 from goverse_gate.http_calls import (
+    Answer,
     Head,
     Headers,
+    Target,
     check_origin,
     check_reader,
     origin_allowed,
@@ -106,6 +108,7 @@ class HttpApp:
         self._origins = frozenset(origin.encode() for origin in allowed_origins)
         self._requests = 0
         self._bodies = Bodies(limits)
+        self._now = asyncio.get_running_loop().time
 
     def snapshot(self) -> HttpSnapshot:
         return HttpSnapshot(requests=self._requests, held_bytes=self._bodies.held_bytes)
@@ -138,14 +141,39 @@ class HttpApp:
             await self._refuse(error, cors, send, front)
             return
         except Exception:
-            log.exception("an HTTP request failed inside the gate")
-            fault = Internal("the gate failed; its log says why", executed=Executed.UNKNOWN)
-            await self._refuse(fault, cors, send, front)
+            await self._refuse(_failed(), cors, send, front)
             return
         finally:
             self._requests -= 1
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(result))]
         await answer(send, 200, headers + cors if cors else headers, result)
+
+    async def respond(self, path: bytes, headers: Headers, body: bytes) -> Answer:
+        """Carry out ``POST path``, whose body is all here, as `__call__` does for plain calls.
+
+        Without ASGI's messages, which cost more than everything that is decided here. The headers
+        of a success are those of a web page's origin alone.
+        """
+        cors: Headers = []
+        self._requests += 1
+        self._bodies.hold(body)
+        try:
+            if self._requests > self._limits.max_requests:
+                raise Overloaded("the gate has as many requests in flight as it takes")
+            head = parse_head(headers)
+            if head.origin and origin_allowed(head.origin, self._origins):
+                cors = [(b"access-control-allow-origin", head.origin), (b"vary", b"origin")]
+            call = self._call_of(parse_target("POST", path), head, self._now())
+            self._bodies.check(len(body))
+            call.payload = body
+            return 200, cors, await _invoke(call, self._doors.of(head))
+        except GoverseError as error:
+            return _refusal(error, cors, None)
+        except Exception:
+            return _refusal(_failed(), cors, None)
+        finally:
+            self._requests -= 1
+            self._bodies.release([body])
 
     def _front_of(self, raw_path: bytes) -> Front | None:
         if not raw_path.startswith(_CALLS):
@@ -183,33 +211,33 @@ class HttpApp:
             self._bodies.release(request.chunks)
 
     async def _call(self, scope: Scope, head: Head, receive: Receive) -> bytes:
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         target = parse_target(scope["method"], scope["raw_path"])
         if scope["query_string"]:
             raise InvalidArgument("arguments go into the body, not into a query string")
-        check_origin(head, self._origins)
+        call = self._call_of(target, head, now)
         door = self._doors.of(head)
-        call = Call(
+        chunks: list[bytes] = []
+        try:
+            await self._bodies.read(scope, head, now, receive, chunks)
+            call.payload = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return await _invoke(call, door)
+        finally:
+            self._bodies.release(chunks)
+
+    def _call_of(self, target: Target, head: Head, now: float) -> Call:
+        """The call that a head asks for, still without its arguments."""
+        check_origin(head, self._origins)
+        return Call(
             type=target.type,
             id=target.id,
             method=target.method,
             payload=b"",
             deadline=now + head.timeout_s if head.timeout_s else math.inf,
             codec=Codec.JSON,
-            call_id=head.call_id.decode("latin-1"),
+            call_id=head.call_id.decode("latin-1") if head.call_id else "",
             trace=head.trace,
         )
-        chunks: list[bytes] = []
-        try:
-            await self._bodies.read(scope, head, now, receive, chunks)
-            call.payload = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            reply = await door.invoke(call)
-        finally:
-            self._bodies.release(chunks)
-        if reply.codec is not Codec.JSON:
-            log.error("%s was answered in codec %r, not in JSON", call, reply.codec)
-            raise Internal("the answer is not JSON", executed=Executed.YES)
-        return reply.payload or b"null"
 
     async def _preflight(self, head: Head, cors: Headers, send: Send) -> None:
         """Answer a browser that asks what a page may send."""
@@ -229,8 +257,26 @@ class HttpApp:
     async def _refuse(
         self, error: GoverseError, cors: Headers, send: Send, front: Front | None
     ) -> None:
-        status, headers, body = front.refusal(error) if front is not None else problem(error)
-        if isinstance(error, TooLarge):
-            # The rest of the body is on its way, and nobody is going to read it.
-            headers.append((b"connection", b"close"))
-        await answer(send, status, headers + cors, body)
+        await answer(send, *_refusal(error, cors, front))
+
+
+def _failed() -> Internal:
+    """Called while the exception is handled, which goes to the log."""
+    log.exception("an HTTP request failed inside the gate")
+    return Internal("the gate failed; its log says why", executed=Executed.UNKNOWN)
+
+
+def _refusal(error: GoverseError, cors: Headers, front: Front | None) -> Answer:
+    status, headers, body = front.refusal(error) if front is not None else problem(error)
+    if isinstance(error, TooLarge):
+        # The rest of the body is on its way, and nobody is going to read it.
+        headers.append((b"connection", b"close"))
+    return status, headers + cors, body
+
+
+async def _invoke(call: Call, door: CallTarget) -> bytes:
+    reply = await door.invoke(call)
+    if reply.codec is not Codec.JSON:
+        log.error("%s was answered in codec %r, not in JSON", call, reply.codec)
+        raise Internal("the answer is not JSON", executed=Executed.YES)
+    return reply.payload or b"null"

@@ -28,6 +28,9 @@ from goverse.errors import (
 
 Headers = list[tuple[bytes, bytes]]
 
+#: Status, headers and body.
+Answer = tuple[int, Headers, bytes]
+
 _TIMEOUT = re.compile(rb"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m)\Z")
 _UNITS_S = {b"ms": 0.001, b"s": 1.0, b"m": 60.0}
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -206,7 +209,7 @@ def origin_allowed(origin: bytes, allowed: frozenset[bytes]) -> bool:
     return origin in allowed or b"*" in allowed
 
 
-def problem(error: GoverseError) -> tuple[int, Headers, bytes]:
+def problem(error: GoverseError) -> Answer:
     """Status, headers and body that tell a client of ``error``."""
     status = error.http_status
     body = {

@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 from goverse.errors import Executed, GoverseError, Overloaded, Unavailable
 from goverse_gate.asgi import Application, Receive, Scope, Send, answer
 from goverse_gate.http_app import HttpLimits
-from goverse_gate.http_calls import HttpProblem, problem
+from goverse_gate.http_calls import Answer, HttpProblem, problem
 from goverse_gate.http_front import BODY_ARRIVED
 from goverse_gate.stall import StallTimer
 
@@ -78,6 +78,7 @@ class HttpConnection(HttpToolsProtocol):
         super().data_received(data)
         if self._upgraded:
             return
+        self._read_ended()
         if self._in_head or self.cycle is None or self.cycle.response_complete:
             if self._in_head:
                 # Where in its first read a head began is not known: that read counts nothing,
@@ -109,15 +110,31 @@ class HttpConnection(HttpToolsProtocol):
         if self._stall is not None:
             self._stall.stop()
 
+    def _read_ended(self) -> None:
+        """All that came in one read has been parsed."""
+
     # What httptools calls.
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self._begin_head()
+        self._make_scope()
+
+    def _begin_head(self) -> None:
         self._in_head = True
         self._head_bytes = -1
+
+    def _make_scope(self) -> None:
+        super().on_message_begin()
         cast(Scope, self.scope)[CONNECTION] = self
 
     def on_headers_complete(self) -> None:
+        self._check_head()
+        self._begin_cycle()
+
+    def _begin_cycle(self) -> None:
+        super().on_headers_complete()
+
+    def _check_head(self) -> None:
         self._in_head = False
         # A head that came in one small read needs no measuring.
         if self._head_bytes >= 0 or self._read_bytes > self.limits.max_head_bytes:
@@ -128,7 +145,6 @@ class HttpConnection(HttpToolsProtocol):
         if len(self.pipeline) >= self.limits.max_pipelined:
             self._refusal = Overloaded("too many requests were sent ahead of their answers")
             raise _Refused
-        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -199,6 +215,13 @@ def _reason(status: int) -> bytes:
     return http.HTTPStatus(status).phrase.encode()
 
 
+def cut_short() -> Answer:
+    """What a stopping server tells those whose call it cancels."""
+    return problem(
+        Unavailable("the gate stops before the answer was there", executed=Executed.UNKNOWN)
+    )
+
+
 def attended(app: Application) -> Application:
     """``app``, cancelled when its connection is lost; a stopping server's cancel is answered."""
 
@@ -215,11 +238,8 @@ def attended(app: Application) -> Application:
             # The task is the server's own and ends here, so nobody else waits for the cancel.
             if connection.lost:
                 return
-            status, headers, body = problem(
-                Unavailable("the gate stops before the answer was there", executed=Executed.UNKNOWN)
-            )
             try:
-                await answer(send, status, headers, body)
+                await answer(send, *cut_short())
             except RuntimeError:  # part of another answer was sent: cut it short, visibly
                 connection.abort()
         finally:

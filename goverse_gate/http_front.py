@@ -19,7 +19,7 @@ from goverse.errors import (
     TooLarge,
 )
 from goverse_gate.asgi import Receive, Scope, Send, answer
-from goverse_gate.http_calls import Head, Headers, HttpProblem
+from goverse_gate.http_calls import Answer, Head, Headers, HttpProblem
 
 if TYPE_CHECKING:
     from goverse_gate.http_app import HttpLimits
@@ -45,6 +45,17 @@ class Bodies:
             await self._read_chunks(receive, chunks)
         else:
             await self._read_in_time(head, started, receive, chunks)
+
+    def hold(self, body: bytes) -> None:
+        """``body`` counts as held from now on, also if it `check`s as too much."""
+        self.held_bytes += len(body)
+
+    def check(self, size: int) -> None:
+        """Raise TooLarge for a body of ``size`` bytes, Overloaded if all together are too much."""
+        if size > self._limits.max_body_bytes:
+            raise self._too_large()
+        if self.held_bytes > self._limits.max_held_bytes:
+            raise Overloaded("the gate holds as many request bodies as it can")
 
     def release(self, chunks: list[bytes]) -> None:
         """They are needed no longer."""
@@ -81,11 +92,8 @@ class Bodies:
             if chunk:
                 chunks.append(chunk)
                 size += len(chunk)
-                self.held_bytes += len(chunk)
-                if size > self._limits.max_body_bytes:
-                    raise self._too_large()
-                if self.held_bytes > self._limits.max_held_bytes:
-                    raise Overloaded("the gate holds as many request bodies as it can")
+                self.hold(chunk)
+                self.check(size)
             if not message.get("more_body", False):
                 return
 
@@ -167,6 +175,6 @@ class Front(Protocol):
         """Answer ``request``. Raises errors of `goverse.errors` before it has begun to."""
         ...
 
-    def refusal(self, error: GoverseError) -> tuple[int, Headers, bytes]:
-        """Status, headers and body that tell a client of ``error``."""
+    def refusal(self, error: GoverseError) -> Answer:
+        """What tells a client of ``error``."""
         ...

@@ -16,9 +16,9 @@ import uvicorn
 
 from goverse.aio.limits import Limit, fullest
 from goverse.aio.tasks import Tasks
-from goverse_gate.asgi import Application
-from goverse_gate.http_app import HttpLimits
+from goverse_gate.http_app import HttpApp, HttpLimits
 from goverse_gate.http_connection import HttpConnection, attended
+from goverse_gate.http_quick import QuickConnection, WholeCalls
 from goverse_gate.websocket_connection import MAX_MESSAGE_BYTES, WebSocketConnection
 
 
@@ -47,8 +47,9 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves one application on one address from `open_http` until `close`."""
 
-    def __init__(self, app: Application, limits: HttpLimits, sockets: list[socket.socket]) -> None:
-        connection = functools.partial(HttpConnection, limits=limits)
+    def __init__(self, app: HttpApp, limits: HttpLimits, sockets: list[socket.socket]) -> None:
+        calls = WholeCalls(app.respond)
+        connection = functools.partial(QuickConnection, limits=limits, calls=calls)
         websocket = functools.partial(WebSocketConnection, write_timeout_s=limits.write_timeout_s)
         config = uvicorn.Config(
             cast(Any, attended(app)),
@@ -121,7 +122,7 @@ class HttpServer:
             listening.close()
 
 
-async def open_http(app: Application, limits: HttpLimits, address: str) -> HttpServer:
+async def open_http(app: HttpApp, limits: HttpLimits, address: str) -> HttpServer:
     """Listen on ``address`` (host:port; port 0 asks for a free one) and serve ``app``.
 
     Raises OSError, naming the address, if it cannot be had.

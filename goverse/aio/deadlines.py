@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 Handle = tuple[int, int]
 
@@ -67,3 +71,44 @@ class Deadlines:
                 callback()
         if self._buckets and not self._closed:
             self._arm(min(self._buckets))
+
+
+class Reminders(Generic[T]):
+    """Deadlines of many things that wait long: each costs an entry, and no object of its own.
+
+    :param due: called with each thing once its time has come, late by at most ``step_s`` and a
+        little.
+    """
+
+    def __init__(self, due: Callable[[T], None], *, step_s: float) -> None:
+        self._due = due
+        self._step_s = step_s
+        self._steps: dict[int, dict[T, None]] = {}
+        self._deadlines = Deadlines()
+
+    def add(self, deadline: float, thing: T) -> dict[T, None]:
+        """Remind of ``thing`` at ``deadline``; what is returned is for `cancel`."""
+        number = int(deadline / self._step_s) + 1
+        step = self._steps.get(number)
+        if step is None:
+            step = self._steps[number] = {}
+            self._deadlines.add(number * self._step_s, partial(self._fire, number))
+        step[thing] = None
+        return step
+
+    def cancel(self, step: dict[T, None], thing: T) -> None:
+        """Forget ``thing``; harmless if its time has come."""
+        step.pop(thing, None)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._steps.values()))
+
+    def close(self) -> None:
+        self._deadlines.close()
+        self._steps.clear()
+
+    def _fire(self, number: int) -> None:
+        step = self._steps.pop(number)
+        for thing in list(step):
+            if thing in step:  # what was due before it may have cancelled it
+                self._due(thing)

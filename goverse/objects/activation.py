@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from goverse.aio.deadlines import Handle
 from goverse.aio.limits import Limit
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Reply, Verb
@@ -44,6 +43,10 @@ class ActivationState(enum.IntEnum):
 ACTIVATING, ACTIVE, DEACTIVATING, DEAD = ActivationState
 
 
+#: Never written to: only `Activation.begin` adds, to a dict of its own.
+_NO_TURNS: dict[int, Turn] = {}
+
+
 class ObjectObserver(Protocol):
     """Told what happens to objects; counts it."""
 
@@ -68,6 +71,8 @@ class Services:
     observer: ObjectObserver | None
     tasks: Tasks
     loop: asyncio.AbstractEventLoop
+    now: Callable[[], float]
+    """The loop's ``time``, found once."""
     next_turn: Callable[[], int]
     run_work: Callable[[Activation, Action], Awaitable[None]]
     pushes: PushSink | None
@@ -83,17 +88,16 @@ class Activation:
         "_background",
         "_has_state",
         "_keeper",
-        "_now",
         "created",
         "ended",
         "epoch",
         "hook_task",
-        "idle_handle",
         "instance",
         "last_used",
         "mailbox",
         "object_id",
         "object_type",
+        "reminder",
         "services",
         "shard",
         "state",
@@ -112,19 +116,18 @@ class Activation:
         self.mailbox = Mailbox(services.limits.max_mailbox_calls)
         #: Set once it is dead and its last turn is over: a turn that is told to end may take time.
         self.ended: asyncio.Event | None = None
-        #: Turns that run now, by number.
-        self.turns: dict[int, Turn] = {}
-        self._now = services.loop.time
-        self.last_used = self.created = self._now()
+        #: Turns that run now, by number. Most objects have none most of the time, and share that.
+        self.turns: dict[int, Turn] = _NO_TURNS
+        self.last_used = self.created = services.now()
         self._background: Background | None = None
         #: The task that runs a lifecycle hook, if one runs.
         self.hook_task: asyncio.Task[Any] | None = None
-        #: The catalog's timer for it, so that the end of the activation ends it too.
-        self.idle_handle: Handle | None = None
+        #: Where the catalog is reminded of it, so that the end of the activation ends that too.
+        self.reminder: dict[Activation, None] | None = None
         self.instance: Object = object_type.cls()
         self._keeper = StateKeeper(object_type.state, self.instance)
         self._has_state = bool(object_type.state)
-        self.instance.__dict__["__goverse_host__"] = self
+        object.__setattr__(self.instance, "__goverse_host__", self)
 
     def __str__(self) -> str:
         return str(self.object_id)
@@ -268,7 +271,7 @@ class Activation:
         observer = services.observer
         if observer is not None:
             observer.turn_started(call.type, call.method)
-        started = self._now()
+        started = self.services.now()
         error: BaseException | None = None
         result: Any = None
         try:
@@ -277,7 +280,7 @@ class Activation:
             error = caught
         payload, failure = self._settle(turn, result, error)
         turn.state = ENDED
-        self.last_used = ended = self._now()
+        self.last_used = ended = self.services.now()
         if observer is not None:
             status = "ok" if failure is None else outcome.status_of(failure)
             observer.turn_ended(call.type, call.method, status, ended - started)
@@ -300,7 +303,7 @@ class Activation:
         if services.observer is not None:
             method = turn.call.method or turn.call.verb.name
             services.observer.turn_started(self.object_id.type, method)
-        return self._now()
+        return self.services.now()
 
     def _outcome(
         self, turn: Turn, result: Any, error: BaseException | None, started: float
@@ -366,11 +369,13 @@ class Activation:
             turn.task = task
             turn.cancelling = task.cancelling()
         turn.state = RUNNING
+        if self.turns is _NO_TURNS:
+            self.turns = {}
         self.turns[number] = turn
 
     def _end(self, turn: Turn) -> None:
         self.forget(turn)
-        self.last_used = self._now()
+        self.last_used = self.services.now()
         if turn.call.verb is Verb.DELETE and self.state is not DEAD:
             self.retire()
         self.leave(turn)
@@ -379,8 +384,10 @@ class Activation:
         """``turn`` runs no more."""
         turn.state = ENDED
         self.turns.pop(turn.number, None)
-        if self.ended is not None and not self.turns:
-            self.ended.set()
+        if not self.turns:
+            self.turns = _NO_TURNS
+            if self.ended is not None:
+                self.ended.set()
 
     def _conclude(self, turn: Turn, result: Any) -> bytes:
         """Encode the result, and the state that it reflects. Raises ObjectFailed, TooLarge."""

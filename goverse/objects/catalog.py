@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from goverse.aio.deadlines import Deadlines
+from goverse.aio.deadlines import Deadlines, Reminders
 from goverse.aio.limits import Limit, fullest
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
@@ -111,7 +111,7 @@ class Catalog:
         self._held_limit = HeldLimit(limits.max_waiting_calls)
         self._tasks = Tasks("objects")
         self._deadlines = Deadlines()
-        self._idle = Deadlines(step_s=0.25)
+        self._idle = Reminders(self._check_idle, step_s=0.25)
         self._stopped = False
         loop = asyncio.get_running_loop()
         self._now = loop.time
@@ -129,6 +129,7 @@ class Catalog:
             observer=observer,
             tasks=self._tasks,
             loop=loop,
+            now=loop.time,
             next_turn=itertools.count(1).__next__,
             run_work=self._run_work,
             pushes=pushes,
@@ -268,7 +269,8 @@ class Catalog:
 
     def _activate(self, call: Call, shard: Shard) -> Activation:
         object_type = self._registry.get(call.type)
-        id = ObjectId(call.type, call.id)
+        # Every call brings a copy of its type's name, and an activation would keep one.
+        id = ObjectId(object_type.name, call.id)
         try:
             activation = Activation(self._services, shard, id, object_type)
         except BaseException as error:
@@ -305,8 +307,8 @@ class Catalog:
             del self._activations[id]
         activation.shard.activations.pop(id, None)
         activation.shard.wake()
-        if activation.idle_handle is not None:
-            self._idle.cancel(activation.idle_handle)
+        if activation.reminder is not None:
+            self._idle.cancel(activation.reminder, activation)
         if self._services.observer is not None:
             self._services.observer.deactivated(id.type)
         self._place_again(waiting)
@@ -320,24 +322,24 @@ class Catalog:
                 turn.refuse(error)
 
     def _watch_idle(self, activation: Activation, since: float) -> None:
-        """One timer per activation, set again when it finds that the object was used: using an
-        object costs no timer."""
-        timeout_s = activation.object_type.options.idle_timeout_s
-        if timeout_s is None:
-            timeout_s = self._settings.idle_timeout_s
+        """One reminder per activation, set again when it finds that the object was used: using
+        an object costs none."""
+        timeout_s = self._idle_timeout_s(activation)
         if timeout_s == float("inf") or self._autoload.covers(activation.object_id):
             return
-        activation.idle_handle = self._idle.add(
-            since + timeout_s, lambda: self._check_idle(activation, timeout_s)
-        )
+        activation.reminder = self._idle.add(since + timeout_s, activation)
 
-    def _check_idle(self, activation: Activation, timeout_s: float) -> None:
+    def _idle_timeout_s(self, activation: Activation) -> float:
+        own = activation.object_type.options.idle_timeout_s
+        return self._settings.idle_timeout_s if own is None else own
+
+    def _check_idle(self, activation: Activation) -> None:
         if activation.dead:
             return
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         if not activation.mailbox.idle or activation.state is not ACTIVE:
             self._watch_idle(activation, now)
-        elif now - activation.last_used < timeout_s:
+        elif now - activation.last_used < self._idle_timeout_s(activation):
             self._watch_idle(activation, activation.last_used)
         else:
             activation.begin_deactivation()

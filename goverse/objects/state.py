@@ -39,7 +39,7 @@ class StateCodec:
         )
         self._decode = msgspec.msgpack.Decoder(struct, dec_hook=encoding.decode_hook).decode
         self._defaults = {name: getattr(cls, name) for name in self._names}
-        self._copied = tuple(
+        self._copied = frozenset(
             name for name in self._names if not isinstance(self._defaults[name], _SHARED_DEFAULTS)
         )
         self._check_defaults(where)
@@ -49,9 +49,11 @@ class StateCodec:
 
     def initialise(self, instance: Any) -> None:
         """Give ``instance`` its own copy of every default."""
-        instance.__dict__.update(self._defaults)
-        for name in self._copied:
-            instance.__dict__[name] = copy.deepcopy(self._defaults[name])
+        # Attribute by attribute: an instance whose __dict__ nobody asks for does not have one.
+        for name, default in self._defaults.items():
+            if name in self._copied:
+                default = copy.deepcopy(default)
+            object.__setattr__(instance, name, default)
 
     def encode(self, instance: Any) -> bytes:
         """Raises `EncodingFault` naming the field."""
@@ -68,7 +70,7 @@ class StateCodec:
         if self._get is not None:
             values = self._decode(encoded)
             for name in self._names:
-                instance.__dict__[name] = getattr(values, name)
+                object.__setattr__(instance, name, getattr(values, name))
 
     def _named_fault(self, instance: Any) -> encoding.EncodingFault:
         named = {name: getattr(instance, name) for name in self._names}

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -23,7 +24,7 @@ CALL = POST + b"Content-Length: 2\r\n\r\n{}"
 
 
 class SlowDoor:
-    """Echoes; calls of method ``wait`` wait until they are let go."""
+    """Echoes; calls of method ``wait`` wait until they are let go, ``big`` answers a lot."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -38,13 +39,25 @@ class SlowDoor:
                 await self.go.wait()
             finally:
                 self.waiting -= 1
+        if call.method == "big":
+            return Reply(b"x" * 30_000_000, Codec.JSON)
         return Reply(call.payload, Codec.JSON)
+
+
+class WatchedApp(HttpApp):
+    """Counts the requests that come as ASGI."""
+
+    asgi_requests = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.asgi_requests += 1
+        await super().__call__(scope, receive, send)
 
 
 class Http:
     """A listener and the raw connections that a test makes to it."""
 
-    def __init__(self, door: SlowDoor, app: HttpApp, server: HttpServer) -> None:
+    def __init__(self, door: SlowDoor, app: WatchedApp, server: HttpServer) -> None:
         self.door = door
         self.app = app
         self.server = server
@@ -76,6 +89,17 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return int(lines[0].split()[1]), body
 
 
+async def read_raw(reader: asyncio.StreamReader) -> bytes:
+    """The first answer as it came, without its date and without a 100 before it."""
+    head = b" 100 "
+    while b" 100 " in head:
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    found = re.search(rb"content-length: (\d+)", head)
+    assert found is not None
+    body = await asyncio.wait_for(reader.readexactly(int(found[1])), 10)
+    return re.sub(rb"date: [^\r]*\r\n", b"", head) + body
+
+
 Open = Callable[..., Awaitable[Http]]
 
 
@@ -86,7 +110,7 @@ async def opened() -> AsyncIterator[Open]:
     async def make(**limits: Any) -> Http:
         chosen = HttpLimits(**limits)
         door = SlowDoor()
-        app = HttpApp(Doors(door), chosen)
+        app = WatchedApp(Doors(door), chosen)
         http = Http(door, app, await open_http(app, chosen, "127.0.0.1:0"))
         made.append(http)
         return http
@@ -107,6 +131,80 @@ async def test_calls_follow_each_other_on_one_connection(opened: Open) -> None:
         writer.write(POST + b"Content-Length: 2\r\n\r\n" + number)
         assert await read_answer(reader) == (200, number)
     assert http.server.snapshot().connections == 1
+
+
+ORIGIN = b"Origin: https://app.example\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        CALL,
+        CALL.replace(b"/add", b"/nothing%zz"),
+        CALL.replace(b"/add", b"/add/more"),
+        CALL.replace(b"/add", b"/add?amount=5"),
+        CALL.replace(b"/add", b"/add#here"),
+        CALL.replace(b"/v1/", b"/v2/"),
+        CALL.replace(b"POST", b"PUT"),
+        CALL.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        CALL.replace(b"Content-Length", b"Connection: close\r\nContent-Length"),
+        CALL.replace(b"Content-Length", b"Expect: 100-continue\r\nContent-Length"),
+        CALL.replace(b"Content-Length", b"Goverse-Timeout: soon\r\nContent-Length"),
+        CALL.replace(b"Content-Length", ORIGIN + b"Content-Length"),
+        CALL.replace(b"Content-Length", b"Origin: https://evil.example\r\nContent-Length"),
+        POST + b"Content-Length: 11\r\n\r\n" + b"x" * 11,
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ],
+)
+async def test_a_request_in_pieces_is_answered_as_a_whole_one(
+    opened: Open, request_bytes: bytes
+) -> None:
+    http = await opened(max_body_bytes=10)
+    reader, writer = await http.connect()
+    writer.write(request_bytes)
+    whole = await read_raw(reader)
+    calls, http.door.calls = http.door.calls, []
+    requests = http.app.asgi_requests
+    reader, writer = await http.connect()
+    writer.write(request_bytes[:-1])
+    await eventually(lambda: http.app.asgi_requests == requests + 1)
+    writer.write(request_bytes[-1:])
+    assert await read_raw(reader) == whole
+    assert [(c.id, c.method, c.payload, c.codec, c.call_id) for c in http.door.calls] == [
+        (c.id, c.method, c.payload, c.codec, c.call_id) for c in calls
+    ]
+
+
+async def test_a_whole_call_needs_no_asgi(opened: Open) -> None:
+    http = await opened()
+    assert await http.exchange(CALL) == (200, b"{}")
+    assert http.app.asgi_requests == 0
+
+
+async def test_a_slow_answer_is_not_taken_for_an_idle_connection(opened: Open) -> None:
+    http = await opened(keep_alive_timeout_s=0.05)
+    reader, writer = await http.connect()
+    writer.write(CALL)  # starts the timer
+    assert (await read_answer(reader))[0] == 200
+    for request in (CALL, CALL[:-1]):
+        slow = request.replace(b"/add", b"/wait")
+        http.door.go.clear()
+        writer.write(slow)
+        await eventually(lambda: http.server.snapshot().requests == 1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.2)
+        writer.write(CALL[len(request) :])
+        http.door.go.set()
+        assert (await read_answer(reader))[0] == 200
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+
+
+async def test_a_short_call_with_an_answer_left_unread_is_cut(opened: Open) -> None:
+    http = await opened(write_timeout_s=0.05)
+    _, writer = await http.connect()
+    writer.write(CALL.replace(b"/add", b"/big"))
+    await eventually(lambda: http.door.calls)
+    await eventually(lambda: http.server.snapshot().connections == 0)
 
 
 async def test_an_escaped_slash_stays_part_of_the_id(opened: Open) -> None:
@@ -130,6 +228,8 @@ async def test_requests_sent_ahead_are_answered_in_order(opened: Open) -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50),
         b"NONSENSE\r\n\r\n",
         b"POST /\xff\xfe HTTP/1.1\r\nHost: gate\r\n\r\n",
+        CALL.replace(b"/a/", b"/\xc3\xbc/"),
+        CALL[:-1].replace(b"/a/", b"/\xc3\xbc/"),
         POST + b"Content-Length: x\r\n\r\n",
         POST + b"Content-Length: -5\r\n\r\n",
         POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",

@@ -74,11 +74,16 @@ _OWNED = "tasks of their owner: as many as the entries of the tables beside it"
 _RESIDENT = "the objects that live here; they go when they are idle, and memory is what bounds them"
 _ONCE = "lives for one request, message or plan, and is as long as that"
 _STORE = "the coordinator of one process, for development and tests: it holds what a cluster writes"
+_KEPT = "the store of one process, for tests: it holds what is kept"
+_KEPT = "the store of one process, for tests: it holds what is kept"
+_KEPT = "the store of one process, for tests: it holds what is kept"
 _TEST = "the network of tests and simulations"
 
 #: The same for what needs no limit, with the reason.
 UNLIMITED = {
     "goverse/aio/deadlines.py:Deadlines._buckets": _CALLS,
+    "goverse/aio/deadlines.py:Reminders._deadlines": _RESIDENT,
+    "goverse/aio/deadlines.py:Reminders._steps": _RESIDENT,
     "goverse/aio/tasks.py:Tasks._tasks": _OWNED,
     "goverse/client/inbox.py:Inbox._kinds": _PARTS,
     "goverse/client/inbox.py:Inbox._tasks": _OWNED,
@@ -155,7 +160,6 @@ UNLIMITED = {
     "goverse/objects/catalog.py:Catalog._ending": "objects cut off while a turn of theirs ran, "
     "until it ends; looked through whenever a shard is discarded",
     "goverse/objects/catalog.py:Catalog._epochs": _SHARDS,
-    "goverse/objects/catalog.py:Catalog._idle": _RESIDENT,
     "goverse/objects/catalog.py:Catalog._shards": _SHARDS,
     "goverse/objects/catalog.py:Catalog._tasks": _OWNED,
     "goverse/objects/definition.py:ObjectType.methods": "the methods of a class",
@@ -216,6 +220,8 @@ UNLIMITED = {
     "goverse_gate/clients.py:Clients._away": "among the clients, which are limited",
     "goverse_gate/gate_service.py:GateService._at_rest": _ONE,
     "goverse_gate/gate_service.py:GateService._streams": "among the clients, which are limited",
+    "goverse_gate/http_quick.py:QuickConnection._gathered": "one read of the connection",
+    "goverse_gate/http_quick.py:QuickConnection.headers": "a head of at most max_head_bytes",
     "goverse_gate/http_server.py:HttpServer._tasks": _OWNED,
     "goverse_gate/node_links.py:NodeLinks._changed": _ONE,
     "goverse_gate/node_links.py:NodeLinks._tasks": _OWNED,
