@@ -22,6 +22,10 @@ async def open(settings: StorageSettings, runtime: Runtime) -> Store:
     Raises ValueError for a scheme that nobody brings, or that two do.
     """
     scheme, separator, _ = settings.url.partition("://")
+    if separator and scheme in ("postgresql", "postgres"):
+        from goverse.storage.postgres import PostgresStore
+
+        return PostgresStore(settings, runtime)
     if separator and scheme == "memory":
         from goverse.storage.memory import MemoryStore
 

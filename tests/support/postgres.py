@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import psycopg
+
+from goverse.aio.runtime import Runtime
+from goverse.config.settings import StorageSettings
+from goverse.storage.postgres import PostgresStore
 from goverse.storage.supervised import (
+    DATABASE,
     Installation,
     PostgresOptions,
     PostgresProcess,
@@ -19,6 +28,9 @@ from goverse.storage.supervised import (
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = ("15", "18")
+PASSWORD = "s3cret-word"
+
+_numbers = itertools.count(1)
 
 
 @cache
@@ -42,16 +54,48 @@ def open_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@asynccontextmanager
-async def postgres(version: str, *settings: str) -> AsyncIterator[PostgresProcess]:
-    """A server of its own, gone at the end."""
+class PostgresServer(PostgresProcess):
+    """A server whose first database belongs to the tests of a module."""
+
+    def settings(
+        self, *, database: str = DATABASE, port: int = 0, operation_timeout_s: float = 10.0
+    ) -> StorageSettings:
+        url = self.url_of(database)
+        if port:
+            url = url.replace(f":{self.options.port}/", f":{port}/")
+        return StorageSettings(
+            url=url, password=self.password, operation_timeout_s=operation_timeout_s
+        )
+
+    def connect(self, *, database: str = DATABASE) -> psycopg.Connection[tuple[Any, ...]]:
+        """A session beside the store, for looking and for interfering."""
+        return psycopg.connect(
+            self.url_of(database), password=self.password, autocommit=True, connect_timeout=10
+        )
+
+    async def new_database(self) -> StorageSettings:
+        """Settings of an empty database."""
+        name = f"d{next(_numbers)}"
+        with self.connect() as session:
+            session.execute(f"CREATE DATABASE {name}")
+        return self.settings(database=name)
+
+    async def migrate(self) -> None:
+        store = PostgresStore(self.settings(), Runtime())
+        await store.migrate()
+        await store.close()
+
+
+@contextmanager
+def serving(version: str, *settings: str) -> Iterator[PostgresServer]:
+    """A server of its own, gone at the end; for fixtures of a module."""
     with open_folder() as folder:
         options = PostgresOptions(
-            folder / "data", installation(version), password="s3cret-word", settings=settings
+            folder / "data", installation(version), password=PASSWORD, settings=settings
         )
-        server = PostgresProcess(options)
+        server = PostgresServer(options)
         try:
-            await server.start()
+            asyncio.run(server.start())
             yield server
         finally:
-            await server.kill()
+            asyncio.run(server.kill())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from goverse.storage.api import (
     Store,
     StoreSnapshot,
 )
+from goverse.storage.counts import Counts
 from goverse.storage.memory.channel import Channel
 from goverse.storage.memory.tables import MemoryTables
 from goverse.storage.rules import MAX_FENCE_GROUP
@@ -33,7 +33,6 @@ from goverse.storage.values import (
     StepResult,
     StoredCall,
     StoredObject,
-    Verdict,
 )
 
 T = TypeVar("T")
@@ -53,7 +52,7 @@ class MemoryClient(Store):
         self._committing = checks.InFlight()
         self._accepting = checks.InFlight()
         self._closed = False
-        self._counts = StoreSnapshot("memory", "memory", 1, 0, "", 0, 0, 0, 0, 0, 0)
+        self._counts = Counts()
 
     # ---- administration
 
@@ -103,7 +102,7 @@ class MemoryClient(Store):
         wanted = tuple(batch)
         with self._committing.holding(commit.object for commit in wanted):
             results = await self._write(lambda: self._tables.commit(wanted))
-        self._count(commits=1, objects=len(wanted), fenced=_fenced(results))
+        self._counts.committed(results)
         return results
 
     async def accept(self, calls: Sequence[Acceptance]) -> Sequence[AcceptResult]:
@@ -111,21 +110,21 @@ class MemoryClient(Store):
         wanted = tuple(calls)
         with self._accepting.holding(acceptance.call.object for acceptance in wanted):
             results = await self._write(lambda: self._tables.accept(wanted))
-        self._count(accepts=len(wanted), fenced=_fenced(results))
+        self._counts.accepted(results)
         return results
 
     async def change_calls(self, steps: Sequence[CallStep]) -> Sequence[StepResult]:
         checks.check_steps(steps)
         wanted = tuple(steps)
         results = await self._write(lambda: self._tables.change_calls(wanted))
-        self._count(fenced=_fenced(results))
+        self._counts.refused(results)
         return results
 
     async def change_outbox(self, changes: Sequence[OutboxChange]) -> Sequence[StepResult]:
         checks.check_steps(changes)
         wanted = tuple(changes)
         results = await self._write(lambda: self._tables.change_outbox(wanted))
-        self._count(fenced=_fenced(results))
+        self._counts.refused(results)
         return results
 
     # ---- reading
@@ -165,7 +164,8 @@ class MemoryClient(Store):
         return sorted(found, key=lambda row: row.position)[:limit]
 
     def snapshot(self) -> StoreSnapshot:
-        return replace(self._counts, in_flight=len(self._committing) + len(self._accepting))
+        in_flight = len(self._committing) + len(self._accepting)
+        return self._counts.snapshot("memory", "memory", 1, in_flight)
 
     async def close(self) -> None:
         self._closed = True
@@ -182,7 +182,7 @@ class MemoryClient(Store):
         try:
             return await self._request(operation)
         except TimeoutError:
-            self._count(unknown=1)
+            self._counts.unknown += 1
             raise self._noted(OutcomeUnknown("no answer from the store")) from None
 
     async def _request(self, operation: Callable[[], T]) -> T:
@@ -192,15 +192,5 @@ class MemoryClient(Store):
             return await self._channel.request(operation)
 
     def _noted(self, error: Exception) -> Exception:
-        self._counts = replace(self._counts, last_error=str(error))
+        self._counts.last_error = str(error)
         return error
-
-    def _count(self, **more: int) -> None:
-        grown = {name: getattr(self._counts, name) + number for name, number in more.items()}
-        self._counts = replace(self._counts, **grown)
-
-
-def _fenced(
-    results: Sequence[CommitResult] | Sequence[AcceptResult] | Sequence[StepResult],
-) -> int:
-    return sum(1 for result in results if result.verdict is Verdict.FENCED)
