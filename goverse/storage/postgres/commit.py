@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from goverse.ids import ObjectId
 from goverse.storage.columns import CALL_COLUMNS, NOW, call_columns, integers
 from goverse.storage.rules import fenced
-from goverse.storage.values import Act, CommitResult, ObjectCommit, Outcome, State, Verdict
+from goverse.storage.values import (
+    Act,
+    CallStatus,
+    CommitResult,
+    ObjectCommit,
+    Outcome,
+    Payload,
+    ReliableCall,
+    State,
+    Verdict,
+)
 
 _WRITE, _KEEP, _DELETE = 0, 1, 2
+
+_NO_OUTCOME = Outcome("", CallStatus.SKIPPED, Payload(b""))
+_NO_CALL = ReliableCall("", ObjectId("", ""), "", Payload(b""), b"")
 
 # Each CTE locks one table, and the ORDER BY below a locking clause makes it wait for all that it
 # reads from: every fence is locked before the first call, every call before the first object.
@@ -45,7 +59,8 @@ WITH batch AS MATERIALIZED (
 ), inserted AS (
     INSERT INTO goverse_objects
         (object_type, object_id, slot, version, state, state_schema, updated_at)
-    SELECT object_type, object_id, slot, 1, state, state_schema, {NOW} FROM eligible
+    SELECT object_type, object_id, slot, 1, CASE act WHEN {_WRITE} THEN state END, state_schema,
+        {NOW} FROM eligible
     WHERE version = 0 AND act <> {_DELETE} ORDER BY object_type, object_id
     ON CONFLICT (object_type, object_id) DO NOTHING
     RETURNING object_type, object_id
@@ -124,11 +139,16 @@ ORDER BY b.ord
 
 
 def parameters(batch: Sequence[ObjectCommit]) -> list[Any]:
-    """What `COMMIT` is executed with, column by column."""
+    """What `COMMIT` is executed with, column by column.
+
+    No array is empty or all NULL, as psycopg gives such a one another type, and each mixture of
+    types would be prepared as a statement of its own: outcomes and outbox begin with a row that
+    joins nothing.
+    """
     fences = [commit.fence for commit in batch]
     states = [commit.state for commit in batch]
-    outcomes: list[tuple[int, Outcome]] = []
-    outbox = []
+    outcomes = [(0, _NO_OUTCOME)]
+    outbox = [(0, _NO_CALL)]
     for ord, commit in enumerate(batch, 1):
         outcomes += [(ord, outcome) for outcome in commit.outcomes]
         outbox += [(ord, call) for call in commit.outbox]
@@ -141,7 +161,7 @@ def parameters(batch: Sequence[ObjectCommit]) -> list[Any]:
         [commit.object.id for commit in batch],
         integers(commit.version for commit in batch),
         integers(_act(state) for state in states),
-        [state.data if isinstance(state, State) else None for state in states],
+        [state.data if isinstance(state, State) else b"" for state in states],
         integers(state.schema if isinstance(state, State) else 0 for state in states),
         integers(len(commit.outcomes) for commit in batch),
         integers(ord for ord, _ in outcomes),
