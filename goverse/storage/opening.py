@@ -26,6 +26,10 @@ async def open(settings: StorageSettings, runtime: Runtime) -> Store:
         from goverse.storage.postgres import PostgresStore
 
         return PostgresStore(settings, runtime)
+    if separator and scheme == "sqlite":
+        from goverse.storage.sqlite import SqliteStore
+
+        return SqliteStore(settings, runtime)
     if separator and scheme == "memory":
         from goverse.storage.memory import MemoryStore
 
@@ -36,8 +40,8 @@ async def open(settings: StorageSettings, runtime: Runtime) -> Store:
         raise ValueError(f"storage.url: {scheme}:// is brought by several packages: {values}")
     if not found:
         raise ValueError(
-            f"storage.url begins with {scheme[:32]!r}; it must begin with memory:// "
-            f"or a scheme of an installed package (entry points {GROUP})"
+            f"storage.url begins with {scheme[:32]!r}; it must begin with postgresql://, "
+            f"sqlite:///, memory://, or the scheme of an installed package (entry points {GROUP})"
         )
     opener: Opener = found[0].load()
     return await opener(settings, runtime)
