@@ -12,7 +12,7 @@ from goverse.storage.api import Census, SchemaStatus, Store, StoreRefused
 from goverse.storage.counts import Counts
 from goverse.storage.postgres import calls, schema
 from goverse.storage.postgres.connections import Connection, Connections
-from goverse.storage.postgres.fences import Fences
+from goverse.storage.postgres.fences import RAISER, Fences
 from goverse.storage.postgres.work import Work
 from goverse.storage.rules import FENCE_PATIENCE_S, MAX_FENCE_GROUP, wrong_cluster
 
@@ -28,7 +28,7 @@ class PostgresAdministration(Store):
         # Fences are raised beside everything else: a full house of commits must not keep a new
         # owner waiting, least of all commits that wait for its fence.
         self._control_connections = Connections(
-            settings, runtime, 2, lock_timeout_s=FENCE_PATIENCE_S
+            settings, runtime, 2, name=RAISER, lock_timeout_s=FENCE_PATIENCE_S
         )
         self._control = Work(self._control_connections, runtime, limit_s, self._counts)
         self._fences = Fences(self._control_connections, limit_s)

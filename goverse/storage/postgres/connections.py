@@ -27,6 +27,7 @@ MAX_WAITING = 1024
 class Connections:
     """Up to ``size`` of them. One that broke is thrown away; nobody else notices.
 
+    :param name: what its sessions call themselves.
     :param lock_timeout_s: how long a statement may wait for one lock; None: as long as it may run.
     """
 
@@ -36,10 +37,11 @@ class Connections:
         runtime: Runtime,
         size: int,
         *,
+        name: str = "goverse",
         lock_timeout_s: float | None = None,
     ) -> None:
         self._settings = settings
-        self._parameters = _parameters(settings, lock_timeout_s)
+        self._parameters = _parameters(settings, lock_timeout_s) | {"application_name": name}
         self._free = asyncio.Semaphore(size)
         self._waiting = 0
         self._idle: list[Connection] = []
@@ -160,7 +162,6 @@ def _parameters(settings: StorageSettings, lock_timeout_s: float | None) -> dict
         "keepalives_interval": 2,
         "keepalives_count": 3,
         "tcp_user_timeout": limit_ms,
-        "application_name": "goverse",
         # Reads too: a standby may not have yet what was confirmed.
         "target_session_attrs": "read-write",
         **given,

@@ -23,9 +23,9 @@ class Again(Exception):
 
 def of_write(error: psycopg.Error, *, broken: bool) -> Exception:
     """What a write's error means. ``broken``: its connection is gone."""
-    if broken:
-        # Whatever was said before it went: a session can end between its commit record and its
-        # answer.
+    if broken and error.diag.severity_nonlocalized != "ERROR":
+        # An ERROR is the answer of a statement that was aborted, whatever happened afterwards.
+        # A FATAL is none: a session can be ended between its commit record and its answer.
         return OutcomeUnknown(f"the connection to PostgreSQL was lost: {words(error)}")
     state = error.sqlstate or ""
     if state in AGAIN:

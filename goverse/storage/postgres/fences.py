@@ -13,7 +13,7 @@ from goverse.ids import Epoch
 from goverse.storage.api import HigherEpoch, OutcomeUnknown, StorageUnavailable
 from goverse.storage.columns import integers
 from goverse.storage.postgres.connections import Connections
-from goverse.storage.postgres.failures import AGAIN, LOCK_TIMEOUT, of_write, words
+from goverse.storage.postgres.failures import AGAIN, LOCK_TIMEOUT, of_write
 from goverse.storage.postgres.running import run
 from goverse.storage.rules import FENCE_PATIENCE_S, reused_opening
 
@@ -47,10 +47,18 @@ SELECT l.slot, l.generation, l.revision, l.incarnation, r.slot IS NOT NULL
 FROM locked l LEFT JOIN raised r ON r.slot = l.slot
 """
 
+#: How sessions that raise call themselves.
+RAISER = "goverse raising"
+
 # Whoever is in the way and waits for nobody: the head of the queue, not those queued with us.
-END_BLOCKERS = """
-SELECT pid, pg_terminate_backend(pid) FROM unnest(pg_blocking_pids(%s)) AS pid
-WHERE cardinality(pg_blocking_pids(pid)) = 0
+# Another raiser is no former owner, unless it stands still far longer than it may wait for a lock.
+END_BLOCKERS = f"""
+SELECT a.pid, pg_terminate_backend(a.pid)
+FROM unnest(pg_blocking_pids(%s)) AS b (pid) JOIN pg_stat_activity a ON a.pid = b.pid
+WHERE cardinality(pg_blocking_pids(a.pid)) = 0 AND (
+    a.application_name <> '{RAISER}'
+    OR a.query_start < clock_timestamp() - interval '{4 * FENCE_PATIENCE_S} seconds'
+)
 """
 
 
@@ -99,10 +107,9 @@ class Fences:
                 try:
                     return await run(connection, RAISE, values, self._limit_s)
                 except psycopg.Error as error:
-                    if connection.closed:
-                        raise of_write(error, broken=True) from error
+                    meaning = of_write(error, broken=connection.closed)
                     if error.sqlstate not in (LOCK_TIMEOUT, *AGAIN):
-                        raise StorageUnavailable(words(error)) from error
+                        raise meaning from error
                 finally:
                     if ending is not None:
                         ending.cancel()
