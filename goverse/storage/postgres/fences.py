@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from goverse.ids import Epoch
-from goverse.storage.api import HigherEpoch, OutcomeUnknown, StorageUnavailable
+from goverse.storage.api import HigherEpoch, StorageUnavailable
 from goverse.storage.columns import integers
 from goverse.storage.postgres.connections import Connections
 from goverse.storage.postgres.failures import AGAIN, LOCK_TIMEOUT, of_write
@@ -99,11 +99,12 @@ class Fences:
     async def _rows(self, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         for attempt in range(MAX_TRIES):
             async with self._ours.use() as connection:
+                over = asyncio.Event()
                 ending = None
                 if attempt:
                     # The first try only waited. Who is still in the way is stale by definition.
-                    pid = connection.info.backend_pid
-                    ending = asyncio.create_task(self._end_blockers(pid), name="end blockers")
+                    work = self._end_blockers(connection.info.backend_pid, over)
+                    ending = asyncio.create_task(work, name="end blockers")
                 try:
                     return await run(connection, RAISE, values, self._limit_s)
                 except psycopg.Error as error:
@@ -111,28 +112,31 @@ class Fences:
                     if error.sqlstate not in (LOCK_TIMEOUT, *AGAIN):
                         raise meaning from error
                 finally:
+                    over.set()
                     if ending is not None:
-                        ending.cancel()
+                        # Not cancelled: who was ended is counted when the answer comes.
                         await asyncio.wait([ending])
         raise StorageUnavailable(
             f"the fences are held by sessions that could not be ended in {MAX_TRIES} tries of "
             f"{FENCE_PATIENCE_S} s"
         )
 
-    async def _end_blockers(self, pid: int) -> None:
-        """End whoever blocks the session ``pid``, until cancelled."""
-        while True:
-            try:
-                async with self._ours.use() as connection:
-                    while True:
-                        rows = await run(connection, END_BLOCKERS, (pid,), self._limit_s)
-                        for blocker, ended in rows:
-                            self.ended_sessions += bool(ended)
-                            log.warning(
-                                "ended the session %d of a former owner, which held a fence",
-                                blocker,
-                            )
-                        await asyncio.sleep(_POLL_S)
-            except (psycopg.Error, StorageUnavailable, OutcomeUnknown) as error:
-                log.warning("cannot end sessions that hold a fence: %s", error)
-                await asyncio.sleep(_POLL_S * 10)
+    async def _end_blockers(self, pid: int, over: asyncio.Event) -> None:
+        """End whoever blocks the session ``pid``, until ``over``."""
+        try:
+            async with self._ours.use() as connection:
+                while not over.is_set():
+                    rows = await run(connection, END_BLOCKERS, (pid,), self._limit_s)
+                    for blocker, ended in rows:
+                        self.ended_sessions += bool(ended)
+                        log.warning(
+                            "ended the session %d of a former owner, which held a fence", blocker
+                        )
+                    try:
+                        async with asyncio.timeout(_POLL_S):
+                            await over.wait()
+                    except TimeoutError:
+                        pass
+        except (psycopg.Error, StorageUnavailable) as error:
+            # The next try looks again.
+            log.warning("cannot end sessions that hold a fence: %s", error)
