@@ -41,7 +41,7 @@ async def opened(options: Options, config: Path | None, url: str) -> AsyncIterat
     try:
         settings = load(config, options.environ, {"storage.url": url} if url else {}).settings
     except ConfigError as error:
-        raise CliError(f"the configuration is wrong:\n{error}", Exit.USAGE) from error
+        raise CliError(str(error), Exit.USAGE) from error
     if not settings.storage.url:
         raise CliError(
             "no store is configured",

@@ -111,7 +111,7 @@ async def check(options: Options, config: Path | None, url: str, cluster_id: str
 
     \b
     Examples:
-      goverse-cli db check --config cluster.yaml && start-the-nodes
+      goverse-cli db check --config cluster.yaml
       goverse-cli db check -o json | jq -r '.problems[]'
     """
     problems = []
