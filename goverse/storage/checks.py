@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from goverse.ids import ObjectId, check_id, check_type
+from goverse.ids import Epoch, ObjectId, check_id, check_type
 from goverse.storage.api import MAX_PAGE
 from goverse.storage.values import (
     Acceptance,
@@ -22,6 +22,9 @@ MAX_CALL_ID_BYTES = 1024
 MAX_TEXT_BYTES = 4096
 MAX_DIGEST_BYTES = 64
 MAX_BATCH_ITEMS = 4096
+MAX_SLOT = 2**31 - 1
+MAX_NUMBER = 2**63 - 1
+MAX_SECONDS = 9e12
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -59,20 +62,31 @@ def check_objects(objects: Sequence[ObjectId]) -> None:
         _check_object(object)
 
 
-def check_page(limit: int) -> None:
+def check_page(slots: Sequence[int], limit: int) -> None:
+    check_slots(slots)
     if not 1 <= limit <= MAX_PAGE:
         raise ValueError(f"limit is {limit}; a page has 1 to {MAX_PAGE} rows")
 
 
-def check_raise(slots: Sequence[int], incarnation: str, opening: int) -> None:
-    for slot in slots:
-        if slot < 0:
-            raise ValueError(f"slot {slot} is below 0")
+def check_raise(slots: Sequence[int], epoch: Epoch, incarnation: str, opening: int) -> None:
+    check_slots(slots)
+    _check_epoch(epoch)
     if not incarnation:
         raise ValueError("incarnation is empty")
     check_text("incarnation", incarnation)
-    if opening < 1:
+    if not 1 <= opening <= MAX_NUMBER:
         raise ValueError(f"opening is {opening}; the first is 1")
+
+
+def check_slots(slots: Sequence[int]) -> None:
+    for slot in slots:
+        if not 0 <= slot <= MAX_SLOT:
+            raise ValueError(f"slot {slot} is not between 0 and {MAX_SLOT}")
+
+
+def _check_epoch(epoch: Epoch) -> None:
+    if not (0 <= epoch.generation <= MAX_NUMBER and 0 <= epoch.revision <= MAX_NUMBER):
+        raise ValueError(f"{epoch} is no epoch")
 
 
 def check_commits(batch: Sequence[ObjectCommit]) -> None:
@@ -84,10 +98,12 @@ def check_commits(batch: Sequence[ObjectCommit]) -> None:
     for commit in batch:
         _check_object(commit.object)
         _check_fence(commit.fence)
-        if commit.version < 0:
+        if not 0 <= commit.version < MAX_NUMBER:
             raise ValueError(f"{commit.object}: version is {commit.version}")
         if isinstance(commit.state, State):
             size += len(commit.state.data)
+            if not -MAX_SLOT <= commit.state.schema <= MAX_SLOT:
+                raise ValueError(f"{commit.object}: schema is {commit.state.schema}")
         for outcome in commit.outcomes:
             check_call_id(outcome.call_id)
             check_text("reason", outcome.reason)
@@ -122,8 +138,9 @@ def check_steps(steps: Sequence[CallStep] | Sequence[OutboxChange]) -> None:
 
 
 def _check_fence(fence: Fence) -> None:
-    if fence.slot < 0 or fence.opening < 1:
+    if not (0 <= fence.slot <= MAX_SLOT and 1 <= fence.opening <= MAX_NUMBER):
         raise ValueError(f"{fence} is no fence")
+    _check_epoch(fence.epoch)
 
 
 def _check_object(object: ObjectId) -> None:
@@ -140,6 +157,8 @@ def _check_call(call: ReliableCall) -> int:
         check_call_id(call.parent)
     if len(call.digest) > MAX_DIGEST_BYTES:
         raise ValueError(f"call {call.call_id}: digest is longer than {MAX_DIGEST_BYTES} bytes")
+    if call.expires_at is not None and not 0 <= call.expires_at < MAX_SECONDS:
+        raise ValueError(f"call {call.call_id}: expires_at is {call.expires_at}")
     return len(call.arguments.data) + len(call.context)
 
 

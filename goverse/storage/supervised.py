@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib.util
 import os
 import pwd
@@ -277,8 +278,9 @@ def _reachable(installation: Installation, as_other: bool) -> Path:
     if not as_other or _closed_folder(installation.programs) is None:
         return installation.programs
     parts = _parts(installation)
-    stamp = int(max(part.stat().st_mtime for part in parts))
-    target = Path(tempfile.gettempdir()) / f"goverse-postgres-{os.geteuid()}-{stamp}"
+    which = f"{installation.programs} {max(part.stat().st_mtime_ns for part in parts)}"
+    digest = hashlib.sha256(which.encode()).hexdigest()[:16]
+    target = Path(tempfile.gettempdir()) / f"goverse-postgres-{os.geteuid()}-{digest}"
     if not target.exists():
         # Copied beside its place and then moved: an interrupted copy is never used.
         work = Path(tempfile.mkdtemp(prefix="goverse-postgres.", dir=target.parent))

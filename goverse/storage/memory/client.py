@@ -88,7 +88,7 @@ class MemoryClient(Store):
     async def raise_fence(
         self, slots: Sequence[int], epoch: Epoch, incarnation: str, opening: int
     ) -> None:
-        checks.check_raise(slots, incarnation, opening)
+        checks.check_raise(slots, epoch, incarnation, opening)
         ascending = sorted(dict.fromkeys(slots))
         for start in range(0, len(ascending), MAX_FENCE_GROUP):
             group = ascending[start : start + MAX_FENCE_GROUP]
@@ -142,7 +142,7 @@ class MemoryClient(Store):
     async def pending_calls(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000
     ) -> Sequence[StoredCall]:
-        checks.check_page(limit)
+        checks.check_page(slots, limit)
         found = await self._read(lambda: self._tables.live_calls(slots, CallStatus.PENDING))
         ahead = [call for call in found if call.seq > after]
         return sorted(ahead, key=lambda call: call.seq)[:limit]
@@ -150,7 +150,7 @@ class MemoryClient(Store):
     async def parked_calls(
         self, slots: Sequence[int], *, after: str = "", limit: int = 1000
     ) -> Sequence[StoredCall]:
-        checks.check_page(limit)
+        checks.check_page(slots, limit)
         found = await self._read(lambda: self._tables.live_calls(slots, CallStatus.PARKED))
         # By bytes, as databases do it; Python compares code points, which is the same in UTF-8.
         ahead = [call for call in found if call.call.call_id > after]
@@ -159,7 +159,7 @@ class MemoryClient(Store):
     async def outbox(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000, parked: bool = False
     ) -> Sequence[OutboxRow]:
-        checks.check_page(limit)
+        checks.check_page(slots, limit)
         found = await self._read(lambda: self._tables.outbox(slots, after, parked))
         return sorted(found, key=lambda row: row.position)[:limit]
 

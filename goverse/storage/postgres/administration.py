@@ -37,7 +37,7 @@ class PostgresAdministration(Store):
         return await self._work.administer(schema.status)
 
     async def migrate(self) -> tuple[str, ...]:
-        return await self._work.administer(schema.migrate)
+        return await self._work.administer(schema.migrate, patient=True)
 
     async def check(self) -> None:
         await self._work.administer(schema.check)
@@ -115,7 +115,7 @@ class PostgresAdministration(Store):
     async def raise_fence(
         self, slots: Sequence[int], epoch: Epoch, incarnation: str, opening: int
     ) -> None:
-        checks.check_raise(slots, incarnation, opening)
+        checks.check_raise(slots, epoch, incarnation, opening)
         ascending = sorted(dict.fromkeys(slots))
         for start in range(0, len(ascending), MAX_FENCE_GROUP):
             group = ascending[start : start + MAX_FENCE_GROUP]

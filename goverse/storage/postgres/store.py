@@ -166,14 +166,14 @@ class PostgresStore(PostgresAdministration):
     async def pending_calls(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000
     ) -> Sequence[StoredCall]:
-        checks.check_page(limit)
+        checks.check_page(slots, limit)
         values = (integers(slots), after, limit)
         return [stored_call(row) for row in await self._work.read(calls.PENDING_CALLS, values)]
 
     async def parked_calls(
         self, slots: Sequence[int], *, after: str = "", limit: int = 1000
     ) -> Sequence[StoredCall]:
-        checks.check_page(limit)
+        checks.check_page(slots, limit)
         checks.check_text("after", after)
         values = (integers(slots), after, limit)
         return [stored_call(row) for row in await self._work.read(calls.PARKED_CALLS, values)]
@@ -181,7 +181,7 @@ class PostgresStore(PostgresAdministration):
     async def outbox(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000, parked: bool = False
     ) -> Sequence[OutboxRow]:
-        checks.check_page(limit)
+        checks.check_page(slots, limit)
         statement = calls.PARKED_OUTBOX if parked else calls.OUTBOX
         rows = await self._work.read(statement, (integers(slots), after, limit))
         return [outbox_row(row) for row in rows]

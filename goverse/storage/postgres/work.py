@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -15,7 +15,7 @@ from goverse.storage.api import OutcomeUnknown, StorageUnavailable
 from goverse.storage.counts import Counts
 from goverse.storage.postgres.connections import Connection, Connections
 from goverse.storage.postgres.failures import Again, of_read, of_write, words
-from goverse.storage.postgres.running import run
+from goverse.storage.postgres.running import bounded, run
 
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
@@ -87,14 +87,22 @@ class Work:
             except psycopg.Error as error:
                 raise of_read(error) from error
 
-    async def administer(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Whatever ``work`` returns; for what is safe to repeat. Raises `StorageUnavailable`."""
-        return await self.owned("administer", self._administer(work))
+    async def administer(
+        self, work: Callable[[Connection], Coroutine[Any, Any, T]], *, patient: bool = False
+    ) -> T:
+        """Whatever ``work`` returns; for what is safe to repeat. Raises `StorageUnavailable`.
 
-    async def _administer(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        :param patient: it may take as long as it takes, such as building an index.
+        """
+        limit_s = None if patient else self._limit_s
+        return await self.owned("administer", self._administer(work, limit_s))
+
+    async def _administer(
+        self, work: Callable[[Connection], Coroutine[Any, Any, T]], limit_s: float | None
+    ) -> T:
         async with self._connections.use() as connection:
             try:
-                return await work(connection)
+                return await bounded(connection, work(connection), limit_s)
             except psycopg.Error as error:
                 raise StorageUnavailable(f"PostgreSQL: {words(error)}") from error
 

@@ -95,7 +95,7 @@ class SqliteStore(Store):
     async def raise_fence(
         self, slots: Sequence[int], epoch: Epoch, incarnation: str, opening: int
     ) -> None:
-        checks.check_raise(slots, incarnation, opening)
+        checks.check_raise(slots, epoch, incarnation, opening)
         ascending = sorted(dict.fromkeys(slots))
         for start in range(0, len(ascending), MAX_FENCE_GROUP):
             group = ascending[start : start + MAX_FENCE_GROUP]
@@ -162,14 +162,14 @@ class SqliteStore(Store):
     async def pending_calls(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000
     ) -> Sequence[StoredCall]:
-        checks.check_page(limit)
+        checks.check_page(slots, limit)
         page = partial(reading.pending_calls, slots=slots, after=after, limit=limit)
         return await self._read(page)
 
     async def parked_calls(
         self, slots: Sequence[int], *, after: str = "", limit: int = 1000
     ) -> Sequence[StoredCall]:
-        checks.check_page(limit)
+        checks.check_page(slots, limit)
         checks.check_text("after", after)
         page = partial(reading.parked_calls, slots=slots, after=after, limit=limit)
         return await self._read(page)
@@ -177,7 +177,7 @@ class SqliteStore(Store):
     async def outbox(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000, parked: bool = False
     ) -> Sequence[OutboxRow]:
-        checks.check_page(limit)
+        checks.check_page(slots, limit)
         page = partial(reading.outbox, slots=slots, after=after, limit=limit, parked=parked)
         return await self._read(page)
 

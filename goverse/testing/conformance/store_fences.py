@@ -192,6 +192,8 @@ class FenceTests(StoreTests):
             ([1], "", 1, "incarnation"),
             ([1], "a\0b", 1, "NUL"),
             ([1], "x", 0, "opening"),
+            ([2**31], "x", 1, "slot 2147483648"),
+            ([1], "x", 2**63, "opening"),
         ):
             with pytest.raises(ValueError, match=message):
                 await store.raise_fence(slots, fresh_epoch(), incarnation, opening)
