@@ -60,7 +60,7 @@ class Report:
 
 
 def environment() -> dict[str, Any]:
-    libraries = ("grpcio", "msgspec", "uvloop", "protobuf")
+    libraries = ("grpcio", "msgspec", "uvloop", "protobuf", "psycopg")
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",

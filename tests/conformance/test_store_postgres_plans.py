@@ -52,6 +52,7 @@ def session(request: pytest.FixtureRequest) -> Iterator[psycopg.Connection]:
         asyncio.run(server.migrate())
         with server.connect() as session:
             session.execute(FILL)
+            session.execute("SET enable_seqscan = off")  # as the store does
             # As a statement is planned that is used again and again.
             session.execute("SET plan_cache_mode = force_generic_plan")
             yield session

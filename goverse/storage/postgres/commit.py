@@ -74,16 +74,19 @@ WITH batch AS MATERIALIZED (
         ORDER BY object_type, object_id
     ) e
     WHERE o.object_type = e.object_type AND o.object_id = e.object_id AND o.version = e.version
-    RETURNING o.object_type, o.object_id
+    RETURNING e.ord
 ), deleted AS (
     DELETE FROM goverse_objects o
     USING (SELECT * FROM eligible WHERE version > 0 AND act = {_DELETE}) e
     WHERE o.object_type = e.object_type AND o.object_id = e.object_id AND o.version = e.version
-    RETURNING o.object_type, o.object_id
+    RETURNING e.ord
 ), passed AS MATERIALIZED (
-    SELECT e.ord FROM eligible e JOIN (
-        SELECT * FROM inserted UNION ALL SELECT * FROM updated UNION ALL SELECT * FROM deleted
-    ) w ON w.object_type = e.object_type AND w.object_id = e.object_id
+    SELECT ord FROM updated
+    UNION ALL
+    SELECT ord FROM deleted
+    UNION ALL
+    SELECT e.ord FROM eligible e
+    JOIN inserted i ON i.object_type = e.object_type AND i.object_id = e.object_id
     UNION ALL
     SELECT e.ord FROM eligible e
     WHERE e.version = 0 AND e.act = {_DELETE} AND NOT EXISTS (

@@ -148,10 +148,12 @@ def _has_something_to_read(connection: Connection) -> bool:
 
 def _parameters(settings: StorageSettings, lock_timeout_s: float | None) -> dict[str, Any]:
     limit_ms = round(settings.operation_timeout_s * 1000)
-    options = {
+    options: dict[str, int | str] = {
         "statement_timeout": limit_ms,
         "idle_in_transaction_session_timeout": limit_ms,
         "lock_timeout": limit_ms if lock_timeout_s is None else round(lock_timeout_s * 1000),
+        # A plan is made for tables that are still empty, and kept while they grow.
+        "enable_seqscan": "off",
         # The statements are written for it; a role or a database may have another default.
         "default_transaction_isolation": r"read\ committed",
     }

@@ -137,7 +137,7 @@ class CallTests(StoreTests):
         assert len(await owner.store.pending_calls([owner.slot])) == 1
 
     async def test_one_id_at_two_owners_at_once_is_one_call(self, owners: Owners) -> None:
-        for n in range(10):
+        for n in range(4):
             a, b = await owners.owner(), await owners.owner()
             ids = [f"{n}-{k}" for k in range(8)]
             one = [Acceptance(a.fence, a.call(id)) for id in ids]

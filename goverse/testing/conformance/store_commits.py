@@ -211,7 +211,7 @@ class CommitTests(StoreTests):
         self, owners: Owners
     ) -> None:
         owner, store = await owners.owner(), await owners.store()
-        for version in range(10):
+        for version in range(5):
             results = await asyncio.gather(
                 owner.store.commit([owner.commit_of(b"a", version=version)]),
                 store.commit([owner.commit_of(b"b", version=version)]),

@@ -138,7 +138,7 @@ class FenceTests(StoreTests):
 
     async def test_raising_and_committing_at_once_leave_one_truth(self, owners: Owners) -> None:
         """However a commit and a raise meet, what the new owner reads is final."""
-        for _ in range(20):
+        for _ in range(8):
             old = await owners.owner()
             new = await owners.successor(old)
 
