@@ -155,13 +155,15 @@ class Store(Administration, Protocol):
         ...
 
     async def claim_cluster(self, cluster_id: str) -> None:
-        """Make a store that is nobody's ours. Raises `StoreRefused` for another cluster's."""
+        """Make a store that is nobody's ours. Raises `StoreRefused` for another cluster's.
+
+        Safe to repeat after any other error."""
         ...
 
     async def node_slot(self, node: str) -> int:
         """The number, above all slots, that fences what lives on ``node``; for ever the same.
 
-        Made by the first who asks."""
+        Made by the first who asks; safe to repeat after any error."""
         ...
 
     async def raise_fence(

@@ -239,6 +239,26 @@ class CallTests(StoreTests):
         assert await owner.row("c") == before
         assert (await step(owner, "absent", Step.SKIP)).verdict is Verdict.NOT_PENDING
 
+    async def test_L03_a_call_that_is_cancelled_while_it_commits_ends_once(
+        self, owners: Owners
+    ) -> None:
+        owner, beside = await owners.owner(), await owners.store()
+        for version in range(8):
+            id = f"c{version}"
+            await owner.accept(id)
+            outcome = Outcome(owner.id(id), CallStatus.SUCCESS, Payload(b"r"))
+            commit = owner.commit_of(b"s", version=version, outcomes=(outcome,))
+            cancel = CallStep(owner.fence, owner.id(id), Step.SKIP, "cancelled")
+            [committed], [cancelled] = await asyncio.gather(
+                owner.store.commit([commit]), beside.change_calls([cancel])
+            )
+            status = (await owner.row(id)).status
+            if cancelled.verdict is Verdict.DONE:
+                assert (committed.verdict, status) == (Verdict.NOT_PENDING, CallStatus.SKIPPED)
+                assert (await owner.commit(b"s", version=version)).verdict is Verdict.DONE
+            else:
+                assert (committed.verdict, status) == (Verdict.DONE, CallStatus.SUCCESS)
+
     async def test_a_step_needs_its_status_and_its_slot(self, owners: Owners) -> None:
         owner, stranger = await owners.owner(), await owners.owner()
         await owner.accept("c")
