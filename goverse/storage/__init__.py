@@ -6,6 +6,9 @@ method, encodes a state, or knows who owns what: see DESIGN.md.
 """
 
 from goverse.storage.api import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_ITEMS,
+    MAX_PAGE,
     Administration,
     Census,
     HigherEpoch,
@@ -41,6 +44,9 @@ from goverse.storage.values import (
 )
 
 __all__ = [
+    "MAX_BATCH_BYTES",
+    "MAX_BATCH_ITEMS",
+    "MAX_PAGE",
     "AcceptResult",
     "Acceptance",
     "Act",

@@ -42,6 +42,8 @@ from goverse.storage.values import (
 )
 
 MAX_PAGE = 10_000
+MAX_BATCH_ITEMS = 1024
+MAX_BATCH_BYTES = 256 * 1024 * 1024
 
 
 class StorageUnavailable(Exception):
@@ -145,8 +147,9 @@ class Store(Administration, Protocol):
 
     Every operation ends within `storage.operation_timeout` (raising: per group) with an answer
     or an error; cancelling the wait for a write is like `OutcomeUnknown`. A batch states each
-    object or call id once, and an object has at most one commit and one accept in flight:
-    ValueError otherwise.
+    object or call id once, has at most `MAX_BATCH_ITEMS` items of `MAX_BATCH_BYTES` in all, and an
+    object has at most one commit and one accept in flight: ValueError otherwise. A batch must be
+    written within the timeout: above some 16 MiB more in one gains nothing.
     """
 
     async def check(self) -> None:

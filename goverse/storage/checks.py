@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from goverse.ids import Epoch, ObjectId, check_id, check_type
-from goverse.storage.api import MAX_PAGE
+from goverse.storage.api import MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_PAGE
 from goverse.storage.values import (
     Acceptance,
     CallStep,
@@ -21,11 +21,9 @@ from goverse.storage.values import (
 MAX_CALL_ID_BYTES = 1024
 MAX_TEXT_BYTES = 4096
 MAX_DIGEST_BYTES = 64
-MAX_BATCH_ITEMS = 1024
 MAX_SLOT = 2**31 - 1
 MAX_NUMBER = 2**63 - 1
 MAX_SECONDS = 9e12
-MAX_BATCH_BYTES = 256 * 1024 * 1024
 
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # PostgreSQL's text cannot hold NUL, and UTF-8 no lone surrogates.
