@@ -26,11 +26,12 @@ NAMES = {
     "http": "JSON calls through gate and node, beside a bare uvicorn echo",
     "bootstrap": "three nodes claim all shards: time and etcd transactions",
     "memory": "bytes per resident object and per idle session",
+    "ledger": "the store on PostgreSQL: batches, fences, accepts beside 2,000,000 finished calls",
 }
 #: Benchmarks that know peers.
 COMPARED = ("calls",)
 #: Rounds where fewer or more are worth their time than the default.
-ROUNDS = {"memory": 3}
+ROUNDS = {"memory": 3, "ledger": 4}
 DEFAULT_ROUNDS = 5
 
 

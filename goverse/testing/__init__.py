@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from goverse.testing.cluster import TEST_SETTINGS, Cluster, ClusterSnapshot
-    from goverse.testing.faults import COORDINATOR, Faults, FaultsSnapshot
+    from goverse.testing.faults import COORDINATOR, STORE, Faults, FaultsSnapshot
     from goverse.testing.loop import (
         ProcessKilled,
         SimClock,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COORDINATOR",
+    "STORE",
     "TEST_SETTINGS",
     "Cluster",
     "ClusterSnapshot",
@@ -46,7 +47,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("TEST_SETTINGS", "Cluster", "ClusterSnapshot"), "cluster"),
-    **dict.fromkeys(("COORDINATOR", "Faults", "FaultsSnapshot"), "faults"),
+    **dict.fromkeys(("COORDINATOR", "STORE", "Faults", "FaultsSnapshot"), "faults"),
     **dict.fromkeys(("Kind", "Member", "MemberSnapshot"), "member"),
     "Trace": "trace",
 }

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 #: The name under which the coordinator is cut off and slowed down.
 COORDINATOR = "coordinator"
 
+#: The same of the store.
+STORE = "store"
+
 Deliver = Callable[[], None]
 
 

@@ -74,8 +74,7 @@ _OWNED = "tasks of their owner: as many as the entries of the tables beside it"
 _RESIDENT = "the objects that live here; they go when they are idle, and memory is what bounds them"
 _ONCE = "lives for one request, message or plan, and is as long as that"
 _STORE = "the coordinator of one process, for development and tests: it holds what a cluster writes"
-_KEPT = "the store of one process, for tests: it holds what is kept"
-_KEPT = "the store of one process, for tests: it holds what is kept"
+_CONNECTIONS = "as many as the store has connections, and MAX_WAITING that wait for one"
 _KEPT = "the store of one process, for tests: it holds what is kept"
 _TEST = "the network of tests and simulations"
 
@@ -191,6 +190,23 @@ UNLIMITED = {
     "goverse/sharding/planner.py:_Planner._patient": _ONCE,
     "goverse/sharding/planner.py:_Planner._reasons": _ONCE,
     "goverse/sharding/planner.py:_Planner._urgent": _ONCE,
+    "goverse/storage/checks.py:InFlight._objects": _CALLS,
+    "goverse/storage/memory/tables.py:MemoryTables._calls": _KEPT,
+    "goverse/storage/memory/tables.py:MemoryTables._fences": _KEPT,
+    "goverse/storage/memory/tables.py:MemoryTables._live": _KEPT,
+    "goverse/storage/memory/tables.py:MemoryTables._nodes": _KEPT,
+    "goverse/storage/memory/tables.py:MemoryTables._objects": _KEPT,
+    "goverse/storage/memory/tables.py:MemoryTables._outbox": _KEPT,
+    "goverse/storage/postgres/connections.py:Connections._free": _CONNECTIONS,
+    "goverse/storage/postgres/connections.py:Connections._idle": _CONNECTIONS,
+    "goverse/storage/postgres/connections.py:Connections._used": _CONNECTIONS,
+    "goverse/storage/postgres/connections.py:Connections._waiting": _CONNECTIONS,
+    "goverse/storage/postgres/fences.py:Fences._raising": _SHARDS,
+    "goverse/storage/postgres/work.py:Work._running": _CONNECTIONS,
+    "goverse/storage/postgres/work.py:Work._tasks": _OWNED,
+    "goverse/storage/sqlite/batches.py:Batch._fences": _ONCE,
+    "goverse/storage/sqlite/threads.py:Threads._reader": _CONNECTIONS,
+    "goverse/storage/sqlite/threads.py:Threads._waiting": _CONNECTIONS,
     "goverse/transport/framing.py:Splitter._data": "one incomplete message and "
     "one piece: the carrier reads no further, see its test",
     "goverse/transport/inbound.py:Inbound._starting": _CALLS,

@@ -18,7 +18,7 @@ DUE += ["L28", "L35"]
 
 
 def named_in(column: str) -> list[str]:
-    return re.findall(r"`(tests/[^`]+)`", column)
+    return re.findall(r"`((?:tests|goverse/testing/conformance)/[^`]+)`", column)
 
 
 def test_every_line_stands_there_once_and_in_order() -> None:

@@ -135,7 +135,7 @@ BAD = [
     ("log: {format: xml}", 1, "log.format", "'xml' is not known", "text, json"),
     ("log: info\n", 1, "log", "is a section, not a value", "below it"),
     ("log: [info]\n", 1, "log", "is a section, not a value", "below it"),
-    ("storage: {}\n", 1, "storage", "no such key", "the sections are cluster"),
+    ("stores: {}\n", 1, "stores", "no such key", "storage"),
     ("objects: {autoload: Lobby}", 1, "objects.autoload", "not a list", "type, name, scope"),
     ("objects:\n  autoload:\n    - Lobby\n", 3, "objects.autoload[0]", "is text", "type, name"),
     (

@@ -87,13 +87,14 @@ def test_aliases_are_the_names_that_operators_know() -> None:
         "GOVERSE_ETCD_PREFIX": "/other",
         "GOVERSE_NODE_ID": "n7",
         "GOVERSE_NUM_SHARDS": "64",
+        "GOVERSE_POSTGRES_PASSWORD": "s3cret",
         "GOVERSE_REBALANCE_BATCH_SIZE": "9",
         "GOVERSE_SHUTDOWN_MODE": "restart",
         "GOVERSE_STABILITY_DURATION": "200ms",
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "debug",
     }
-    assert set(environ) == set(ALIASES)
+    assert set(environ) == set(ALIASES) - {"GOVERSE_POSTGRES_PASSWORD_FILE"}
     loaded = load(None, environ, {})
     assert loaded.settings.cluster.etcd.endpoints == ("a:1", "b:2")
     assert loaded.settings.cluster.etcd.prefix == "/other"
@@ -102,8 +103,19 @@ def test_aliases_are_the_names_that_operators_know() -> None:
     assert loaded.settings.cluster.stability_duration_s == 0.2
     assert loaded.settings.cluster.rebalance_batch_size == 9
     assert loaded.settings.node.shutdown_mode == "restart"
+    assert loaded.settings.storage.password == "s3cret"
     assert (loaded.settings.log.format, loaded.settings.log.level) == ("json", "debug")
     assert loaded.warnings == ()
+
+
+def test_the_password_of_the_store_can_be_in_a_file_and_never_in_the_url(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("s3cret\n")
+    loaded = load(None, {"GOVERSE_POSTGRES_PASSWORD_FILE": str(tmp_path / "password")}, {})
+    assert loaded.settings.storage.password == "s3cret"
+    for url in ("postgresql://me:s3cret@db/x", "postgresql://db/x?password=s3cret"):
+        with pytest.raises(ConfigError, match="has a password in it") as caught:
+            load(None, {}, {"storage.url": url})
+        assert "s3cret" not in str(caught.value)
 
 
 def test_the_full_name_wins_over_its_alias_and_says_so() -> None:

@@ -1,0 +1,141 @@
+"""Between values and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from goverse.call import Codec
+from goverse.ids import ObjectId
+from goverse.storage.values import (
+    CallStatus,
+    OutboxRow,
+    Payload,
+    ReliableCall,
+    StoredCall,
+)
+
+#: Microseconds since 1970 by the server's clock, as it is now and not when a wait began.
+NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::int8"
+
+#: What a `ReliableCall` becomes, in the ledger and in the outbox alike.
+CALL_COLUMNS = (
+    "call_id",
+    "object_type",
+    "object_id",
+    "method",
+    "arguments",
+    "codec",
+    "digest",
+    "principal",
+    "context",
+    "parent",
+    "expires_at",
+)
+
+_LEDGER = (
+    "slot",
+    "seq",
+    "status",
+    "attempts",
+    "result",
+    "result_codec",
+    "reason",
+    "created_at",
+    "finished_at",
+)
+_OUTBOX = ("sender_type", "sender_id", "slot", "position", "parked", "created_at")
+
+LEDGER_ROW = ", ".join((*CALL_COLUMNS, *_LEDGER))
+OUTBOX_ROW = ", ".join((*CALL_COLUMNS, *_OUTBOX))
+
+
+def integers(numbers: Iterable[int | None]) -> str:
+    """An array in PostgreSQL's own words.
+
+    psycopg would choose the array's type by the largest number, and a statement would be prepared
+    anew for each mixture of types.
+    """
+    return "{" + ",".join("NULL" if n is None else str(int(n)) for n in numbers) + "}"
+
+
+def micros(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1_000_000)
+
+
+def seconds(micros: int | None) -> float | None:
+    return None if micros is None else micros / 1_000_000
+
+
+def call_columns(calls: Sequence[ReliableCall]) -> list[Any]:
+    """One array per column of `CALL_COLUMNS`."""
+    return [
+        [call.call_id for call in calls],
+        [call.object.type for call in calls],
+        [call.object.id for call in calls],
+        [call.method for call in calls],
+        [call.arguments.data for call in calls],
+        integers(call.arguments.codec for call in calls),
+        [call.digest for call in calls],
+        [call.principal for call in calls],
+        [call.context for call in calls],
+        [call.parent for call in calls],
+        integers(micros(call.expires_at) for call in calls),
+    ]
+
+
+def call_values(call: ReliableCall) -> tuple[Any, ...]:
+    """The same of one call, for a database that is given rows."""
+    return (
+        call.call_id,
+        call.object.type,
+        call.object.id,
+        call.method,
+        call.arguments.data,
+        int(call.arguments.codec),
+        call.digest,
+        call.principal,
+        call.context,
+        call.parent,
+        micros(call.expires_at),
+    )
+
+
+def _call(row: Sequence[Any]) -> ReliableCall:
+    call_id, type, id, method, arguments, codec, digest, principal, context, parent, expires = row
+    return ReliableCall(
+        call_id,
+        ObjectId(type, id),
+        method,
+        Payload(arguments, Codec(codec)),
+        digest,
+        principal,
+        context,
+        parent,
+        seconds(expires),
+    )
+
+
+def stored_call(row: Sequence[Any]) -> StoredCall:
+    """A row of `LEDGER_ROW`."""
+    width = len(CALL_COLUMNS)
+    slot, seq, status, attempts, result, codec, reason, created, finished = row[width:]
+    return StoredCall(
+        _call(row[:width]),
+        slot,
+        seq,
+        CallStatus(status),
+        attempts,
+        None if result is None else Payload(result, Codec(codec)),
+        reason,
+        created / 1_000_000,
+        seconds(finished),
+    )
+
+
+def outbox_row(row: Sequence[Any]) -> OutboxRow:
+    """A row of `OUTBOX_ROW`."""
+    width = len(CALL_COLUMNS)
+    type, id, slot, position, parked, created = row[width:]
+    sender = ObjectId(type, id)
+    return OutboxRow(_call(row[:width]), sender, slot, position, parked, created / 1_000_000)

@@ -1,0 +1,274 @@
+"""The tables in memory. Every method is synchronous and atomic, like a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from goverse.aio.runtime import Runtime
+from goverse.ids import NO_EPOCH, NUM_SLOTS, Epoch, ObjectId
+from goverse.storage.api import Census, HigherEpoch, StoreRefused
+from goverse.storage.rules import (
+    STEP_FROM,
+    fenced,
+    known_or_conflict,
+    reused_opening,
+    wrong_cluster,
+)
+from goverse.storage.values import (
+    Acceptance,
+    AcceptResult,
+    Act,
+    CallStatus,
+    CallStep,
+    CommitResult,
+    Fence,
+    ObjectCommit,
+    OutboxChange,
+    OutboxRow,
+    OutboxStep,
+    State,
+    Step,
+    StepResult,
+    StoredCall,
+    StoredObject,
+    Verdict,
+)
+
+#: Who holds a fence that an adoption shut.
+NOBODY = ""
+
+
+@dataclass(slots=True)
+class _FenceRow:
+    epoch: Epoch = NO_EPOCH
+    incarnation: str = NOBODY
+    opening: int = 0
+
+
+class MemoryTables:
+    """What a database holds. Made by `MemoryStore`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._wall: Callable[[], float] = runtime.clock.wall
+        self.cluster_id = ""
+        # Rows of slots appear when first raised: a simulation starts thousands of stores.
+        self._fences: dict[int, _FenceRow] = {}
+        self._nodes: dict[str, int] = {}
+        self._objects: dict[ObjectId, StoredObject] = {}
+        self._calls: dict[str, StoredCall] = {}
+        # Unfinished calls once more, by slot and by object: histories grow, live work does not.
+        self._live: dict[int, dict[str, None]] = {}
+        self._outbox: dict[str, OutboxRow] = {}
+        self._seq = 0
+
+    # ---- fences
+
+    def claim_cluster(self, cluster_id: str) -> None:
+        if self.cluster_id not in ("", cluster_id):
+            raise StoreRefused(wrong_cluster(self.cluster_id, cluster_id))
+        self.cluster_id = cluster_id
+
+    def adopt(self, cluster_id: str) -> None:
+        self.cluster_id = cluster_id
+        for row in self._fences.values():
+            row.incarnation, row.opening = NOBODY, row.opening + 1
+
+    def node_slot(self, node: str) -> int:
+        return self._nodes.setdefault(node, NUM_SLOTS + len(self._nodes))
+
+    def highest_epoch(self) -> Epoch:
+        return max((row.epoch for row in self._fences.values()), default=NO_EPOCH)
+
+    def raise_fence(
+        self, slots: Sequence[int], epoch: Epoch, incarnation: str, opening: int
+    ) -> None:
+        standing: list[tuple[Epoch, int, str]] = []
+        for slot in sorted(slots):
+            self._check_slot(slot)
+            row = self._fences.setdefault(slot, _FenceRow())
+            mine = row.epoch == epoch and row.incarnation == incarnation
+            if row.epoch < epoch or (mine and row.opening < opening):
+                row.epoch, row.incarnation, row.opening = epoch, incarnation, opening
+            elif not mine:
+                standing.append((row.epoch, -slot, row.incarnation))
+            else:
+                raise ValueError(reused_opening(slot, opening))
+        if standing:
+            found, slot, who = max(standing)
+            raise HigherEpoch(-slot, found, who)
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < NUM_SLOTS + len(self._nodes):
+            raise ValueError(f"there is no slot {slot}")
+
+    def _stands(self, fence: Fence) -> bool:
+        row = self._fences.get(fence.slot)
+        return row is not None and (row.epoch, row.opening) == (fence.epoch, fence.opening)
+
+    # ---- objects
+
+    def load(self, objects: Sequence[ObjectId]) -> dict[ObjectId, StoredObject]:
+        return {object: self._objects[object] for object in objects if object in self._objects}
+
+    def commit(self, batch: Sequence[ObjectCommit]) -> list[CommitResult]:
+        return [self._commit(commit) for commit in batch]
+
+    def _commit(self, commit: ObjectCommit) -> CommitResult:
+        if not self._stands(commit.fence):
+            return CommitResult(Verdict.FENCED, message=fenced(commit.fence.slot))
+        for outcome in commit.outcomes:
+            call = self._calls.get(outcome.call_id)
+            if (
+                call is None
+                or call.status is not CallStatus.PENDING
+                or call.call.object != commit.object
+            ):
+                message = f"call {outcome.call_id} is not pending"
+                return CommitResult(Verdict.NOT_PENDING, message=message)
+        stored = self._objects.get(commit.object)
+        version = stored.version if stored else 0
+        if version != commit.version:
+            message = f"{commit.object} does not have version {commit.version}"
+            return CommitResult(Verdict.VERSION, message=message)
+        for child in commit.outbox:
+            if child.call_id in self._outbox:
+                message = f"call id {child.call_id} is in the outbox already"
+                return CommitResult(Verdict.REFUSED, message=message)
+        self._write(commit, stored)
+        return CommitResult(Verdict.DONE, 0 if commit.state is Act.DELETE else version + 1)
+
+    def _write(self, commit: ObjectCommit, stored: StoredObject | None) -> None:
+        now = self._wall()
+        for outcome in commit.outcomes:
+            self._finish(
+                replace(
+                    self._calls[outcome.call_id],
+                    status=outcome.status,
+                    result=outcome.result,
+                    reason=outcome.reason,
+                ),
+                now,
+            )
+        if commit.state is Act.DELETE:
+            self._objects.pop(commit.object, None)
+            for call_id in list(self._live.get(commit.fence.slot, ())):
+                call = self._calls[call_id]
+                if call.call.object == commit.object:
+                    self._finish(replace(call, status=CallStatus.SKIPPED, reason="deleted"), now)
+        else:
+            before = stored.state if stored else None
+            state = commit.state if isinstance(commit.state, State) else before
+            self._objects[commit.object] = StoredObject(commit.version + 1, state)
+        for child in commit.outbox:
+            self._outbox[child.call_id] = OutboxRow(
+                child, commit.object, commit.fence.slot, self._next(), "", now
+            )
+
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _finish(self, call: StoredCall, now: float) -> None:
+        self._calls[call.call.call_id] = replace(call, finished_at=now)
+        self._live[call.slot].pop(call.call.call_id, None)
+
+    # ---- calls
+
+    def accept(self, calls: Sequence[Acceptance]) -> list[AcceptResult]:
+        return [self._accept(acceptance) for acceptance in calls]
+
+    def _accept(self, acceptance: Acceptance) -> AcceptResult:
+        fence, call = acceptance.fence, acceptance.call
+        if not self._stands(fence):
+            return AcceptResult(Verdict.FENCED, message=fenced(fence.slot))
+        known = self._calls.get(call.call_id)
+        if known is not None:
+            return known_or_conflict(call, known)
+        now = self._wall()
+        seq = 0 if acceptance.skip else self._next()
+        self._calls[call.call_id] = StoredCall(
+            call,
+            fence.slot,
+            seq,
+            CallStatus.SKIPPED if acceptance.skip else CallStatus.PENDING,
+            0,
+            None,
+            acceptance.skip,
+            now,
+            now if acceptance.skip else None,
+        )
+        if not acceptance.skip:
+            self._live.setdefault(fence.slot, {})[call.call_id] = None
+        return AcceptResult(Verdict.DONE, seq)
+
+    def change_calls(self, steps: Sequence[CallStep]) -> list[StepResult]:
+        return [self._step(step) for step in steps]
+
+    def _step(self, step: CallStep) -> StepResult:
+        if not self._stands(step.fence):
+            return StepResult(Verdict.FENCED, message=fenced(step.fence.slot))
+        call = self._calls.get(step.call_id)
+        if call is None or call.slot != step.fence.slot or call.status not in STEP_FROM[step.step]:
+            message = f"call {step.call_id} cannot take the step {step.step.value}"
+            return StepResult(Verdict.NOT_PENDING, message=message)
+        if step.step is Step.SKIP:
+            skipped = replace(call, status=CallStatus.SKIPPED, reason=step.reason)
+            self._finish(skipped, self._wall())
+            return StepResult(Verdict.DONE, call.attempts, call.seq)
+        if step.step is Step.ATTEMPT:
+            call = replace(call, attempts=call.attempts + 1)
+        elif step.step is Step.PARK:
+            call = replace(call, status=CallStatus.PARKED, reason=step.reason)
+        else:
+            call = replace(call, status=CallStatus.PENDING, reason="", attempts=0, seq=self._next())
+        self._calls[step.call_id] = call
+        return StepResult(Verdict.DONE, call.attempts, call.seq)
+
+    def change_outbox(self, changes: Sequence[OutboxChange]) -> list[StepResult]:
+        return [self._change(change) for change in changes]
+
+    def _change(self, change: OutboxChange) -> StepResult:
+        if not self._stands(change.fence):
+            return StepResult(Verdict.FENCED, message=fenced(change.fence.slot))
+        row = self._outbox.get(change.call_id)
+        if row is not None and row.slot == change.fence.slot:
+            if change.step is OutboxStep.DELIVERED:
+                del self._outbox[change.call_id]
+            else:
+                parked = change.reason if change.step is OutboxStep.PARK else ""
+                self._outbox[change.call_id] = replace(row, parked=parked)
+        elif change.step is not OutboxStep.DELIVERED:
+            message = f"call {change.call_id} is not in the outbox"
+            return StepResult(Verdict.NOT_PENDING, message=message)
+        return StepResult(Verdict.DONE)
+
+    # ---- reading
+
+    def get_calls(self, call_ids: Sequence[str]) -> dict[str, StoredCall]:
+        return {call_id: self._calls[call_id] for call_id in call_ids if call_id in self._calls}
+
+    def live_calls(self, slots: Sequence[int], status: CallStatus) -> list[StoredCall]:
+        found = (
+            self._calls[id] for slot in dict.fromkeys(slots) for id in self._live.get(slot, ())
+        )
+        return [call for call in found if call.status is status]
+
+    def outbox(self, slots: Sequence[int], after: int, parked: bool) -> list[OutboxRow]:
+        wanted = dict.fromkeys(slots)
+        return [
+            row
+            for row in self._outbox.values()
+            if row.slot in wanted and row.position > after and bool(row.parked) == parked
+        ]
+
+    def census(self) -> Census:
+        live = [self._calls[id].status for ids in self._live.values() for id in ids]
+        parked = sum(1 for row in self._outbox.values() if row.parked)
+        return Census(
+            live.count(CallStatus.PENDING),
+            live.count(CallStatus.DELAYED),
+            live.count(CallStatus.PARKED),
+            len(self._outbox) - parked,
+            parked,
+        )

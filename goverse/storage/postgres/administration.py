@@ -1,0 +1,123 @@
+"""The schema, whose store it is, and the fences: what is not about objects and calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from goverse.aio.runtime import Runtime
+from goverse.config.settings import StorageSettings
+from goverse.ids import NO_EPOCH, Epoch
+from goverse.storage import checks
+from goverse.storage.api import Census, SchemaStatus, Store, StoreRefused
+from goverse.storage.counts import Counts
+from goverse.storage.postgres import calls, schema
+from goverse.storage.postgres.connections import Connection, Connections
+from goverse.storage.postgres.fences import RAISER, Fences
+from goverse.storage.postgres.work import Work
+from goverse.storage.rules import FENCE_PATIENCE_S, MAX_FENCE_GROUP, wrong_cluster
+
+
+class PostgresAdministration(Store):
+    """The half of `PostgresStore` that works with connections and not with batches."""
+
+    def __init__(self, settings: StorageSettings, runtime: Runtime) -> None:
+        limit_s = settings.operation_timeout_s
+        self._counts = Counts()
+        self._connections = Connections(settings, runtime, settings.max_connections)
+        self._work = Work(self._connections, runtime, limit_s, self._counts)
+        # Fences are raised beside everything else: a full house of commits must not keep a new
+        # owner waiting, least of all commits that wait for its fence.
+        self._control_connections = Connections(
+            settings, runtime, 2, name=RAISER, lock_timeout_s=FENCE_PATIENCE_S
+        )
+        self._control = Work(self._control_connections, runtime, limit_s, self._counts)
+        self._fences = Fences(self._control_connections, limit_s)
+
+    async def schema_status(self) -> SchemaStatus:
+        return await self._work.administer(schema.status)
+
+    async def migrate(self) -> tuple[str, ...]:
+        return await self._work.administer(schema.migrate, patient=True)
+
+    async def check(self) -> None:
+        await self._work.administer(schema.check)
+
+    async def cluster_id(self) -> str:
+        rows = await self._work.read("SELECT cluster_id FROM goverse_cluster")
+        return rows[0][0] if rows else ""
+
+    async def claim_cluster(self, cluster_id: str) -> None:
+        checks.check_text("cluster id", cluster_id)
+
+        async def claim(connection: Connection) -> str:
+            await connection.execute(
+                "INSERT INTO goverse_cluster (cluster_id) VALUES (%s) ON CONFLICT DO NOTHING",
+                (cluster_id,),
+            )
+            cursor = await connection.execute("SELECT cluster_id FROM goverse_cluster")
+            [stored] = await cursor.fetchone() or ("",)
+            return str(stored)
+
+        stored = await self._work.administer(claim)
+        if stored != cluster_id:
+            raise StoreRefused(wrong_cluster(stored, cluster_id))
+
+    async def adopt(self, cluster_id: str) -> None:
+        checks.check_text("cluster id", cluster_id)
+
+        async def adopt(connection: Connection) -> None:
+            async with connection.transaction():
+                await connection.execute(
+                    "INSERT INTO goverse_cluster (cluster_id) VALUES (%s) "
+                    "ON CONFLICT (one) DO UPDATE SET cluster_id = excluded.cluster_id",
+                    (cluster_id,),
+                )
+                await connection.execute(
+                    "SELECT FROM goverse_fences WHERE opening > 0 ORDER BY slot FOR UPDATE"
+                )
+                await connection.execute(
+                    "UPDATE goverse_fences SET incarnation = '', opening = opening + 1 "
+                    "WHERE opening > 0"
+                )
+
+        await self._work.administer(adopt)
+
+    async def highest_epoch(self) -> Epoch:
+        rows = await self._work.read(
+            "SELECT generation, revision FROM goverse_fences "
+            "ORDER BY generation DESC, revision DESC LIMIT 1"
+        )
+        return Epoch(*rows[0]) if rows else NO_EPOCH
+
+    async def census(self) -> Census:
+        [row] = await self._work.read(calls.CENSUS)
+        return Census(*row)
+
+    # ---- fences
+
+    async def node_slot(self, node: str) -> int:
+        checks.check_text("node", node)
+
+        async def make(connection: Connection) -> int:
+            await connection.execute(
+                "INSERT INTO goverse_fences (slot, node) VALUES (nextval('goverse_node_slots'), %s)"
+                " ON CONFLICT (node) DO NOTHING",
+                (node,),
+            )
+            cursor = await connection.execute(
+                "SELECT slot FROM goverse_fences WHERE node = %s", (node,)
+            )
+            [slot] = await cursor.fetchone() or (0,)
+            return int(slot)
+
+        return await self._work.administer(make)
+
+    async def raise_fence(
+        self, slots: Sequence[int], epoch: Epoch, incarnation: str, opening: int
+    ) -> None:
+        checks.check_raise(slots, epoch, incarnation, opening)
+        ascending = sorted(dict.fromkeys(slots))
+        for start in range(0, len(ascending), MAX_FENCE_GROUP):
+            group = ascending[start : start + MAX_FENCE_GROUP]
+            raising = self._fences.raise_group(group, epoch, incarnation, opening)
+            await self._control.owned("raise fences", raising)

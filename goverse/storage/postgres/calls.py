@@ -1,0 +1,190 @@
+"""Statements about the ledger and the outbox. Locks are taken in the order fences, calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from goverse.storage.columns import (
+    CALL_COLUMNS,
+    LEDGER_ROW,
+    NOW,
+    OUTBOX_ROW,
+    call_columns,
+    integers,
+)
+from goverse.storage.rules import fenced
+from goverse.storage.values import (
+    Acceptance,
+    CallStep,
+    Fence,
+    OutboxChange,
+    StepResult,
+    Verdict,
+)
+
+_FENCES = """
+fences AS MATERIALIZED (
+    SELECT slot, generation, revision, opening FROM goverse_fences
+    WHERE slot = ANY (%s::int4[]) ORDER BY slot FOR SHARE
+), standing AS MATERIALIZED (
+    SELECT b.* FROM batch b JOIN fences f USING (slot, generation, revision, opening)
+)"""
+
+# ``seq`` is drawn in the order of the batch, and rows are inserted in the order of their ids: two
+# owners that meet the same ids wait for each other and never in a circle.
+ACCEPT = f"""
+WITH batch AS MATERIALIZED (
+    SELECT * FROM unnest(
+        %s::int4[], %s::int8[], %s::int8[], %s::int8[], %s::text[],
+        %s::text[], %s::text[], %s::text[], %s::text[], %b::bytea[], %s::int2[],
+        %b::bytea[], %s::text[], %b::bytea[], %s::text[], %s::int8[]
+    ) WITH ORDINALITY AS b (
+        slot, generation, revision, opening, skip, {", ".join(CALL_COLUMNS)}, ord
+    )
+), {_FENCES}, numbered AS MATERIALIZED (
+    SELECT s.*, CASE s.skip WHEN '' THEN nextval('goverse_seq') ELSE 0 END AS seq
+    FROM (SELECT * FROM standing ORDER BY ord) s
+), inserted AS (
+    INSERT INTO goverse_reliable_calls (
+        slot, seq, status, reason, created_at, finished_at, {", ".join(CALL_COLUMNS)}
+    )
+    SELECT slot, seq, CASE skip WHEN '' THEN 'pending' ELSE 'skipped' END, skip, {NOW},
+        CASE skip WHEN '' THEN NULL ELSE {NOW} END, {", ".join(CALL_COLUMNS)}
+    FROM numbered ORDER BY call_id
+    ON CONFLICT (call_id) DO NOTHING
+    RETURNING call_id, seq
+)
+SELECT s.ord IS NOT NULL, i.seq
+FROM batch b LEFT JOIN standing s ON s.ord = b.ord LEFT JOIN inserted i ON i.call_id = b.call_id
+ORDER BY b.ord
+"""
+
+_STEPS = f"""
+WITH batch AS MATERIALIZED (
+    SELECT * FROM unnest(
+        %s::int4[], %s::int8[], %s::int8[], %s::int8[], %s::text[], %s::text[], %s::text[]
+    ) WITH ORDINALITY AS b (slot, generation, revision, opening, call_id, step, reason, ord)
+), {_FENCES}"""
+
+CHANGE_CALLS = f"""
+{_STEPS}, targets AS MATERIALIZED (
+    SELECT c.call_id, s.ord, s.step, s.reason
+    FROM standing s JOIN goverse_reliable_calls c ON c.call_id = s.call_id AND c.slot = s.slot
+    WHERE CASE s.step
+        WHEN 'retry' THEN c.status = 'parked'
+        WHEN 'skip' THEN c.status IN ('pending', 'delayed', 'parked')
+        ELSE c.status = 'pending' END
+    ORDER BY c.call_id FOR UPDATE OF c
+), changed AS (
+    UPDATE goverse_reliable_calls c SET
+        status = CASE t.step
+            WHEN 'park' THEN 'parked' WHEN 'retry' THEN 'pending' WHEN 'skip' THEN 'skipped'
+            ELSE c.status END,
+        attempts = CASE t.step
+            WHEN 'attempt' THEN c.attempts + 1 WHEN 'retry' THEN 0 ELSE c.attempts END,
+        seq = CASE t.step WHEN 'retry' THEN nextval('goverse_seq') ELSE c.seq END,
+        reason = CASE t.step WHEN 'attempt' THEN c.reason ELSE t.reason END,
+        finished_at = CASE t.step WHEN 'skip' THEN {NOW} END
+    FROM targets t WHERE c.call_id = t.call_id
+    RETURNING t.ord, c.attempts, c.seq
+)
+SELECT s.ord IS NOT NULL, c.ord IS NOT NULL, coalesce(c.attempts, 0), coalesce(c.seq, 0)
+FROM batch b LEFT JOIN standing s ON s.ord = b.ord LEFT JOIN changed c ON c.ord = b.ord
+ORDER BY b.ord
+"""
+
+CHANGE_OUTBOX = f"""
+{_STEPS}, targets AS MATERIALIZED (
+    SELECT x.call_id, s.ord, s.step, s.reason
+    FROM standing s JOIN goverse_outbox x ON x.call_id = s.call_id AND x.slot = s.slot
+    ORDER BY x.call_id FOR UPDATE OF x
+), parked AS (
+    UPDATE goverse_outbox x SET parked = CASE t.step WHEN 'park' THEN t.reason ELSE '' END
+    FROM targets t WHERE x.call_id = t.call_id AND t.step <> 'delivered'
+), delivered AS (
+    DELETE FROM goverse_outbox x
+    USING targets t WHERE x.call_id = t.call_id AND t.step = 'delivered'
+)
+SELECT s.ord IS NOT NULL, t.ord IS NOT NULL OR b.step = 'delivered', 0, 0
+FROM batch b LEFT JOIN standing s ON s.ord = b.ord LEFT JOIN targets t ON t.ord = b.ord
+ORDER BY b.ord
+"""
+
+GET_CALLS = f"SELECT {LEDGER_ROW} FROM goverse_reliable_calls WHERE call_id = ANY (%s::text[])"
+
+# The statuses are written out: a parameter would not let the planner use a partial index.
+PENDING_CALLS = f"""
+SELECT {LEDGER_ROW} FROM goverse_reliable_calls
+WHERE status = 'pending' AND slot = ANY (%s::int4[]) AND seq > %s ORDER BY seq LIMIT %s
+"""
+PARKED_CALLS = f"""
+SELECT {LEDGER_ROW} FROM goverse_reliable_calls
+WHERE status IN ('delayed', 'parked') AND status = 'parked'
+  AND slot = ANY (%s::int4[]) AND call_id > %s ORDER BY call_id LIMIT %s
+"""
+OUTBOX = f"""
+SELECT {OUTBOX_ROW} FROM goverse_outbox
+WHERE parked = '' AND slot = ANY (%s::int4[]) AND position > %s ORDER BY position LIMIT %s
+"""
+PARKED_OUTBOX = OUTBOX.replace("parked = ''", "parked <> ''")
+
+CENSUS = """
+SELECT
+    (SELECT count(*) FROM goverse_reliable_calls WHERE status = 'pending'),
+    (SELECT count(*) FROM goverse_reliable_calls
+     WHERE status IN ('delayed', 'parked') AND status = 'delayed'),
+    (SELECT count(*) FROM goverse_reliable_calls
+     WHERE status IN ('delayed', 'parked') AND status = 'parked'),
+    (SELECT count(*) FROM goverse_outbox WHERE parked = ''),
+    (SELECT count(*) FROM goverse_outbox WHERE parked <> '')
+"""
+
+
+def _fence_columns(fences: Sequence[Fence]) -> list[str]:
+    return [
+        integers(fence.slot for fence in fences),
+        integers(fence.epoch.generation for fence in fences),
+        integers(fence.epoch.revision for fence in fences),
+        integers(fence.opening for fence in fences),
+    ]
+
+
+def _slots(fences: Sequence[Fence]) -> str:
+    return integers(sorted({fence.slot: None for fence in fences}))
+
+
+def accept_parameters(calls: Sequence[Acceptance]) -> list[Any]:
+    fences = [acceptance.fence for acceptance in calls]
+    return [
+        *_fence_columns(fences),
+        [acceptance.skip for acceptance in calls],
+        *call_columns([acceptance.call for acceptance in calls]),
+        _slots(fences),
+    ]
+
+
+def step_parameters(steps: Sequence[CallStep | OutboxChange]) -> list[Any]:
+    fences = [step.fence for step in steps]
+    return [
+        *_fence_columns(fences),
+        [step.call_id for step in steps],
+        [step.step.value for step in steps],
+        [step.reason for step in steps],
+        _slots(fences),
+    ]
+
+
+def step_results(
+    steps: Sequence[CallStep | OutboxChange], rows: Sequence[tuple[Any, ...]]
+) -> list[StepResult]:
+    results = []
+    for step, (stands, done, attempts, seq) in zip(steps, rows, strict=True):
+        if not stands:
+            results.append(StepResult(Verdict.FENCED, message=fenced(step.fence.slot)))
+        elif not done:
+            message = f"call {step.call_id} cannot take the step {step.step.value}"
+            results.append(StepResult(Verdict.NOT_PENDING, message=message))
+        else:
+            results.append(StepResult(Verdict.DONE, attempts, seq))
+    return results

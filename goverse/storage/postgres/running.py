@@ -1,0 +1,51 @@
+"""One statement on one connection, with a limit that the network cannot stretch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from goverse.storage.postgres.connections import Connection, abort
+
+T = TypeVar("T")
+
+#: The server ends a statement by itself at its own limit; only its silence lasts longer.
+GRACE_S = 0.5
+
+
+async def run(
+    connection: Connection, statement: str, values: Sequence[Any], limit_s: float
+) -> list[tuple[Any, ...]]:
+    """The rows of ``statement``. Raises psycopg.Error; the connection is then perhaps closed."""
+    return await bounded(connection, _execute(connection, statement, values), limit_s)
+
+
+async def bounded(connection: Connection, work: Coroutine[Any, Any, T], limit_s: float | None) -> T:
+    """The result of ``work``, which uses ``connection``; past the limit that breaks under it.
+
+    A cancelled wait breaks the connection too, as its answer would be taken for the next one's.
+    """
+    working = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait(
+            [working], timeout=None if limit_s is None else limit_s + GRACE_S
+        )
+    except asyncio.CancelledError:
+        abort(connection)
+        await asyncio.wait([working])
+        if not working.cancelled():
+            working.exception()  # nobody is told
+        await connection.close()
+        raise
+    if not done:
+        abort(connection)
+    return await working
+
+
+async def _execute(
+    connection: Connection, statement: str, values: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    cursor = await connection.execute(statement, values, prepare=True, binary=True)
+    rows: list[tuple[Any, ...]] = await cursor.fetchall() if cursor.description else []
+    return rows

@@ -1,0 +1,232 @@
+"""The `Store` on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from goverse.aio.runtime import Runtime
+from goverse.config.settings import StorageSettings
+from goverse.ids import ObjectId
+from goverse.storage import checks
+from goverse.storage.api import (
+    OutcomeUnknown,
+    StorageUnavailable,
+    StoreSnapshot,
+)
+from goverse.storage.columns import integers, outbox_row, stored_call
+from goverse.storage.halving import halved
+from goverse.storage.postgres import calls, commit
+from goverse.storage.postgres.administration import PostgresAdministration
+from goverse.storage.rules import (
+    fenced,
+    known_or_conflict,
+)
+from goverse.storage.values import (
+    Acceptance,
+    AcceptResult,
+    CallStep,
+    CommitResult,
+    ObjectCommit,
+    OutboxChange,
+    OutboxRow,
+    ReliableCall,
+    State,
+    StepResult,
+    StoredCall,
+    StoredObject,
+    Verdict,
+)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_LOAD = """
+SELECT o.object_type, o.object_id, o.version, o.state, o.state_schema
+FROM unnest(%s::text[], %s::text[]) AS w (object_type, object_id)
+JOIN goverse_objects o ON o.object_type = w.object_type AND o.object_id = w.object_id
+"""
+
+
+class PostgresStore(PostgresAdministration):
+    """Made by `goverse.storage.open`; connects when it is first used."""
+
+    def __init__(self, settings: StorageSettings, runtime: Runtime) -> None:
+        super().__init__(settings, runtime)
+        self._place = _without_secrets(settings.url)
+        self._committing = checks.InFlight()
+        self._accepting = checks.InFlight()
+
+    # ---- writing
+
+    async def commit(self, batch: Sequence[ObjectCommit]) -> Sequence[CommitResult]:
+        checks.check_commits(batch)
+
+        async def send(part: Sequence[ObjectCommit]) -> list[CommitResult]:
+            rows = await self._work.write(commit.COMMIT, commit.parameters(part))
+            return commit.results(part, rows)
+
+        with self._committing.holding(item.object for item in batch):
+            results = await self._halved("commit", batch, send, _refused_commit)
+        self._counts.committed(results)
+        return results
+
+    async def accept(self, acceptances: Sequence[Acceptance]) -> Sequence[AcceptResult]:
+        checks.check_acceptances(acceptances)
+        # The first of each id is sent; what follows under the same id finds that one.
+        first = list({a.call.call_id: a for a in reversed(acceptances)}.values())[::-1]
+
+        async def send(part: Sequence[Acceptance]) -> list[AcceptResult]:
+            rows = await self._work.write(calls.ACCEPT, calls.accept_parameters(part))
+            return [_accepted(a, *row) for a, row in zip(part, rows, strict=True)]
+
+        with self._accepting.holding(acceptance.call.object for acceptance in acceptances):
+            sent = await self._halved("accept", first, send, _refused_accept)
+            by_id = {a.call.call_id: r for a, r in zip(first, sent, strict=True)}
+            results = await self._with_known(acceptances, first, by_id)
+        self._counts.accepted(results)
+        return results
+
+    async def _with_known(
+        self,
+        acceptances: Sequence[Acceptance],
+        first: Sequence[Acceptance],
+        by_id: Mapping[str, AcceptResult],
+    ) -> list[AcceptResult]:
+        """The results, with what is stored where an id was there before."""
+        originals = {id(acceptance): None for acceptance in first}
+        results: list[AcceptResult | None] = []
+        for acceptance in acceptances:
+            result = by_id[acceptance.call.call_id]
+            again = id(acceptance) not in originals and result.verdict is Verdict.DONE
+            results.append(None if again or result.verdict is Verdict.KNOWN else result)
+        missing = [
+            acceptance.call.call_id
+            for acceptance, result in zip(acceptances, results, strict=True)
+            if result is None
+        ]
+        try:
+            stored = await self.get_calls(list(dict.fromkeys(missing))) if missing else {}
+        except StorageUnavailable as error:
+            # Others of the batch may be written; this cannot be said of each alone.
+            raise OutcomeUnknown(str(error)) from error
+        return [
+            _known(acceptance.call, stored.get(acceptance.call.call_id)) if r is None else r
+            for acceptance, r in zip(acceptances, results, strict=True)
+        ]
+
+    async def change_calls(self, steps: Sequence[CallStep]) -> Sequence[StepResult]:
+        checks.check_steps(steps)
+
+        async def send(part: Sequence[CallStep]) -> list[StepResult]:
+            rows = await self._work.write(calls.CHANGE_CALLS, calls.step_parameters(part))
+            return calls.step_results(part, rows)
+
+        results = await self._halved("change calls", steps, send, _refused_step)
+        self._counts.refused(results)
+        return results
+
+    async def change_outbox(self, changes: Sequence[OutboxChange]) -> Sequence[StepResult]:
+        checks.check_steps(changes)
+
+        async def send(part: Sequence[OutboxChange]) -> list[StepResult]:
+            rows = await self._work.write(calls.CHANGE_OUTBOX, calls.step_parameters(part))
+            return calls.step_results(part, rows)
+
+        results = await self._halved("change the outbox", changes, send, _refused_step)
+        self._counts.refused(results)
+        return results
+
+    async def _halved(
+        self,
+        name: str,
+        items: Sequence[Item],
+        send: Callable[[Sequence[Item]], Awaitable[list[Result]]],
+        refused: Callable[[str], Result],
+    ) -> list[Result]:
+        return await self._work.owned(name, halved(items, send, refused)) if items else []
+
+    # ---- reading
+
+    async def load(self, objects: Sequence[ObjectId]) -> Mapping[ObjectId, StoredObject]:
+        checks.check_objects(objects)
+        types, ids = [object.type for object in objects], [object.id for object in objects]
+        found = {}
+        for type, id, version, data, state_schema in await self._work.read(_LOAD, (types, ids)):
+            state = None if data is None else State(data, state_schema)
+            found[ObjectId(type, id)] = StoredObject(version, state)
+        return found
+
+    async def get_calls(self, call_ids: Sequence[str]) -> Mapping[str, StoredCall]:
+        checks.check_call_ids(call_ids)
+        rows = await self._work.read(calls.GET_CALLS, (list(call_ids),))
+        return {row[0]: stored_call(row) for row in rows}
+
+    async def pending_calls(
+        self, slots: Sequence[int], *, after: int = 0, limit: int = 1000
+    ) -> Sequence[StoredCall]:
+        checks.check_page(slots, limit)
+        values = (integers(slots), after, limit)
+        return [stored_call(row) for row in await self._work.read(calls.PENDING_CALLS, values)]
+
+    async def parked_calls(
+        self, slots: Sequence[int], *, after: str = "", limit: int = 1000
+    ) -> Sequence[StoredCall]:
+        checks.check_page(slots, limit)
+        checks.check_text("after", after)
+        values = (integers(slots), after, limit)
+        return [stored_call(row) for row in await self._work.read(calls.PARKED_CALLS, values)]
+
+    async def outbox(
+        self, slots: Sequence[int], *, after: int = 0, limit: int = 1000, parked: bool = False
+    ) -> Sequence[OutboxRow]:
+        checks.check_page(slots, limit)
+        statement = calls.PARKED_OUTBOX if parked else calls.OUTBOX
+        rows = await self._work.read(statement, (integers(slots), after, limit))
+        return [outbox_row(row) for row in rows]
+
+    # ---- the client itself
+
+    def snapshot(self) -> StoreSnapshot:
+        return self._counts.snapshot(
+            "postgres",
+            self._place,
+            len(self._connections) + len(self._control_connections),
+            len(self._committing) + len(self._accepting),
+            self._fences.ended_sessions,
+        )
+
+    async def close(self) -> None:
+        await self._work.close()
+        await self._control.close()
+
+
+def _accepted(acceptance: Acceptance, stands: bool, seq: int | None) -> AcceptResult:
+    if not stands:
+        return AcceptResult(Verdict.FENCED, message=fenced(acceptance.fence.slot))
+    return AcceptResult(Verdict.KNOWN) if seq is None else AcceptResult(Verdict.DONE, seq)
+
+
+def _known(call: ReliableCall, stored: StoredCall | None) -> AcceptResult:
+    if stored is None:
+        # Cleaned up between the two statements; whoever repeats the id gets it recorded.
+        return AcceptResult(Verdict.REFUSED, message=f"call {call.call_id} was cleaned up just now")
+    return known_or_conflict(call, stored)
+
+
+def _refused_commit(message: str) -> CommitResult:
+    return CommitResult(Verdict.REFUSED, message=message)
+
+
+def _refused_accept(message: str) -> AcceptResult:
+    return AcceptResult(Verdict.REFUSED, message=message)
+
+
+def _refused_step(message: str) -> StepResult:
+    return StepResult(Verdict.REFUSED, message=message)
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,0 +1,124 @@
+"""How operations get a connection, and how their errors become ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+
+from goverse.aio.backoff import Backoff
+from goverse.aio.runtime import Runtime
+from goverse.aio.tasks import Tasks
+from goverse.storage.api import OutcomeUnknown, StorageUnavailable
+from goverse.storage.counts import Counts
+from goverse.storage.postgres.connections import Connection, Connections
+from goverse.storage.postgres.failures import Again, of_read, of_write, words
+from goverse.storage.postgres.running import bounded, run
+
+T = TypeVar("T")
+Rows = list[tuple[Any, ...]]
+
+MAX_TRIES = 5
+CLOSE_S = 2.0
+
+
+class Work:
+    """Carries out statements. Each is a task of its own: who stops waiting breaks no connection.
+
+    :param counts: learns of errors.
+    """
+
+    def __init__(
+        self, connections: Connections, runtime: Runtime, limit_s: float, counts: Counts
+    ) -> None:
+        self._connections = connections
+        self._runtime = runtime
+        self._limit_s = limit_s
+        self._counts = counts
+        self._tasks = Tasks("postgres store")
+        self._running: dict[asyncio.Task[Any], None] = {}
+        self._closed = False
+
+    async def owned(self, name: str, work: Coroutine[Any, Any, T]) -> T:
+        """The result of ``work``, which goes on if the caller goes away."""
+        if self._closed:
+            work.close()
+            raise StorageUnavailable("this store is closed")
+        task = self._tasks.spawn(name, _outcome(work))
+        self._running[task] = None
+        task.add_done_callback(self._running.pop)
+        result, error = await asyncio.shield(task)
+        if error is not None:
+            if isinstance(error, StorageUnavailable | OutcomeUnknown):
+                self._counts.last_error = str(error)
+            self._counts.unknown += isinstance(error, OutcomeUnknown)
+            raise error
+        return result  # type: ignore[no-any-return]
+
+    async def write(self, statement: str, values: Sequence[Any]) -> Rows:
+        """The rows of a statement that writes, sent again after deadlocks.
+
+        Raises `BatchRefused`, `StorageUnavailable`, `OutcomeUnknown`.
+        """
+        backoff = Backoff(self._runtime.random, min_s=0.005, max_s=0.1)
+        for attempt in range(MAX_TRIES):
+            async with self._connections.use() as connection:
+                try:
+                    return await run(connection, statement, values, self._limit_s)
+                except psycopg.Error as error:
+                    meaning = of_write(error, broken=connection.closed)
+                    if not isinstance(meaning, Again):
+                        raise meaning from error
+                    last = str(meaning)
+            if attempt < MAX_TRIES - 1:
+                await asyncio.sleep(backoff.next_s())
+        raise StorageUnavailable(f"aborted {MAX_TRIES} times: {last}")
+
+    async def read(self, statement: str, values: Sequence[Any] = ()) -> Rows:
+        """The rows of a statement that only reads. Raises `StorageUnavailable`."""
+        return await self.owned("read", self._read(statement, values))
+
+    async def _read(self, statement: str, values: Sequence[Any]) -> Rows:
+        async with self._connections.use() as connection:
+            try:
+                return await run(connection, statement, values, self._limit_s)
+            except psycopg.Error as error:
+                raise of_read(error) from error
+
+    async def administer(
+        self, work: Callable[[Connection], Coroutine[Any, Any, T]], *, patient: bool = False
+    ) -> T:
+        """Whatever ``work`` returns; for what is safe to repeat. Raises `StorageUnavailable`.
+
+        :param patient: it may take as long as it takes, such as building an index.
+        """
+        limit_s = None if patient else self._limit_s
+        return await self.owned("administer", self._administer(work, limit_s))
+
+    async def _administer(
+        self, work: Callable[[Connection], Coroutine[Any, Any, T]], limit_s: float | None
+    ) -> T:
+        async with self._connections.use() as connection:
+            try:
+                return await bounded(connection, work(connection), limit_s)
+            except psycopg.Error as error:
+                raise StorageUnavailable(f"PostgreSQL: {words(error)}") from error
+
+    async def close(self) -> None:
+        """Wait shortly for what is under way; then whoever waits is told that nobody knows."""
+        self._closed = True
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=CLOSE_S)
+        self._connections.abort_all()
+        await self._tasks.close()
+        await self._connections.close()
+
+
+async def _outcome(work: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
+    """Errors belong to whoever waits; if nobody does, they are no crash of a task."""
+    try:
+        return await work, None
+    except Exception as error:
+        return None, error

@@ -1,0 +1,92 @@
+"""Reading from SQLite."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from goverse.ids import ObjectId
+from goverse.storage.api import Census
+from goverse.storage.columns import LEDGER_ROW, OUTBOX_ROW, outbox_row, stored_call
+from goverse.storage.values import OutboxRow, State, StoredCall, StoredObject
+
+# A list is passed as JSON: SQLite has no arrays, and limits how many parameters there are.
+_IN = "IN (SELECT value FROM json_each(?))"
+
+
+def load(
+    connection: sqlite3.Connection, objects: Sequence[ObjectId]
+) -> dict[ObjectId, StoredObject]:
+    found = {}
+    for object in objects:
+        row = connection.execute(
+            "SELECT version, state, state_schema FROM goverse_objects "
+            "WHERE object_type = ? AND object_id = ?",
+            object,
+        ).fetchone()
+        if row is not None:
+            state = None if row[1] is None else State(row[1], row[2])
+            found[object] = StoredObject(row[0], state)
+    return found
+
+
+def get_calls(connection: sqlite3.Connection, call_ids: Sequence[str]) -> dict[str, StoredCall]:
+    found = {}
+    for call_id in call_ids:
+        row = connection.execute(
+            f"SELECT {LEDGER_ROW} FROM goverse_reliable_calls WHERE call_id = ?", (call_id,)
+        ).fetchone()
+        if row is not None:
+            found[call_id] = stored_call(row)
+    return found
+
+
+def pending_calls(
+    connection: sqlite3.Connection, slots: Sequence[int], after: int, limit: int
+) -> list[StoredCall]:
+    rows = connection.execute(
+        f"SELECT {LEDGER_ROW} FROM goverse_reliable_calls WHERE status = 'pending' "
+        f"AND slot {_IN} AND seq > ? ORDER BY seq LIMIT ?",
+        (json.dumps(list(slots)), after, limit),
+    )
+    return [stored_call(row) for row in rows]
+
+
+def parked_calls(
+    connection: sqlite3.Connection, slots: Sequence[int], after: str, limit: int
+) -> list[StoredCall]:
+    rows = connection.execute(
+        f"SELECT {LEDGER_ROW} FROM goverse_reliable_calls "
+        "WHERE status IN ('delayed', 'parked') AND status = 'parked' "
+        f"AND slot {_IN} AND call_id > ? ORDER BY call_id LIMIT ?",
+        (json.dumps(list(slots)), after, limit),
+    )
+    return [stored_call(row) for row in rows]
+
+
+def outbox(
+    connection: sqlite3.Connection, slots: Sequence[int], after: int, limit: int, parked: bool
+) -> list[OutboxRow]:
+    which = "parked <> ''" if parked else "parked = ''"
+    rows = connection.execute(
+        f"SELECT {OUTBOX_ROW} FROM goverse_outbox WHERE {which} "
+        f"AND slot {_IN} AND position > ? ORDER BY position LIMIT ?",
+        (json.dumps(list(slots)), after, limit),
+    )
+    return [outbox_row(row) for row in rows]
+
+
+def census(connection: sqlite3.Connection) -> Census:
+    def count(table: str, where: str) -> int:
+        row = connection.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()
+        return int(row[0])
+
+    held = "status IN ('delayed', 'parked') AND status"
+    return Census(
+        count("goverse_reliable_calls", "status = 'pending'"),
+        count("goverse_reliable_calls", f"{held} = 'delayed'"),
+        count("goverse_reliable_calls", f"{held} = 'parked'"),
+        count("goverse_outbox", "parked = ''"),
+        count("goverse_outbox", "parked <> ''"),
+    )

@@ -1,0 +1,32 @@
+"""The in-memory store does what every store does."""
+
+from __future__ import annotations
+
+import pytest
+
+from goverse.aio.runtime import Runtime
+from goverse.storage.api import Store
+from goverse.storage.memory import MemoryStore
+from goverse.testing.conformance.store import StoreBackend, StoreConformance, WriteGate
+from tests.support.store_gate import GatedChannel
+
+
+class MemoryBackend(StoreBackend):
+    def __init__(self) -> None:
+        self._store = MemoryStore(Runtime())
+
+    async def connect(self) -> Store:
+        return self._store.connect()
+
+    async def connect_new(self) -> Store:
+        return MemoryStore(Runtime()).connect()
+
+    async def connect_gated(self) -> tuple[Store, WriteGate]:
+        channel = GatedChannel()
+        return self._store.connect(channel, operation_timeout_s=0.2), channel
+
+
+class TestMemory(StoreConformance):
+    @pytest.fixture
+    async def backend(self) -> StoreBackend:
+        return MemoryBackend()

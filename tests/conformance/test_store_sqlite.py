@@ -1,0 +1,149 @@
+"""The store on SQLite does what every store does."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goverse.aio.runtime import Runtime
+from goverse.config.settings import StorageSettings
+from goverse.storage.api import StorageUnavailable, Store, StoreRefused
+from goverse.storage.sqlite import SqliteStore
+from goverse.testing.conformance.store import StoreBackend, StoreConformance, WriteGate
+from goverse.testing.conformance.store_kit import Owner, fresh_epoch
+
+_numbers = itertools.count(1)
+
+
+class GatedExecutor(Executor):
+    """A writer's thread whose work can be held back, or its answers lost."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._mode = ""
+        self._held: list[Callable[[], Any]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        work = lambda: fn(*args, **kwargs)  # noqa: E731
+        if self._mode == "hold":
+            self._held.append(work)
+            return Future()
+        running = self._thread.submit(work)
+        return Future() if self._mode == "lose" else running
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._thread.shutdown(wait, cancel_futures=cancel_futures)
+
+    def lose_answers(self) -> None:
+        self._mode = "lose"
+
+    def hold(self) -> None:
+        self._mode = "hold"
+
+    async def release(self) -> None:
+        for work in self._held:
+            running = asyncio.wrap_future(self._thread.submit(work))
+            await asyncio.wait([running])
+            running.exception()
+        self._held.clear()
+
+    def heal(self) -> None:
+        self._mode = ""
+
+
+class SqliteBackend(StoreBackend):
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def settings(self, name: str = "store", limit_s: float = 10) -> StorageSettings:
+        path = self._folder / f"{name}.db"
+        return StorageSettings(url=f"sqlite:///{path}", operation_timeout_s=limit_s)
+
+    async def connect(self) -> Store:
+        return SqliteStore(self.settings(), Runtime())
+
+    async def connect_new(self) -> Store:
+        return SqliteStore(self.settings(f"new-{next(_numbers)}"), Runtime())
+
+    async def connect_gated(self) -> tuple[Store, WriteGate]:
+        gate = GatedExecutor()
+        return SqliteStore(self.settings(limit_s=0.3), Runtime(), gate), gate
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("sqlite")
+
+    async def migrate() -> None:
+        store = await SqliteBackend(folder).connect()
+        await store.migrate()
+        await store.close()
+
+    asyncio.run(migrate())
+    yield folder
+
+
+class TestSqlite(StoreConformance):
+    @pytest.fixture
+    async def backend(self, folder: Path) -> StoreBackend:
+        return SqliteBackend(folder)
+
+
+async def test_a_commit_is_on_disk_when_it_is_confirmed(folder: Path) -> None:
+    """Another process that opens the file, without a goodbye of the first, finds it."""
+    backend = SqliteBackend(folder)
+    store = await backend.connect()
+    owner = await Owner(store, 40_000, fresh_epoch(), "one").open()
+    await owner.commit(b"1")
+    with sqlite3.connect(folder / "store.db") as beside:
+        row = beside.execute(
+            "SELECT state FROM goverse_objects WHERE object_id = ?", (owner.object().id,)
+        ).fetchone()
+    beside.close()
+    assert row == (b"1",)
+    await store.close()
+
+
+async def test_a_file_that_is_locked_is_unavailable_and_nothing_is_written(folder: Path) -> None:
+    backend = SqliteBackend(folder)
+    store = SqliteStore(backend.settings(limit_s=5), Runtime())
+    owner = await Owner(store, 40_001, fresh_epoch(), "one").open()
+    await store.close()
+    quick = SqliteStore(backend.settings(limit_s=0.2), Runtime())
+    beside = sqlite3.connect(folder / "store.db", isolation_level=None)
+    beside.execute("BEGIN IMMEDIATE")
+    owner.store = quick
+    with pytest.raises(Exception) as caught:
+        await owner.commit(b"1")
+    assert type(caught.value).__name__ in ("StorageUnavailable", "OutcomeUnknown")
+    beside.execute("ROLLBACK")
+    beside.close()
+    await quick.close()
+
+
+async def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"not a database, surely" * 100)
+    store = SqliteStore(StorageSettings(url=f"sqlite:///{tmp_path}/x.db"), Runtime())
+    with pytest.raises(StorageUnavailable, match="not a database"):
+        await store.check()
+    await store.close()
+
+
+async def test_a_store_without_a_schema_is_refused(tmp_path: Path) -> None:
+    store = SqliteStore(StorageSettings(url=f"sqlite:///{tmp_path}/y.db"), Runtime())
+    with pytest.raises(StoreRefused, match=r"no schema.*db migrate"):
+        await store.check()
+    await store.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite://file", "sqlite:relative"])
+def test_a_url_without_a_path_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="sqlite:///relative/path"):
+        SqliteStore(StorageSettings(url=url), Runtime())
