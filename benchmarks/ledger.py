@@ -106,12 +106,7 @@ class Load:
         return len(calls)
 
 
-def run(options: Options) -> Report:
-    return asyncio.run(_run(options))
-
-
-async def _run(options: Options) -> Report:
-    report = Report("ledger")
+async def run(options: Options, report: Report) -> None:
     async with _server() as server:
         empty = await _database(server, "without")
         full = await _database(server, "with")
@@ -124,7 +119,6 @@ async def _run(options: Options) -> Report:
         report.figures["raise_65536_fences_s"] = await _fences(empty)
         await empty.close()
         await full.close()
-    return report
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Whose versions matter to a figure.
-_LIBRARIES = ("grpcio", "httptools", "msgspec", "protobuf", "uvicorn", "uvloop")
+_LIBRARIES = ("grpcio", "httptools", "msgspec", "protobuf", "psycopg", "uvicorn", "uvloop")
 
 
 @dataclass(frozen=True)
