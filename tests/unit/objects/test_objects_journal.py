@@ -11,39 +11,61 @@ from hypothesis import strategies as st
 from objects_kit import turns_of_the_loop
 
 from goverse.errors import Overloaded, Unavailable
-from goverse.objects.journal import Change, Journal
+from goverse.ids import Epoch, ObjectId
+from goverse.objects.durability.fences import Opening
+from goverse.objects.durability.journal import Change, Journal, Subject
+from goverse.storage.values import Act, CallStatus, Outcome, Payload, ReliableCall, State
+
+SUBJECT = Subject(ObjectId("Counter", "a"), 1, Opening(1, (1,), Epoch(1, 1), 1))
+
+
+def state(text: str) -> State:
+    return State(text.encode())
+
+
+def outcome(call_id: str) -> Outcome:
+    return Outcome(call_id, CallStatus.SUCCESS)
+
+
+def child(call_id: str) -> ReliableCall:
+    return ReliableCall(call_id, ObjectId("Counter", "b"), "add", Payload(b""), b"d")
 
 
 class Kit:
     """A journal and how often it asked to be taken."""
 
-    def __init__(self, max_turns: int = 100) -> None:
+    def __init__(self, max_turns: int = 100, interval_s: float = 0.0) -> None:
         self.offers = 0
-        self.journal = Journal(0, max_turns, self._dirty)
+        self.bytes = 0
+        self.journal = Journal(SUBJECT, self, 0, max_turns=max_turns, interval_s=interval_s)
 
-    def _dirty(self, journal: Journal) -> None:
+    def dirty(self, journal: Journal) -> None:
         assert journal.takeable
         self.offers += 1
+
+    def resized(self, by: int) -> None:
+        self.bytes += by
+        assert self.bytes >= 0
 
 
 async def test_a_reply_waits_for_its_own_commit_and_not_for_later_ones() -> None:
     journal = Kit().journal
-    first = journal.note(state=b"1")
+    first = journal.note(state("1"))
     waiting = asyncio.ensure_future(journal.wait(first))
     change = journal.take()
-    journal.note(state=b"2")
+    journal.note(state("2"))
     await turns_of_the_loop(1)
     assert not waiting.done()
     journal.committed(1)
     await waiting
-    assert (change.state, journal.version, journal.clean) == (b"1", 1, False)
-    assert journal.take().state == b"2"
+    assert (change.state, journal.version, journal.clean) == (state("1"), 1, False)
+    assert journal.take().state == state("2")
 
 
 async def test_a_turn_that_changed_nothing_waits_for_what_it_may_have_read() -> None:
     journal = Kit().journal
     await journal.wait(journal.last)
-    journal.note(state=b"1")
+    journal.note(state("1"))
     waiting = asyncio.ensure_future(journal.wait(journal.last))
     await turns_of_the_loop(1)
     assert not waiting.done()
@@ -55,36 +77,38 @@ async def test_a_turn_that_changed_nothing_waits_for_what_it_may_have_read() -> 
 async def test_what_is_put_back_is_sent_again_with_what_came_since() -> None:
     kit = Kit()
     journal = kit.journal
-    journal.note(state=b"1", outcome="a", outbox=("x",))
+    journal.note(state("1"), outcome("a"), (child("x"),))
     journal.take()
-    journal.note(outcome="b", outbox=("y", "z"))
+    journal.note(outcome=outcome("b"), outbox=(child("y"), child("z")))
     journal.put_back()
     assert kit.offers == 2
     change = journal.take()
-    assert change == Change(b"1", False, ["a", "b"], ["x", "y", "z"], 2)
+    assert [one.call_id for one in change.outcomes] == ["a", "b"]
+    assert [one.call_id for one in change.outbox] == ["x", "y", "z"]
+    assert (change.state, change.last) == (state("1"), 2)
 
 
 async def test_a_newer_state_is_not_replaced_by_one_put_back() -> None:
     journal = Kit().journal
-    journal.note(state=b"1")
+    journal.note(state("1"))
     journal.take()
-    journal.note(state=b"2")
+    journal.note(state("2"))
     journal.put_back()
-    assert journal.take().state == b"2"
+    assert journal.take().state == state("2")
 
 
 async def test_a_deletion_put_back_stays_one() -> None:
     journal = Kit().journal
-    journal.note(deletes=True)
+    journal.note(Act.DELETE)
     journal.take()
     journal.put_back()
-    assert journal.take().deletes
+    assert journal.take().state is Act.DELETE
 
 
 async def test_a_lost_journal_tells_everybody_and_takes_nothing_more() -> None:
     kit = Kit(max_turns=1)
     journal = kit.journal
-    number = journal.note(state=b"1")
+    number = journal.note(state("1"))
     waiting = [asyncio.ensure_future(journal.wait(number)) for _ in range(3)]
     await turns_of_the_loop(1)
     waiting[1].cancel()
@@ -95,19 +119,19 @@ async def test_a_lost_journal_tells_everybody_and_takes_nothing_more() -> None:
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert results[0] is gone and results[2] is gone
     assert isinstance(results[1], asyncio.CancelledError)
-    for refused in (journal.check_room, lambda: journal.note(state=b"2")):
+    for refused in (journal.check_room, lambda: journal.note(state("2"))):
         with pytest.raises(Unavailable, match="fenced"):
             refused()
     with pytest.raises(Unavailable, match="fenced"):
         await journal.wait(0)
-    assert not journal.takeable
+    assert not journal.takeable and kit.bytes == 0
 
 
 async def test_a_journal_with_too_many_uncommitted_turns_is_full() -> None:
     journal = Kit(max_turns=2).journal
-    journal.note(state=b"1")
+    journal.note(state("1"))
     journal.check_room()
-    journal.note(state=b"2")
+    journal.note(state("2"))
     with pytest.raises(Overloaded, match="max_uncommitted_turns"):
         journal.check_room()
     journal.take()
@@ -117,7 +141,7 @@ async def test_a_journal_with_too_many_uncommitted_turns_is_full() -> None:
 
 async def test_waiters_come_in_any_order() -> None:
     journal = Kit().journal
-    first, second = journal.note(state=b"1"), journal.note(state=b"2")
+    first, second = journal.note(state("1")), journal.note(state("2"))
     late = asyncio.ensure_future(journal.wait(second))
     await turns_of_the_loop(1)
     early = asyncio.ensure_future(journal.wait(first))
@@ -152,9 +176,10 @@ async def _play(actions: list[str]) -> None:
     def commit() -> None:
         nonlocal in_flight
         assert in_flight is not None
-        store["state"] = in_flight.state or store["state"]
-        store["outcomes"] += in_flight.outcomes
-        store["outbox"] += in_flight.outbox
+        if in_flight.state is not Act.KEEP:
+            store["state"] = in_flight.state
+        store["outcomes"] += [one.call_id for one in in_flight.outcomes]
+        store["outbox"] += [one.call_id for one in in_flight.outbox]
         store["last"] = in_flight.last
         journal.committed(journal.version + 1)
         in_flight = None
@@ -162,14 +187,14 @@ async def _play(actions: list[str]) -> None:
     for step, action in enumerate(actions):
         value = str(step)
         if action == "state":
-            journal.note(state=value.encode())
-            expected["state"] = value.encode()
+            journal.note(state(value))
+            expected["state"] = state(value)
         elif action == "outcome":
-            journal.note(outcome=value)
+            journal.note(outcome=outcome(value))
             expected["outcomes"].append(value)
         elif action == "outbox":
-            journal.note(state=b"s" + value.encode(), outbox=(value, value))
-            expected["state"] = b"s" + value.encode()
+            journal.note(state("s" + value), outbox=(child(value), child(value)))
+            expected["state"] = state("s" + value)
             expected["outbox"] += [value, value]
         elif action == "take" and journal.takeable:
             in_flight = journal.take()
@@ -187,5 +212,5 @@ async def _play(actions: list[str]) -> None:
         in_flight = in_flight or journal.take()
         commit()
     await asyncio.gather(*(task for _, task in waits))
-    assert journal.clean
+    assert journal.clean and kit.bytes == 0
     assert {key: store[key] for key in expected} == expected

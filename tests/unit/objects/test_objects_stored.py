@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import goverse
+from goverse.objects.durability.stored import NewerState, StateFault, StoredForm
 from goverse.objects.state import StateCodec
-from goverse.objects.stored import NewerState, StateFault, StoredForm
 
 
 def form_of(cls: type[goverse.Object], version: int = 1, upgrade: Any = None) -> StoredForm:
