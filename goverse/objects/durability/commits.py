@@ -202,7 +202,7 @@ class Commits:
             journal.put_back()
             return False
         log.error("%s cannot be committed: %s", journal.subject.object, verdict.value)
-        journal.lose(_refusal(journal, result))
+        journal.refused(_refusal(journal, result))
         return False
 
 

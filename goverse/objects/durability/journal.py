@@ -72,6 +72,18 @@ class JournalHost(Protocol):
         ...
 
 
+class JournalOwner(Protocol):
+    """The activation's side."""
+
+    def lost(self, error: GoverseError) -> None:
+        """The journal is lost; everybody who waited has been told."""
+        ...
+
+    def landed(self) -> None:
+        """A lost journal has nothing in flight any more."""
+        ...
+
+
 class Journal:
     """The uncommitted changes of one activation, and who waits for them.
 
@@ -89,6 +101,7 @@ class Journal:
         "_max_turns",
         "_outbox",
         "_outcomes",
+        "_owner",
         "_size",
         "_state",
         "_taken",
@@ -104,6 +117,7 @@ class Journal:
         self,
         subject: Subject,
         host: JournalHost,
+        owner: JournalOwner,
         version: int,
         *,
         max_turns: int,
@@ -117,6 +131,7 @@ class Journal:
         #: The host will take it when its interval is over.
         self.delayed = False
         self._host = host
+        self._owner = owner
         self._max_turns = max_turns
         self._last = self._committed = self._taken = 0
         self._state: State | Act = Act.KEEP
@@ -138,6 +153,15 @@ class Journal:
     def clean(self) -> bool:
         """Whether the store has everything."""
         return self._committed == self._last
+
+    def has(self, number: int) -> bool:
+        """Whether change ``number`` is committed."""
+        return number <= self._committed
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a transaction may be writing for it at this moment."""
+        return self._in_flight is not None
 
     @property
     def uncommitted(self) -> int:
@@ -184,10 +208,10 @@ class Journal:
 
     def when(self, number: int, waiter: Waiter) -> None:
         """Tell ``waiter`` once change ``number`` and all before it are committed, or lost."""
-        if self._error is not None:
-            waiter.lost(self._error)
-        elif number <= self._committed:
+        if number <= self._committed:
             waiter.committed()
+        elif self._error is not None:
+            waiter.lost(self._error)
         elif self._waiters and self._waiters[-1][0] > number:
             bisect.insort(self._waiters, (number, waiter), key=_number)
         else:
@@ -198,9 +222,9 @@ class Journal:
 
         Raises what the journal was lost with. Cancelling a waiter changes nothing else.
         """
-        if self._error is None and number <= self._committed:
+        if number <= self._committed:
             return
-        waiting = _Waiting(asyncio.get_running_loop().create_future())
+        waiting = Awaited(asyncio.get_running_loop().create_future())
         self.when(number, waiting)
         error = await waiting.future
         if error is not None:
@@ -255,6 +279,13 @@ class Journal:
         self._resize()
         self._host.dirty(self)
 
+    def refused(self, error: GoverseError) -> None:
+        """What was taken is not in the store, and never will be."""
+        change = self._landed()
+        if change is not None:
+            self._host.resized(-change.size)
+            self.lose(error)
+
     def lose(self, error: GoverseError) -> None:
         """Nothing more of this activation will be committed: everybody who waits is told."""
         if self._error is not None:
@@ -265,10 +296,14 @@ class Journal:
         self._host.resized(-self._size - in_flight)
         self._size = 0
         self._wake()
+        self._owner.lost(error)
 
     def _landed(self) -> Change | None:
         change, self._in_flight = self._in_flight, None
-        return None if self._error is not None else change
+        if self._error is None:
+            return change
+        self._owner.landed()
+        return None
 
     def _resize(self) -> None:
         size = _OVERHEAD_BYTES
@@ -313,9 +348,12 @@ class Taken:
         return cls(journal, change, commit)
 
 
-class _Waiting:
-    """A waiter that somebody awaits. The future gets a loss as its result: an exception in a
-    future whose waiter was cancelled in the same pass of the loop would be reported as lost."""
+class Awaited:
+    """A waiter whose future somebody awaits.
+
+    The future gets a loss as its result: an exception in a future whose waiter was cancelled in
+    the same pass of the loop would be reported as never fetched.
+    """
 
     __slots__ = ("future",)
 

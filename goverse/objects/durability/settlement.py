@@ -33,6 +33,9 @@ async def settle(batch: Sequence[Taken], store: Store, fences: Fences, runtime: 
         live = [taken for taken in batch if not taken.journal.is_lost]
         if live:
             _tell(live, *await _read(live, store, runtime))
+        for taken in batch:
+            if taken.journal.is_lost and taken.journal.in_flight:
+                taken.journal.put_back()  # nothing of it is under way any more
     finally:
         for opening in openings:
             opening.settling = False
@@ -41,16 +44,16 @@ async def settle(batch: Sequence[Taken], store: Store, fences: Fences, runtime: 
 async def _shut_out(
     opening: Opening, batch: Sequence[Taken], fences: Fences, runtime: Runtime
 ) -> None:
-    """Raise the fence, however long it takes, unless nobody is left who would care."""
+    """Raise the fence, however long it takes; for lost journals too, as their successors wait."""
     backoff = Backoff(runtime.random, min_s=0.1, max_s=2.0)
     mine = [taken.journal for taken in batch if taken.journal.subject.opening is opening]
-    while not all(journal.is_lost for journal in mine):
+    while True:
         try:
             await fences.raise_again(opening)
             return
         except Fenced as error:
             for journal in mine:
-                journal.lose(error)
+                journal.refused(Fenced(str(error)))
             return
         except Unavailable as error:
             log.warning("shard %d: %s", opening.shard, error)
@@ -86,7 +89,7 @@ def _tell(
         elif version == commit.version:
             journal.put_back()
         else:
-            journal.lose(_overtaken(taken, version))
+            journal.refused(_overtaken(taken, version))
 
 
 def _was_written(taken: Taken, version: int, calls: Mapping[str, StoredCall]) -> bool:

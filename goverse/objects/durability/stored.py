@@ -2,7 +2,7 @@
 
 ::
 
-    [version of the class, [names of the fields], [their values]]
+    [[names of the fields], [their values]]         and beside it ``state_version`` of the class
 
 Values are those of `StateCodec`, in its order, so that packing is one concatenation. Rules for a
 class that changes between versions:
@@ -24,10 +24,11 @@ import msgspec
 
 from goverse.objects import encoding
 from goverse.objects.state import StateCodec
+from goverse.storage.values import State
 
 Upgrade = Callable[[int, dict[str, Any]], dict[str, Any]]
 
-_stored = msgspec.msgpack.Decoder(tuple[int, tuple[str, ...], msgspec.Raw])
+_stored = msgspec.msgpack.Decoder(tuple[tuple[str, ...], msgspec.Raw])
 _values = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
@@ -51,30 +52,31 @@ class StoredForm:
         self._version = version
         self._upgrade = upgrade
         self._names = tuple(codec.fields)
-        self._head = _head(version, self._names)
+        self._head = _head(self._names)
 
-    def pack(self, encoded: bytes, kept: Kept | None) -> bytes:
+    def pack(self, encoded: bytes, kept: Kept | None) -> State:
         """:param encoded: by `StateCodec.encode`. :param kept: what `unpack` returned."""
         if kept is None:
-            return self._head + encoded
+            return State(self._head + encoded, self._version)
         values = [bytes(raw) for raw in _values.decode(encoded)]
-        head = _head(self._version, self._names + kept.names)
-        return head + _array(values + kept.values)
+        head = _head(self._names + kept.names)
+        return State(head + _array(values + kept.values), self._version)
 
-    def unpack(self, stored: bytes, instance: Any) -> Kept | None:
+    def unpack(self, stored: State, instance: Any) -> Kept | None:
         """Put the stored fields into ``instance``; what must be packed again with the next state.
 
         Raises `StateFault`, naming the field where there is one.
         """
+        version = stored.schema
+        if version > self._version:
+            raise NewerState(
+                f"its state has version {version}, this process knows up to {self._version}"
+            )
         try:
-            version, names, raw = _stored.decode(stored)
+            names, raw = _stored.decode(stored.data)
             if version == self._version and names == self._names:
                 self._codec.restore(instance, bytes(raw))
                 return None
-            if version > self._version:
-                raise NewerState(
-                    f"its state has version {version}, this process knows up to {self._version}"
-                )
             if version < self._version:
                 return self._restore_upgraded(version, names, bytes(raw), instance)
             return self._restore_by_name(names, bytes(raw), instance)
@@ -115,8 +117,7 @@ class StoredForm:
         unknown = [name for name in new if name not in self._names]
         if unknown:
             raise StateFault(
-                f"upgrade_state({version}, ...) returned {unknown[0]!r}, which the class does not "
-                "declare"
+                f"upgrade_state({version}, ...) returned {unknown[0]!r}, which is not declared"
             )
         return self._restore_by_name(tuple(new), _array(values), instance)
 
@@ -128,8 +129,8 @@ class Kept(msgspec.Struct, frozen=True):
     values: list[bytes]
 
 
-def _head(version: int, names: tuple[str, ...]) -> bytes:
-    return b"\x93" + encoding.encode(version) + encoding.encode(names)
+def _head(names: tuple[str, ...]) -> bytes:
+    return b"\x92" + encoding.encode(names)
 
 
 def _array(values: list[bytes]) -> bytes:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
+from durable_kit import Counted, Wire
 from objects_kit import turns_of_the_loop
 
 from goverse.aio.runtime import Runtime
@@ -17,7 +17,6 @@ from goverse.ids import Epoch, ObjectId
 from goverse.objects.durability.commits import Commits
 from goverse.objects.durability.fences import Fences, Opening
 from goverse.objects.durability.journal import Journal, Subject
-from goverse.storage.api import StorageUnavailable
 from goverse.storage.memory import MemoryStore
 from goverse.storage.values import Act, CallStatus, Outcome, State
 from goverse.testing.loop import run_virtual
@@ -27,62 +26,11 @@ T = TypeVar("T")
 EPOCH = Epoch(1, 10)
 
 
-class Wire:
-    """The way to the tables; a test says what becomes of the next transactions."""
-
-    def __init__(self) -> None:
-        self.plans: list[str] = []
-        self.held: list[Callable[[], Any]] = []
-        self.requests = 0
-        self.away = False
-        self.gate = asyncio.Event()
-
-    async def request(self, operation: Callable[[], T]) -> T:
-        self.requests += 1
-        if self.away:
-            raise StorageUnavailable("away")
-        plan = self.plans.pop(0) if self.plans else "do"
-        if plan == "wait":
-            await self.gate.wait()
-        if plan in ("do", "wait"):
-            return operation()
-        if plan == "refuse":
-            raise StorageUnavailable("refused")
-        if plan == "do and lose the answer":
-            operation()
-        elif plan == "hold and lose the answer":
-            self.held.append(operation)
-        raise TimeoutError  # what a client's deadline makes of an answer that does not come
-
-    def deliver(self) -> None:
-        """What was held arrives at the tables now."""
-        held, self.held = self.held, []
-        for operation in held:
-            try:
-                operation()
-            except ValueError:
-                pass  # an opening that was overtaken: nobody is there to be told
-
-
 class Facts:
     incarnation = "me"
 
     async def slots_of(self, shard: int) -> tuple[int, ...]:
         return (shard, shard + 8)
-
-
-class Counted:
-    def __init__(self) -> None:
-        self.objects = 0
-        self.batches: list[int] = []
-        self.reasons: list[str] = []
-
-    def committed(self, objects: int, seconds: float) -> None:
-        self.objects += objects
-        self.batches.append(objects)
-
-    def refused(self, reason: str) -> None:
-        self.reasons.append(reason)
 
 
 class Kit:
@@ -114,7 +62,13 @@ class Kit:
 
     def journal_under(self, opening: Opening, id: str, **more: Any) -> Journal:
         subject = Subject(ObjectId("Counter", id), opening.shard, opening)
-        return Journal(subject, self.commits, 0, max_turns=100, **more)
+        return Journal(subject, self.commits, self, 0, max_turns=100, **more)
+
+    def lost(self, error: GoverseError) -> None:
+        pass
+
+    def landed(self) -> None:
+        pass
 
     async def stored(self, id: str) -> bytes | None:
         row = (await self.client.load([ObjectId("Counter", id)])).get(ObjectId("Counter", id))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from objects_kit import turns_of_the_loop
 
-from goverse.errors import Overloaded, Unavailable
+from goverse.errors import GoverseError, Overloaded, Unavailable
 from goverse.ids import Epoch, ObjectId
 from goverse.objects.durability.fences import Opening
 from goverse.objects.durability.journal import Change, Journal, Subject
@@ -37,11 +37,18 @@ class Kit:
     def __init__(self, max_turns: int = 100, interval_s: float = 0.0) -> None:
         self.offers = 0
         self.bytes = 0
-        self.journal = Journal(SUBJECT, self, 0, max_turns=max_turns, interval_s=interval_s)
+        self.ends: list[Any] = []
+        self.journal = Journal(SUBJECT, self, self, 0, max_turns=max_turns, interval_s=interval_s)
 
     def dirty(self, journal: Journal) -> None:
         assert journal.takeable
         self.offers += 1
+
+    def lost(self, error: GoverseError) -> None:
+        self.ends.append(error)
+
+    def landed(self) -> None:
+        self.ends.append("landed")
 
     def resized(self, by: int) -> None:
         self.bytes += by
@@ -117,13 +124,15 @@ async def test_a_lost_journal_tells_everybody_and_takes_nothing_more() -> None:
     journal.lose(gone)
     journal.committed(9)  # a verdict that comes late changes nothing
     results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert kit.ends == [gone, "landed"]
     assert results[0] is gone and results[2] is gone
     assert isinstance(results[1], asyncio.CancelledError)
     for refused in (journal.check_room, lambda: journal.note(state("2"))):
         with pytest.raises(Unavailable, match="fenced"):
             refused()
+    await journal.wait(0)  # what is committed stays so
     with pytest.raises(Unavailable, match="fenced"):
-        await journal.wait(0)
+        await journal.wait(number)
     assert not journal.takeable and kit.bytes == 0
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import goverse
 from goverse.objects.durability.stored import NewerState, StateFault, StoredForm
 from goverse.objects.state import StateCodec
+from goverse.storage.values import State
 
 
 def form_of(cls: type[goverse.Object], version: int = 1, upgrade: Any = None) -> StoredForm:
@@ -43,7 +44,7 @@ class Fewer(goverse.Object):
     amount: int = 1
 
 
-def stored(instance: Any, **values: Any) -> bytes:
+def stored(instance: Any, **values: Any) -> State:
     for name, value in values.items():
         setattr(instance, name, value)
     cls = type(instance)
@@ -93,12 +94,12 @@ def test_fields_of_a_newer_process_survive_an_older_one() -> None:
 @given(st.integers(0, 40))
 def test_any_number_of_kept_fields_is_packed(count: int) -> None:
     names = [f"field{number}" for number in range(count)]
-    raw = msgspec.msgpack.encode((1, [*names, "amount"], [*range(count), 5]))
+    raw = msgspec.msgpack.encode(([*names, "amount"], [*range(count), 5]))
     instance = Fewer()
     form = form_of(Fewer)
-    kept = form.unpack(raw, instance)
-    again = msgspec.msgpack.decode(form.pack(codec_of(Fewer).encode(instance), kept))
-    assert dict(zip(again[1], again[2], strict=True)) == {
+    kept = form.unpack(State(raw, 1), instance)
+    again = msgspec.msgpack.decode(form.pack(codec_of(Fewer).encode(instance), kept).data)
+    assert dict(zip(again[0], again[1], strict=True)) == {
         "amount": 5,
         **{name: number for number, name in enumerate(names)},
     }
@@ -123,8 +124,8 @@ def test_L12_a_newer_version_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (msgspec.msgpack.encode((1, ["amount"], ["text"])), "amount"),
-        (msgspec.msgpack.encode((1, ["amount", "more"], [1])), "zip"),
+        (msgspec.msgpack.encode((["amount"], ["text"])), "amount"),
+        (msgspec.msgpack.encode((["amount", "more"], [1])), "zip"),
         (b"\xc1", "stored state"),
         (b"", "stored state"),
         (msgspec.msgpack.encode({"amount": 1}), "stored state"),
@@ -132,7 +133,7 @@ def test_L12_a_newer_version_is_left_alone() -> None:
 )
 def test_what_does_not_fit_is_told(raw: bytes, said: str) -> None:
     with pytest.raises(StateFault, match=said):
-        form_of(Fewer).unpack(raw, Fewer())
+        form_of(Fewer).unpack(State(raw, 1), Fewer())
 
 
 @pytest.mark.parametrize(
