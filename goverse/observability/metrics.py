@@ -110,7 +110,7 @@ class Metrics:
         )
         self.commit_objects = Counter(
             "goverse_committed_objects",
-            "Moves by the objects of a batch that the store has taken.",
+            "Moves when the store has taken a batch, by its objects.",
         )
         self.commits_refused = Counter(
             "goverse_refused_commits",
