@@ -113,6 +113,8 @@ class Node:
         )
         for part in parts:
             yield from part.limits()
+        if self.durability is not None:
+            yield from self.durability.limits()
         if self.ops is not None:
             yield from self.ops.limits()
 

@@ -154,6 +154,8 @@ class Activation:
         if self._background is not None:
             # An object that has nothing to do may well have a timer.
             yield Limit("object.background_tasks", len(self._background), most, standing=True)
+        if self.durable is not None and self.durable.journal is not None:
+            yield from self.durable.journal.limits()
         for turn in self.turns.values():
             if turn.inner is not None:
                 yield Limit("object.inner_calls", turn.inner.waiting, reentry.MAX_INNER)

@@ -86,7 +86,9 @@ async def _load(durable: Durable, hook: Turn) -> GoverseError | None:
         try:
             stored = await durable.read()
             break
-        except (Unavailable, Overloaded) as error:
+        except Overloaded as error:
+            return error
+        except Unavailable as error:
             if loop.time() + delay_s >= hook.deadline:
                 return error
         await asyncio.sleep(delay_s)

@@ -16,9 +16,11 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from goverse.aio.limits import Limit
 from goverse.errors import GoverseError, Overloaded
 from goverse.ids import ObjectId
 from goverse.objects.durability.fences import Opening
@@ -167,6 +169,9 @@ class Journal:
     def uncommitted(self) -> int:
         """Changes that the store does not have."""
         return self._last - self._committed
+
+    def limits(self) -> Iterator[Limit]:
+        yield Limit("object.uncommitted_turns", self.uncommitted, self._max_turns)
 
     def check_room(self) -> None:
         """Before a turn begins. Raises Overloaded, or why the journal is lost."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from goverse.aio.batcher import Batcher, BatcherFull
+from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.config.settings import LimitSettings
@@ -95,6 +96,11 @@ class Durability:
             max_turns=self._limits.max_uncommitted_turns,
             interval_s=interval_s,
         )
+
+    def limits(self) -> Iterator[Limit]:
+        commits = self.commits.snapshot()
+        yield Limit("durability.uncommitted_bytes", commits.bytes, commits.max_bytes)
+        yield Limit("durability.loads", len(self._loads), self._limits.max_waiting_calls)
 
     def snapshot(self) -> DurabilitySnapshot:
         return DurabilitySnapshot(self.commits.snapshot(), len(self._loads))

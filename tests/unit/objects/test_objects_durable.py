@@ -258,6 +258,9 @@ async def test_too_many_uncommitted_turns_are_refused_before_they_begin() -> Non
         await turns_of_the_loop()
         refused = [call for call in calls if call.done()]
         assert len(refused) == 2
+        limits = {limit.name: limit for limit in node.catalog.limits()}
+        turns = limits["object.uncommitted_turns"]
+        assert (turns.used, turns.most) == (3, 3)
         for call in refused:
             with pytest.raises(Overloaded) as full:
                 await call
@@ -265,6 +268,23 @@ async def test_too_many_uncommitted_turns_are_refused_before_they_begin() -> Non
         node.wire.gate.set()
         await asyncio.gather(*calls, return_exceptions=True)
         assert await value_in_store(node, "a") == 3
+
+
+async def test_objects_that_wait_to_be_loaded_have_a_limit() -> None:
+    async with durable(Counter, limits=LimitSettings(max_waiting_calls=3)) as node:
+        node.wire.plans = ["wait"]
+        first = node.call("Counter", "o0", "get")
+        await turns_of_the_loop()
+        waiting = [node.call("Counter", f"o{number}", "get") for number in range(1, 4)]
+        await turns_of_the_loop()
+        (loads,) = (one for one in node.durability.limits() if one.name == "durability.loads")
+        assert (loads.used, loads.most) == (3, 3)
+        with pytest.raises(Overloaded) as full:
+            await node.get(Counter, "o9").get()
+        assert full.value.executed is Executed.NO
+        node.wire.gate.set()
+        assert [value_of(await call) for call in [first, *waiting]] == [0, 0, 0, 0]
+        assert not any(one.used for one in node.durability.limits())
 
 
 async def test_L09_deleting_reaches_what_is_not_active_and_what_was_never_saved() -> None:
