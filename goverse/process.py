@@ -28,6 +28,7 @@ from goverse.config.settings import Settings
 from goverse.observability import logs
 from goverse.observability.metrics import Metrics
 from goverse.security.operators import TokenFileError
+from goverse.storage.api import StorageUnavailable, StoreRefused
 from goverse.transport.tcp_network import TcpNetwork
 
 log = logging.getLogger(__name__)
@@ -159,10 +160,10 @@ async def _run_app(
         if not stopped.is_set():
             raise
         log.info("stopped while starting")
-    except (OSError, TokenFileError) as error:
+    except (OSError, TokenFileError, StoreRefused, StorageUnavailable) as error:
         if started:
             raise
-        # An address that is in use, a file that cannot be used: the operator's to mend.
+        # An address that is in use, a file or a store that cannot be used: the operator's to mend.
         log.error("cannot start: %s", error)
         return EXIT_CANNOT_START
     finally:

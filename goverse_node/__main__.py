@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from goverse.config.addresses import member_name
 from goverse.config.settings import Settings
 from goverse.objects import ModuleLoadError, Registry, load_entry_points, load_modules
 from goverse_node.app import Node, run_node
+from goverse_node.durability import with_store
 
 _FLAGS = {
     "id": "node.id",
@@ -96,8 +97,11 @@ def serve(**flags: Any) -> None:
         click.echo(f"goverse-node: {error}", err=True)
         sys.exit(process.EXIT_MODULE)
 
-    def app(settings: Settings, surroundings: Surroundings) -> AbstractAsyncContextManager[Node]:
-        return run_node(settings, surroundings, registry)
+    @asynccontextmanager
+    async def app(settings: Settings, surroundings: Surroundings) -> AsyncGenerator[Node, None]:
+        async with with_store(settings.storage, surroundings) as stored:
+            async with run_node(settings, stored, registry) as node:
+                yield node
 
     name = member_name(settings.node.id, settings.node.listen)
     sys.exit(process.run(configuration, name, app))

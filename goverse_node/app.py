@@ -20,7 +20,8 @@ from goverse.config.addresses import advertised, member_name
 from goverse.config.settings import Settings
 from goverse.ids import MemberId
 from goverse.objects import Catalog, CatalogSnapshot, Registry
-from goverse.objects.metrics import TurnMetrics
+from goverse.objects.durability.service import Durability, DurabilitySnapshot
+from goverse.objects.metrics import CommitMetrics, TurnMetrics
 from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
@@ -34,6 +35,7 @@ from goverse_node.admin.assembly import node_admin
 from goverse_node.admin.http import PinRoutes
 from goverse_node.admin.operations import NodeAdmin
 from goverse_node.admin.service import AdminService
+from goverse_node.durability import OwnedSlots, check_store
 from goverse_node.goverse_service import GoverseService
 from goverse_node.inbound import InboundLinks
 from goverse_node.local import LocalCalls
@@ -56,6 +58,7 @@ class NodeSnapshot:
     inbound_links: int
     local_calls: int
     pushes: PushesSnapshot
+    durability: DurabilitySnapshot | None
     limits: tuple[Limit, ...]
 
 
@@ -78,6 +81,7 @@ class Node:
         self.service: AdminService
         self.ops: OpsServer | None = None
         self.pushes: Pushes
+        self.durability: Durability | None = None
         self._ready_grace_s = settings.node.ready_grace_s
 
     def readiness(self) -> Readiness:
@@ -93,6 +97,7 @@ class Node:
             len(self.inbound),
             len(self.local),
             self.pushes.snapshot(),
+            self.durability.snapshot() if self.durability is not None else None,
             fullest(self._limits()),
         )
 
@@ -108,6 +113,8 @@ class Node:
         )
         for part in parts:
             yield from part.limits()
+        if self.durability is not None:
+            yield from self.durability.limits()
         if self.ops is not None:
             yield from self.ops.limits()
 
@@ -131,10 +138,11 @@ async def run_node(
     """A node from its start to its orderly end.
 
     Serves once it is entered; readiness says when its shards are there. Raises OSError if an
-    address cannot be had.
+    address cannot be had, `MissingStore` if a class must be durable and there is no store.
     """
     runtime, limits, metrics = surroundings.runtime, settings.limits, surroundings.metrics
     coordinator, network = surroundings.coordinator, surroundings.network
+    check_store(registry, surroundings.store)
     name = member_name(settings.node.id, settings.node.listen)
     rule = OperatorRule(_token(settings.security.admin_token_file))
     async with AsyncExitStack() as stack:
@@ -154,6 +162,14 @@ async def run_node(
         links = LinkConfig(limits, runtime, name, term)
         pool = LinkPool(network, hello, links)
         stack.push_async_callback(pool.close, LINK_CLOSE_S)
+        durability = None
+        if surroundings.store is not None:
+            slots = OwnedSlots(name, member, surroundings.store)
+            durability = Durability(
+                surroundings.store, slots, limits, runtime, CommitMetrics(metrics)
+            )
+            stack.push_async_callback(durability.close)
+            durability.start()
         local = LocalCalls(limits.max_inflight_calls)
         observer = RouterMetrics(metrics)
         router = Router(member.view, pool, name, local, limits, runtime, observer=observer)
@@ -167,6 +183,7 @@ async def run_node(
             runtime,
             observer=TurnMetrics(metrics),
             pushes=pushes,
+            durability=durability,
         )
         local.bind(catalog)
         inbound = InboundLinks(hello, catalog, links, pushes.linked)
@@ -183,6 +200,7 @@ async def run_node(
         member.view.on_member_gone(inbound.drop)
         node = Node(name, member, catalog, pool, settings)
         node.inbound, node.local, node.pushes = inbound, local, pushes
+        node.durability = durability
         node.admin = node_admin(name, member, coordinator, catalog, router, limits)
         _watch(metrics, node)
 

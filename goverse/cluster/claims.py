@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from goverse.cluster.keys import Keys
+from goverse.cluster.layout import Proof, raise_generation
 from goverse.cluster.records import ClaimValue, Target, encode
 from goverse.cluster.registration import Registration
 from goverse.coordination.api import (
@@ -17,7 +18,9 @@ from goverse.coordination.api import (
     Put,
     TxnResult,
 )
+from goverse.ids import Epoch
 from goverse.observability.metrics import Metrics
+from goverse.sharding import NODE_SHARD
 
 #: Two compares for each claim, and two for all of them.
 MAX_CLAIMS = MAX_TXN_OPERATIONS // 2 - 2
@@ -77,6 +80,17 @@ class ClaimWriter:
         if result.succeeded:
             self._claims.inc("released", by=len(claims))
         return result
+
+    async def outrank(
+        self, registration: Registration, shard: int, epoch: Epoch, above: Epoch
+    ) -> None:
+        """The store knows ``above``, though the claim of ``shard`` at ``epoch`` stands: lift the
+        generation over it. Raises FailedPrecondition if it does not stand, CoordinatorUnavailable.
+        """
+        lease = registration.lease.id
+        key = registration.key if shard == NODE_SHARD else self._keys.claim(shard)
+        proof = Proof(key, epoch.revision, lease)
+        await raise_generation(self._coordinator, self._keys, proof, above=above.generation)
 
     async def _transact(
         self, compares: Sequence[Compare], operations: Sequence[Put | Delete]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from goverse.cluster.keys import Keys
-from goverse.cluster.records import Claim, Layout, decode_layout, encode
+from goverse.cluster.records import Layout, decode_layout, encode
 from goverse.coordination.api import Compare, Coordinator, Put
 from goverse.errors import FailedPrecondition
 
@@ -42,15 +43,24 @@ def successor(known: Layout) -> Layout:
     return Layout(known.cluster_id, known.generation + 1, known.num_shards, known.next)
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A key whose standing shows that its holder owns something now: a claim, or a node's own."""
+
+    key: str
+    create_revision: int
+    lease: int
+
+
 async def raise_generation(
-    coordinator: Coordinator, keys: Keys, *, shard: int, claim: Claim, above: int
+    coordinator: Coordinator, keys: Keys, proof: Proof, *, above: int
 ) -> Layout:
     """Lift the generation above ``above``, an epoch's generation that the store has seen.
 
-    For the holder of ``claim`` on ``shard`` only, and conditional on it: a node whose own claim
-    stands in a linearizable read, and whose store knows a higher epoch of this very cluster, has
-    met a coordinator that lost its history. Returns the layout that stands afterwards, which
-    somebody else may have raised. Raises FailedPrecondition if the claim does not stand.
+    For the holder of ``proof`` only, and conditional on it: a node whose own claim stands in a
+    linearizable read, and whose store knows a higher epoch of this very cluster, has met a
+    coordinator that lost its history. Returns the layout that stands afterwards, which somebody
+    else may have raised. Raises FailedPrecondition if the claim does not stand.
     """
     while True:
         item = await coordinator.get(keys.layout)
@@ -63,8 +73,8 @@ async def raise_generation(
         result = await coordinator.transact(
             [
                 Compare.modified_at(keys.layout, item.mod_revision),
-                Compare.created_at(keys.claim(shard), claim.create_revision),
-                Compare.has_lease(keys.claim(shard), claim.lease),
+                Compare.created_at(proof.key, proof.create_revision),
+                Compare.has_lease(proof.key, proof.lease),
             ],
             [Put(keys.layout, encode(raised))],
         )
@@ -77,6 +87,6 @@ async def raise_generation(
                 raised.generation,
             )
             return raised
-        standing = await coordinator.get(keys.claim(shard))
-        if standing is None or standing.create_revision != claim.create_revision:
-            raise FailedPrecondition(f"the claim of shard {shard} does not stand any more")
+        standing = await coordinator.get(proof.key)
+        if standing is None or standing.create_revision != proof.create_revision:
+            raise FailedPrecondition(f"{proof.key} does not stand any more")

@@ -25,8 +25,11 @@ from goverse.cluster.records import Claim, MemberState
 from goverse.cluster.registration import Registration
 from goverse.cluster.state import ViewChange
 from goverse.cluster.view import ClusterView
+from goverse.coordination.api import CoordinatorUnavailable
+from goverse.errors import FailedPrecondition, Unavailable
 from goverse.ids import Epoch
 from goverse.sharding import NODE_SHARD
+from goverse.storage.api import HigherEpoch
 
 log = logging.getLogger(__name__)
 
@@ -288,10 +291,29 @@ class Ownership:
                 try:
                     await self._host.open_shard(shard, epoch)
                     return
+                except HigherEpoch as higher:
+                    await self._outranked(shard, epoch, higher)
+                except Unavailable as error:
+                    log.warning("shard %d waits to be opened: %s", shard, error)
                 except Exception:
                     log.exception("shard %d cannot be opened at %s; trying again", shard, epoch)
             backoff = backoff or Backoff(self._runtime.random, max_s=5.0)
             await asyncio.sleep(backoff.next_s())
+
+    async def _outranked(self, shard: int, epoch: Epoch, higher: HigherEpoch) -> None:
+        """The store has seen a higher epoch. Either somebody else owns the shard by now, and the
+        view will show it; or this claim stands, and then it is the coordinator that has lost its
+        history: the generation is raised, and everything claimed again under it."""
+        registration = self._membership.registration
+        if registration is None:
+            return
+        try:
+            await self._writer.outrank(registration, shard, epoch, higher.epoch)
+        except (FailedPrecondition, CoordinatorUnavailable) as error:
+            log.info("shard %d: %s; %s", shard, higher, error)
+            return
+        if self._membership.registration is registration:
+            self._membership.lose(f"the store is ahead of the coordinator: {higher}")
 
     async def _close(self, holding: Holding) -> None:
         shard = holding.shard

@@ -222,6 +222,12 @@ class LimitSettings:
     max_push_queue_bytes: int = 4 * 1024 * 1024
     """Bytes of the messages that wait for one client at its gate."""
 
+    max_uncommitted_turns: int = 4_096
+    """Turns of one durable object that wait to be committed."""
+
+    max_uncommitted_bytes: int = 256 * 1024 * 1024
+    """State and results of one node that wait to be committed."""
+
     retry_budget_per_s: float = 1_000.0
     """Calls that one process may send again each second, with a burst of ten seconds' worth."""
 

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from goverse.aio.limits import Limit
 from goverse.aio.tasks import Tasks
-from goverse.call import Call, CallTarget, Reply, Verb
+from goverse.call import OVER, Call, CallTarget, Forwarded, Receiver, Reply, Verb
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
+    Conflict,
     Executed,
     Fenced,
     GoverseError,
     Overloaded,
     TooLarge,
+    Unavailable,
 )
 from goverse.ids import Epoch, ObjectId
 from goverse.objects import encoding, lifecycle, outcome, reentry, stepping
 from goverse.objects.background import Action, Background, Timer
 from goverse.objects.context import CURRENT, CallDefaults
+from goverse.objects.durability.journal import Awaited
+from goverse.objects.durability.service import Durability
+from goverse.objects.durable import Durable, because_of
 from goverse.objects.mailbox import Mailbox, MailboxFull
 from goverse.objects.messages import PushSink
 from goverse.objects.state import StateKeeper
 from goverse.objects.turn import ENDED, RUNNING, Turn
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from goverse.objects.definition import MethodType, Object, ObjectType
@@ -79,6 +87,7 @@ class Services:
     """None: there are no gates."""
     removed: Callable[[Activation, list[Turn]], None]
     """Called once when an activation has ended, with the turns that waited for it."""
+    durability: Durability | None = None
 
 
 class Activation:
@@ -89,6 +98,7 @@ class Activation:
         "_has_state",
         "_keeper",
         "created",
+        "durable",
         "ended",
         "epoch",
         "hook_task",
@@ -114,7 +124,8 @@ class Activation:
         self.object_type = object_type
         self.state = ACTIVE
         self.mailbox = Mailbox(services.limits.max_mailbox_calls)
-        #: Set once it is dead and its last turn is over: a turn that is told to end may take time.
+        #: Set once it is dead, its last turn is over (one that is told to end may take time), and
+        #: nothing of it is on its way to the store.
         self.ended: asyncio.Event | None = None
         #: Turns that run now, by number. Most objects have none most of the time, and share that.
         self.turns: dict[int, Turn] = _NO_TURNS
@@ -127,6 +138,10 @@ class Activation:
         self.instance: Object = object_type.cls()
         self._keeper = StateKeeper(object_type.state, self.instance)
         self._has_state = bool(object_type.state)
+        self.durable: Durable | None = None
+        if object_type.stored is not None and services.durability is not None:
+            interval_s = object_type.options.effective_interval_s
+            self.durable = Durable(self, services.durability, object_type.stored, interval_s)
         object.__setattr__(self.instance, "__goverse_host__", self)
 
     def __str__(self) -> str:
@@ -139,6 +154,8 @@ class Activation:
         if self._background is not None:
             # An object that has nothing to do may well have a timer.
             yield Limit("object.background_tasks", len(self._background), most, standing=True)
+        if self.durable is not None and self.durable.journal is not None:
+            yield from self.durable.journal.limits()
         for turn in self.turns.values():
             if turn.inner is not None:
                 yield Limit("object.inner_calls", turn.inner.waiting, reentry.MAX_INNER)
@@ -243,6 +260,8 @@ class Activation:
                 result = await work.start(self.instance, turn.arguments)
             elif turn.call.verb is Verb.DELETE:
                 await lifecycle.before_delete(self)
+                if self.durable is not None:
+                    await self.durable.delete()
         except BaseException as caught:
             error = caught
             if type(caught) is GeneratorExit and asyncio.current_task() is not task:
@@ -251,12 +270,21 @@ class Activation:
         CURRENT.reset(token)
         if turn.inner is not None and not turn.inner.idle:
             error = await reentry.finish(turn, error, self.turns)
-        return self._outcome(turn, result, error, started)
+        told = self._over(turn, result, error, started)
+        durable = self.durable
+        if (
+            durable is not None
+            and turn.interrupt is None  # otherwise what is told is why, and shows no state
+            and not durable.is_committed(turn.ticket)
+        ):
+            await self._committed(turn, durable)
+        return self.tell(turn, told)
 
     def run_in_place(
-        self, call: Call, method: MethodType, arguments: Any, deadline: float
-    ) -> Reply:
-        """`run` for a method that never suspends, while nobody runs or waits here.
+        self, call: Call, method: MethodType, arguments: Any, deadline: float, receiver: Receiver
+    ) -> Forwarded:
+        """`run` for a method that never suspends, while nobody runs or waits here. Raises its
+        failure, if that is known at once.
 
         It begins and ends in this very step, in which nothing else happens: so nobody can find
         it in the mailbox or among the turns, or interrupt it.
@@ -266,30 +294,44 @@ class Activation:
             raise self.shard.not_owner()
         number = services.next_turn()
         turn = Turn(call, method, arguments, deadline, method.shared, RUNNING, number, False, self)
+        if self.durable is not None:
+            self._check_durable(turn, self.durable)
         if self._has_state and method.tracked:
             self._remember(turn)
         observer = services.observer
         if observer is not None:
             observer.turn_started(call.type, call.method)
-        started = self.services.now()
+        started = services.now()
         error: BaseException | None = None
         result: Any = None
         try:
             result = stepping.run_in_place(turn, method, self.instance, services.loop)
         except BaseException as caught:
             error = caught
-        payload, failure = self._settle(turn, result, error)
+        told = self._settle(turn, result, error)
         turn.state = ENDED
-        self.last_used = ended = self.services.now()
+        self.last_used = ended = services.now()
         if observer is not None:
-            status = "ok" if failure is None else outcome.status_of(failure)
+            status = "ok" if isinstance(told, Reply) else outcome.status_of(told)
             observer.turn_ended(call.type, call.method, status, ended - started)
-        self.check_may_leave(turn)
-        if failure is not None:
-            raise failure
-        if turn.pushes:
-            self.release_pushes(turn)
-        return Reply(payload, call.codec)
+        if self.durable is not None and not self.durable.is_committed(turn.ticket):
+            return self.durable.tell_later(turn, told, receiver)
+        receiver.succeed(self.tell(turn, told))
+        return OVER
+
+    async def _committed(self, turn: Turn, durable: Durable) -> None:
+        """Return once what ``turn`` may have seen is committed. Raises why it will not be."""
+        turn.future = self.services.loop.create_future()
+        durable.when(turn.ticket, Awaited(turn.future))
+        error = await turn.future
+        if error is not None:
+            raise because_of(turn, error)
+
+    async def settled(self) -> None:
+        """Before a call leaves: the effect of earlier turns must not be seen before it stands."""
+        if self.durable is not None:
+            await self.durable.wait(self.durable.last)
+            self.check_alive()
 
     def _start(self, turn: Turn, task: asyncio.Task[Any] | None) -> float:
         """The turn begins, unless it must not any more. Raises why."""
@@ -297,6 +339,8 @@ class Activation:
         if turn.interrupt is not None or self.state is not ACTIVE or not services.lease_valid():
             turn.give_up()
             raise turn.interrupt or self.shard.not_owner()
+        if self.durable is not None:
+            self._check_durable(turn, self.durable)
         if self._has_state and turn.work is not None and turn.work.tracked:
             self._remember(turn)
         self.begin(turn, task)
@@ -305,37 +349,59 @@ class Activation:
             services.observer.turn_started(self.object_id.type, method)
         return self.services.now()
 
-    def _outcome(
+    def _check_durable(self, turn: Turn, durable: Durable) -> None:
+        """Raises Overloaded, Conflict: ``turn`` was not begun."""
+        try:
+            durable.check_room()
+            if turn.call.verb is Verb.CREATE and durable.exists:
+                raise Conflict(f"{self} exists already")
+        except GoverseError as error:
+            turn.give_up()
+            raise because_of(turn, error) from None
+
+    def _over(
         self, turn: Turn, result: Any, error: BaseException | None, started: float
-    ) -> Reply:
-        """The turn is over: its reply, or raises what its caller is told."""
-        payload, failure = self._settle(turn, result, error)
+    ) -> Reply | BaseException:
+        """The turn is over: what its caller will be told."""
+        told = self._settle(turn, result, error)
         self._end(turn)
         observer = self.services.observer
         if observer is not None:
-            status = "ok" if failure is None else outcome.status_of(failure)
+            status = "ok" if isinstance(told, Reply) else outcome.status_of(told)
             method = turn.call.method or turn.call.verb.name
             observer.turn_ended(self.object_id.type, method, status, self.last_used - started)
-        if isinstance(failure, asyncio.CancelledError):
-            raise failure
+        if isinstance(told, asyncio.CancelledError):
+            raise told  # the caller has gone: nobody is told
+        return told
+
+    def tell(self, turn: Turn, told: Reply | BaseException) -> Reply:
+        """The outcome, at the moment when it leaves. Raises what the caller is told instead."""
         self.check_may_leave(turn)
-        if failure is not None:
-            raise failure
+        if not isinstance(told, Reply):
+            raise told
         if turn.pushes:
             self.release_pushes(turn)
-        return Reply(payload, turn.call.codec)
+        return told
 
     def _settle(
         self, turn: Turn, result: Any, error: BaseException | None
-    ) -> tuple[bytes, BaseException | None]:
-        """Keep what the turn did, or undo it: the encoded result, or its failure."""
+    ) -> Reply | BaseException:
+        """Keep what the turn did, or undo it: what its caller will be told."""
+        told: Reply | BaseException
         if error is not None or turn.interrupt is not None:
-            return b"", self._failure(turn, error)
-        try:
-            return self._conclude(turn, result), None
-        except GoverseError as fault:
-            fault.details["rolled_back"] = self._roll_back(turn)
-            return b"", fault
+            told = self._failure(turn, error)
+        else:
+            try:
+                told = Reply(self._conclude(turn, result), turn.call.codec)
+            except GoverseError as fault:
+                fault.details["rolled_back"] = self._roll_back(turn)
+                told = fault
+        durable = self.durable
+        if durable is not None:
+            turn.ticket = durable.last
+            if turn.pushes and isinstance(told, Reply) and not durable.is_committed(turn.ticket):
+                durable.push_later(turn)  # also if the caller goes away meanwhile
+        return told
 
     def check_may_leave(self, turn: Turn) -> None:
         """Immediately before a reply or an error leaves: without a valid lease somebody else may
@@ -387,12 +453,14 @@ class Activation:
         if not self.turns:
             self.turns = _NO_TURNS
             if self.ended is not None:
-                self.ended.set()
+                self.check_ended()
 
     def _conclude(self, turn: Turn, result: Any) -> bytes:
         """Encode the result, and the state that it reflects. Raises ObjectFailed, TooLarge."""
         work, call = turn.work, turn.call
         if work is None:
+            if call.verb is Verb.CREATE and self.durable is not None:
+                self.durable.note_creation()
             return encoding.NONE[call.codec]
         try:
             payload = work.encode(result, call.codec)
@@ -406,11 +474,13 @@ class Activation:
             )
         if turn.parent is not None:
             return payload  # the turn that it is part of looks at the state once, at its end
-        if turn.before is not None:
+        if turn.before is not None or (self.durable is not None and not work.read_only):
             try:
-                self._keeper.end()
+                encoded = self._keeper.end()
             except encoding.EncodingFault as fault:
                 raise outcome.cannot_encode(turn, "the declared state", fault) from None
+            if self.durable is not None:
+                self.durable.note(encoded)
         elif not work.read_only:
             self._keeper.changed()
         return payload
@@ -446,9 +516,23 @@ class Activation:
         if turn.before is None or self.state is DEAD:
             if turn.work is None or not turn.work.read_only:
                 self._keeper.changed()
+                self._keep_what_failed(turn)
             return False
         self._keeper.roll_back(turn.before, nested=turn.parent is not None)
         return True
+
+    def _keep_what_failed(self, turn: Turn) -> None:
+        """A class that asks for no rollback keeps what a failed turn changed; so does the store."""
+        if self.durable is None or turn.work is None or self.state is DEAD:
+            return
+        try:
+            self.durable.note(self._keeper.end())
+        except (encoding.EncodingFault, GoverseError) as fault:
+            log.error("%s: what a failed turn left cannot be stored: %s", self, fault)
+
+    def encode_state(self) -> bytes:
+        """The declared state as it is now, between turns. Raises `EncodingFault`."""
+        return self._keeper.end()
 
     # -- the end of the activation
 
@@ -456,6 +540,11 @@ class Activation:
         """Orderly end. Who waited gets a new activation, or is returned if not ``hand_over``."""
         waiting = self.take_waiting(chained=True)
         self._die()
+        if self.durable is not None:
+            # Only a deletion that ran out of time leaves something behind.
+            self.durable.discard(self._discarded())
+            if self.durable.in_flight:
+                self.ended = asyncio.Event()
         self.services.removed(self, waiting if hand_over else [])
         return waiting
 
@@ -464,8 +553,9 @@ class Activation:
         return self.state is DEAD
 
     def begin_activation(self, first: Call, predecessor: asyncio.Event | None) -> None:
-        """Run the hook of a class that has one, once the turns of ``predecessor`` are over."""
-        if self.object_type.activates or predecessor is not None:
+        """Load stored state, and run the hook of a class that has one, once the turns of
+        ``predecessor`` are over."""
+        if self.object_type.activates or predecessor is not None or self.durable is not None:
             self.state = ACTIVATING
             lifecycle.activate(self, first, predecessor)
 
@@ -477,7 +567,7 @@ class Activation:
     def begin_deactivation(self) -> None:
         """End an idle activation in an orderly way, through its hook if it has one."""
         assert self.mailbox.idle and self.state is ACTIVE
-        if self.object_type.deactivates:
+        if self.object_type.deactivates or self.durable is not None:
             self.state = DEACTIVATING
             lifecycle.deactivate(self)
         else:
@@ -496,11 +586,27 @@ class Activation:
             if not turn.is_hook:
                 turn.stop(reason(turn))
             reentry.refuse_waiting(turn, lambda _: self.shard.not_owner())
-        if self.turns:
+        if self.turns or (self.durable is not None and self.durable.in_flight):
             self.ended = asyncio.Event()
         self.services.removed(self, [])
+        if self.durable is not None:
+            self.durable.discard(self._discarded())
         for turn in waiting:
             turn.refuse(self.shard.not_owner())
+
+    def _discarded(self) -> GoverseError:
+        text = f"{self} was cut off before its last turns were committed"
+        return (
+            Fenced(text)
+            if not self.services.lease_valid()
+            else Unavailable(text, executed=Executed.UNKNOWN)
+        )
+
+    def check_ended(self) -> None:
+        """After the end of a turn, or of a commit: whether a successor may begin."""
+        in_flight = self.durable is not None and self.durable.in_flight
+        if self.ended is not None and not self.turns and not in_flight:
+            self.ended.set()
 
     def _die(self) -> None:
         self.state = DEAD

@@ -115,6 +115,7 @@ class Background:
 
     async def invoke(self, call: Call) -> Reply:
         self._activation.check_alive()
+        await self._activation.settled()
         return await self._activation.services.outgoing.invoke(call)
 
     def push(self, push: Push) -> None:

@@ -19,7 +19,7 @@ from goverse.aio.deadlines import Deadlines, Reminders
 from goverse.aio.limits import Limit, fullest
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
-from goverse.call import OVER, Call, CallTarget, Codec, Over, Receiver, Reply, Verb
+from goverse.call import Call, CallTarget, Codec, Forwarded, Receiver, Reply, Verb
 from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.errors import (
     Conflict,
@@ -48,6 +48,7 @@ from goverse.objects.background import Action, timer_turn
 from goverse.objects.context import CallDefaults
 from goverse.objects.definition import MethodType, ObjectType
 from goverse.objects.description import TypesDescription
+from goverse.objects.durability.service import Durability
 from goverse.objects.messages import PushSink
 from goverse.objects.registry import Registry
 from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
@@ -94,7 +95,9 @@ class Catalog:
         *,
         observer: ObjectObserver | None = None,
         pushes: PushSink | None = None,
+        durability: Durability | None = None,
     ) -> None:
+        self._durability = durability
         self._registry = registry
         self._node = node
         self._settings = settings
@@ -134,6 +137,7 @@ class Catalog:
             run_work=self._run_work,
             pushes=pushes,
             removed=self._removed,
+            durability=durability,
         )
 
     # -- calls
@@ -153,7 +157,7 @@ class Catalog:
         """The types that this node hosts."""
         return self._registry.describe()
 
-    def forward(self, call: Call, receiver: Receiver) -> Over | None:
+    def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
         """Run ``call`` at once if its method never suspends and nothing is in its way; otherwise
         decline, as waiting needs a task. See `goverse.call.Forwarder`."""
         activation = self._activations.get((call.type, call.id))
@@ -169,8 +173,7 @@ class Catalog:
         ):
             return None
         arguments, deadline = self._bind(call, method, self._now())
-        receiver.succeed(activation.run_in_place(call, method, arguments, deadline))
-        return OVER
+        return activation.run_in_place(call, method, arguments, deadline, receiver)
 
     async def _run(self, turn: Turn) -> Reply:
         handle = self._deadlines.add(turn.deadline, turn.expire)
@@ -259,11 +262,15 @@ class Catalog:
     def _admit(self, turn: Turn, shard: Shard, activation: Activation | None) -> None:
         call = turn.call
         if activation is None:
-            if call.verb is Verb.DELETE:
+            if call.verb is Verb.DELETE and self._registry.get(call.type).stored is None:
                 turn.granted()
                 return
             activation = self._activate(call, shard)
-        elif call.verb is Verb.CREATE and activation.state is not DEACTIVATING:
+        elif (
+            call.verb is Verb.CREATE
+            and activation.state is not DEACTIVATING
+            and activation.durable is None  # otherwise what is stored decides, in the turn
+        ):
             raise Conflict(f"{call.type}/{call.id} is active already")
         activation.admit(turn)
 
@@ -306,6 +313,8 @@ class Catalog:
         if self._activations.get(id) is activation:
             del self._activations[id]
         activation.shard.activations.pop(id, None)
+        if activation.ended is not None and not activation.object_type.options.concurrent:
+            self._ending[id] = activation.ended
         activation.shard.wake()
         if activation.reminder is not None:
             self._idle.cancel(activation.reminder, activation)
@@ -366,11 +375,15 @@ class Catalog:
         self._shards[shard] = Shard(shard, epoch, self._held_limit)
 
     async def open_shard(self, shard: int, epoch: Epoch) -> None:
-        """Let calls in, those that waited first."""
+        """Let calls in, those that waited first. Raises `HigherEpoch`, Unavailable."""
         self.begin_opening(shard, epoch)
         opening = self._shards[shard]
         if opening.state is not ShardState.OPENING:
             return
+        if self._durability is not None:
+            opening.opening = await self._durability.open_shard(shard, epoch)
+            if self._shards.get(shard) is not opening or opening.state is not ShardState.OPENING:
+                return  # lost, or superseded, while its fence was being raised
         self._let_in(opening)
         for id in self._autoload.objects_of(shard, self._node.shard_of):
             timeout_s = self._services.defaults.create_timeout_s
@@ -450,8 +463,6 @@ class Catalog:
         self._ending = {id: over for id, over in self._ending.items() if not over.is_set()}
         for activation in list(shard.activations.values()):
             activation.discard(reason)
-            if activation.ended is not None and not activation.object_type.options.concurrent:
-                self._ending[activation.object_id] = activation.ended
         for turn in shard.take_held():
             turn.room = None
             turn.refuse(shard.not_owner())

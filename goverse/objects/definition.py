@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, overload
 
 from goverse.call import Codec
 from goverse.ids import check_type
+from goverse.objects.durability.stored import StoredForm
 from goverse.objects.reference import Reference
 from goverse.objects.signature import Signature, UnresolvedName
 from goverse.objects.state import StateCodec
@@ -22,7 +23,15 @@ from goverse.objects.stepping import never_suspends
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 _MARK = "__goverse_method__"
-_CLASS_OPTIONS = ("durability", "concurrent", "reentrancy", "idle_timeout_s", "name")
+_CLASS_OPTIONS = (
+    "durability",
+    "commit_interval_s",
+    "state_version",
+    "concurrent",
+    "reentrancy",
+    "idle_timeout_s",
+    "name",
+)
 
 
 @dataclass(frozen=True)
@@ -112,10 +121,17 @@ class MethodType:
 class ClassOptions:
     """What the class statement was told."""
 
-    durability: str = "none"
+    durability: Literal["none", "interval", "acknowledged"] = "none"
+    commit_interval_s: float = 5.0
+    state_version: int = 0
     concurrent: bool = False
     reentrancy: Literal["refuse", "allow"] = "refuse"
     idle_timeout_s: float | None = None
+
+    @property
+    def effective_interval_s(self) -> float:
+        """How long a change may wait to be committed; 0: its turn's reply waits for it."""
+        return self.commit_interval_s if self.durability == "interval" else 0.0
 
 
 class ObjectType:
@@ -128,6 +144,15 @@ class ObjectType:
         self.name = name
         self.options = options
         self.state = StateCodec(cls, names, RESERVED)
+        #: How the store keeps it; None for a class that asks for no durability.
+        self.stored: StoredForm | None = None
+        if options.durability != "none":
+            if not self.state:
+                raise TypeError(
+                    f"{cls.__qualname__}: durability={options.durability!r} needs declared state: "
+                    "annotate the fields that are to be kept"
+                )
+            self.stored = StoredForm(self.state, options.state_version, cls.upgrade_state)
         self.methods: dict[str, MethodType] = {}
         self.activates = cls.on_activate is not Object.on_activate
         self.deactivates = cls.on_deactivate is not Object.on_deactivate
@@ -199,7 +224,10 @@ class Object:
 
     Class options: ``name`` (type name, by default the class's), ``concurrent`` (calls interleave
     freely, no rollback), ``reentrancy`` ("refuse" or "allow" calls that come back to a turn),
-    ``idle_timeout_s`` (seconds; instead of the node's setting), ``durability`` ("none").
+    ``idle_timeout_s`` (seconds; instead of the node's setting), ``durability`` ("none";
+    "acknowledged": a reply leaves only when the state that it reflects is committed; "interval":
+    replies do not wait, and the state is committed every ``commit_interval_s`` seconds and when
+    the object is deactivated), ``state_version`` (see `upgrade_state`).
     """
 
     __goverse__: ClassVar[ObjectType]
@@ -265,6 +293,20 @@ class Object:
         """Called after the last turn when the object is idle, deleted or moved away; not when
         its node dies or loses its lease. What it raises is logged."""
 
+    @classmethod
+    def upgrade_state(cls, version: int, state: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a stored state of an older ``state_version``, as this class has them.
+
+        Called when such a state is loaded; new fields may be left out, and take their defaults.
+
+        :param version: the one that ``state`` was stored with, below the class's own.
+        :param state: field names to plain values (dicts, lists, text, numbers, bytes).
+        """
+        raise NotImplementedError(
+            f"{cls.__qualname__} has state_version {cls.__goverse__.options.state_version} and "
+            f"does not define upgrade_state; a stored state has version {version}"
+        )
+
     def _host(self) -> Host:
         if self.__goverse_host__ is None:
             raise RuntimeError(f"this {type(self).__name__} was made by hand: it is not hosted")
@@ -316,19 +358,31 @@ def _class_options(cls: type[Object], options: dict[str, Any]) -> ClassOptions:
     if options.get("concurrent") is True and "reentrancy" not in options:
         inherited = {**inherited, "reentrancy": "refuse"}
     merged = ClassOptions(**{**inherited, **options})
-    if merged.durability in ("acknowledged", "interval"):
+    if merged.durability not in ("none", "interval", "acknowledged"):
         raise TypeError(
-            f"{where}: durability={merged.durability!r} is not built yet; only 'none' is, which "
-            "keeps state in memory while the object is active"
+            f"{where}: durability must be 'none', 'interval' or 'acknowledged', not "
+            f"{merged.durability!r}"
         )
-    if merged.durability != "none":
-        raise TypeError(f"{where}: durability must be 'none', not {merged.durability!r}")
+    interval = merged.commit_interval_s
+    if not (isinstance(interval, int | float) and 0 < interval < float("inf")):
+        raise TypeError(f"{where}: commit_interval_s must be seconds above 0, not {interval!r}")
+    if "commit_interval_s" in options and merged.durability != "interval":
+        raise TypeError(f"{where}: commit_interval_s goes with durability='interval'")
+    if type(merged.state_version) is not int or not 0 <= merged.state_version < 2**31:
+        raise TypeError(
+            f"{where}: state_version must be a number from 0, not {merged.state_version!r}"
+        )
     if not isinstance(merged.concurrent, bool):
         raise TypeError(f"{where}: concurrent must be True or False")
     if merged.reentrancy not in ("refuse", "allow"):
         raise TypeError(f"{where}: reentrancy must be 'refuse' or 'allow'")
     if merged.concurrent and "reentrancy" in options:
         raise TypeError(f"{where}: a concurrent class admits every call; leave reentrancy out")
+    if merged.concurrent and merged.durability != "none":
+        raise TypeError(
+            f"{where}: the state of a concurrent class cannot be durable, as its turns have no "
+            "order; leave out concurrent or durability"
+        )
     idle = merged.idle_timeout_s
     if idle is not None and not (isinstance(idle, int | float) and idle > 0):
         raise TypeError(f"{where}: idle_timeout_s must be seconds above 0, not {idle!r}")

@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from goverse.call import Call, ChainEntry
-from goverse.errors import Executed, GoverseError, NotOwner
-from goverse.objects import outcome
+from goverse.errors import Executed, GoverseError, NotOwner, Overloaded, Unavailable
+from goverse.objects import encoding, outcome
 from goverse.objects.context import CURRENT
 from goverse.objects.turn import GRANTED, Turn
 
 if TYPE_CHECKING:
     from goverse.objects.activation import Activation
+    from goverse.objects.durable import Durable
 
 log = logging.getLogger(__name__)
 
@@ -60,25 +61,65 @@ async def _activate(activation: Activation, hook: Turn, predecessor: asyncio.Eve
         if predecessor is not None:
             await predecessor.wait()
             hook.deadline += asyncio.get_running_loop().time() - activation.created
-        error = None
-        if activation.object_type.activates:
+        error: BaseException | None = None
+        if activation.durable is not None:
+            error = await _load(activation.durable, hook)
+        if error is None and activation.object_type.activates:
             error = await _run(activation, hook, activation.instance.on_activate)
+            if error is None:
+                error = _note(activation)
         if error is None:
             activation.activated()
             _push(activation, hook)
         elif not activation.dead:
-            _activation_failed(activation, hook, error)
+            _activation_failed(activation, _told(activation, hook, error))
     finally:
         _close(activation, hook)
 
 
-def _activation_failed(activation: Activation, hook: Turn, error: BaseException) -> None:
-    failure: GoverseError
-    if isinstance(error, NotOwner):
-        failure = error  # nothing has failed: another node is asked
-    else:
-        expose = activation.services.expose_errors
-        failure = outcome.failure_of(hook, error, rolled_back=True, expose=expose)
+async def _load(durable: Durable, hook: Turn) -> GoverseError | None:
+    """Why the stored state cannot be had; a store that is away is asked again until ``hook``'s
+    deadline."""
+    loop = asyncio.get_running_loop()
+    delay_s = 0.05
+    while True:
+        try:
+            stored = await durable.read()
+            break
+        except Overloaded as error:
+            return error
+        except Unavailable as error:
+            if loop.time() + delay_s >= hook.deadline:
+                return error
+        await asyncio.sleep(delay_s)
+        delay_s = min(2 * delay_s, 1.0)
+    try:
+        durable.begin(stored)
+    except GoverseError as error:
+        return error
+    return None
+
+
+def _note(activation: Activation) -> BaseException | None:
+    """A hook may have changed declared state: why that cannot be committed."""
+    if activation.durable is None:
+        return None
+    try:
+        activation.durable.note(activation.encode_state())
+    except (GoverseError, encoding.EncodingFault) as error:
+        return error
+    return None
+
+
+def _told(activation: Activation, hook: Turn, error: BaseException) -> GoverseError:
+    """What callers are told of an activation that failed."""
+    if isinstance(error, NotOwner) or (isinstance(error, GoverseError) and not hook.number):
+        return error  # another node is asked; or the hook was not reached: it was the loading
+    expose = activation.services.expose_errors
+    return outcome.failure_of(hook, error, rolled_back=True, expose=expose)
+
+
+def _activation_failed(activation: Activation, failure: GoverseError) -> None:
     for turn in activation.retire(hand_over=False):
         # Its turn never began, so it was not executed, whatever the hook did before it failed.
         # Everybody who waited is told: trying again for each would be as many slow failures.
@@ -89,13 +130,20 @@ def _activation_failed(activation: Activation, hook: Turn, error: BaseException)
 
 async def _deactivate(activation: Activation, hook: Turn) -> None:
     try:
-        error = await _run(activation, hook, activation.instance.on_deactivate)
-        if error is not None and not isinstance(error, NotOwner):
-            log.error("%s: on_deactivate failed", activation, exc_info=error)
-        if error is None:
-            _push(activation, hook)
+        if activation.object_type.deactivates:
+            error = await _run(activation, hook, activation.instance.on_deactivate) or _note(
+                activation
+            )
+            if error is not None and not isinstance(error, NotOwner):
+                log.error("%s: on_deactivate failed", activation, exc_info=error)
+            if error is None:
+                _push(activation, hook)
+        if activation.durable is not None and not activation.dead:
+            await activation.durable.flush()
         if not activation.dead:
             activation.retire()
+    except GoverseError as error:
+        log.warning("%s was not committed to its end: %s", activation, error)
     finally:
         _close(activation, hook)
 

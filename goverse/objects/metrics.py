@@ -22,3 +22,19 @@ class TurnMetrics:
 
     def turn_ended(self, type_name: str, method: str, status: str, seconds: float) -> None:
         self._seconds.observe(seconds, type_name, method, status)
+
+
+class CommitMetrics:
+    """A `goverse.objects.durability.commits.CommitObserver`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._seconds = metrics.commit_seconds
+        self._objects = metrics.commit_objects
+        self._refused = metrics.commits_refused
+
+    def committed(self, objects: int, seconds: float) -> None:
+        self._seconds.observe(seconds)
+        self._objects.inc(by=objects)
+
+    def refused(self, reason: str) -> None:
+        self._refused.inc(reason)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from goverse.errors import NotOwner, Overloaded
 from goverse.ids import Epoch
+from goverse.objects.durability.fences import Opening
 from goverse.objects.turn import Turn
 
 if TYPE_CHECKING:
@@ -50,12 +51,24 @@ class HeldLimit:
 class Shard:
     """A shard that this node has a claim on, under one epoch."""
 
-    __slots__ = ("_held", "_limit", "_quiet", "activations", "busy", "epoch", "number", "state")
+    __slots__ = (
+        "_held",
+        "_limit",
+        "_quiet",
+        "activations",
+        "busy",
+        "epoch",
+        "number",
+        "opening",
+        "state",
+    )
 
     def __init__(self, number: int, epoch: Epoch, limit: HeldLimit) -> None:
         self.number = number
         self.epoch = epoch
         self.state = ShardState.OPENING
+        #: Under which fence its objects are written; None without a store.
+        self.opening: Opening | None = None
         self.activations: dict[tuple[str, str], Activation] = {}
         #: Turns that run or wait in mailboxes here, hooks included.
         self.busy = 0

@@ -115,9 +115,10 @@ class StateKeeper:
             return self._codec.encode(self._instance)
         return self._encoded
 
-    def end(self) -> None:
+    def end(self) -> bytes:
         """A tracked turn has succeeded. Raises `EncodingFault` if its state cannot be kept."""
-        self._encoded = self._codec.encode(self._instance)
+        self._encoded = encoded = self._codec.encode(self._instance)
+        return encoded
 
     def changed(self) -> None:
         """An untracked turn may have changed the state."""

@@ -101,7 +101,9 @@ class Turn(msgspec.Struct, eq=False):
     mailbox: Mailbox | None = None
     """The mailbox that it entered: the activation's, or the one of the turn it is part of."""
     room: WaitingRoom | None = None
-    future: asyncio.Future[None] | None = None
+    future: asyncio.Future[GoverseError | None] | None = None
+    ticket: int = 0
+    """The change that its outcome may reflect, and must not leave before."""
     task: asyncio.Task[Any] | None = None
     cancelling: int = 0
     interrupt: GoverseError | None = None
@@ -168,7 +170,11 @@ class Turn(msgspec.Struct, eq=False):
         """The deadline has passed."""
         if self.state is RUNNING:
             self.stop(self._overdue())
-        elif self.state is not ENDED:
+        elif self.state is ENDED:
+            if self.future is not None and not self.future.done():
+                text = f"{self.call} has run, and was not committed before its deadline"
+                self.future.set_result(DeadlineExceeded(text, executed=Executed.UNKNOWN))
+        else:
             self.refuse(self.not_begun())
 
     def stop(self, reason: GoverseError) -> None:
@@ -238,6 +244,7 @@ class Turn(msgspec.Struct, eq=False):
         call.trace = mine.trace
         if self.state is ENDED:
             # A task that outlived its turn: nobody waits in a suspended turn for what it does.
+            await activation.settled()
             return await activation.services.outgoing.invoke(call)
         if len(mine.chain) >= MAX_CHAIN:
             raise FailedPrecondition(
@@ -250,6 +257,7 @@ class Turn(msgspec.Struct, eq=False):
         key = id(call)
         self.outgoing[key] = call
         try:
+            await activation.settled()
             return await activation.services.outgoing.invoke(call)
         finally:
             del self.outgoing[key]

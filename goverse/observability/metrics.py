@@ -102,6 +102,23 @@ class Metrics:
             "goverse_calls_in_flight", "Calls sent on links of this process and not yet answered."
         )
         self.sessions = Gauge("goverse_sessions", "Client sessions open on this gate.")
+        self.commit_seconds = Histogram(
+            "goverse_commit_duration_seconds",
+            "Moves when the store has answered a batch of commits.",
+            (),
+            SECONDS,
+        )
+        self.commit_objects = Counter(
+            "goverse_committed_objects",
+            "Moves when the store has taken a batch, by its objects.",
+        )
+        self.commits_refused = Counter(
+            "goverse_refused_commits",
+            "Moves when an object was not committed (fenced, version, not_pending, refused), or a "
+            "batch has no answer (unavailable, unknown).",
+            ("reason",),
+        )
+
         self.refused = Counter(
             "goverse_refused_calls",
             "Moves when a call is refused because a limit was reached, by which one.",

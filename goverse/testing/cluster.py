@@ -20,10 +20,11 @@ from goverse.cluster.admin import pin_shard, unpin_shard
 from goverse.cluster.keys import Keys
 from goverse.cluster.records import ClaimValue, decode
 from goverse.config.settings import ClusterSettings, LimitSettings, Settings
+from goverse.coordination import memory as coordination
 from goverse.coordination.api import KeyValue
-from goverse.coordination.memory import MemoryStore
 from goverse.objects import Object, Registry, load_modules
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
+from goverse.storage import memory as storage
 from goverse.testing.faults import Faults, FaultsSnapshot
 from goverse.testing.loop import SimLoop, sim_runtime
 from goverse.testing.member import Kind, Member, MemberSnapshot, World
@@ -93,10 +94,14 @@ class Cluster:
         self._members: dict[str, Member] = {}
         self._births: dict[str, int] = {}
         self._clients = AsyncExitStack()
-        self._store: MemoryStore | None = None
+        self._coordinator: coordination.MemoryStore | None = None
+        self._store: storage.MemoryStore | None = None
 
     async def __aenter__(self) -> Cluster:
-        self._store = MemoryStore(self._runtime("store"), start_revision=1_000)
+        self._coordinator = coordination.MemoryStore(
+            self._runtime("coordinator"), start_revision=1_000
+        )
+        self._store = storage.MemoryStore(self._runtime("store"))
         try:
             await asyncio.gather(
                 *(self.start_node(name) for name in self._first_nodes),
@@ -185,7 +190,7 @@ class Cluster:
 
     async def pin(self, shard: int, node: str | None) -> None:
         """Pin a shard to a node, or unpin it, as an operator does."""
-        operator = self.store.connect(self._runtime("operator"))
+        operator = self.coordinator.connect(self._runtime("operator"))
         try:
             if node is None:
                 await unpin_shard(operator, self._keys, shard)
@@ -202,7 +207,7 @@ class Cluster:
         return self._faults
 
     def cut(self, a: str, b: str) -> None:
-        """Let nothing pass between two members, or a member and `COORDINATOR`."""
+        """Let nothing pass between two members, or a member and `COORDINATOR` or `STORE`."""
         self._faults.cut(a, b)
 
     def slow(self, a: str, b: str, delay_s: float) -> None:
@@ -216,8 +221,14 @@ class Cluster:
     # -- looking --------------------------------------------------------------------------------
 
     @property
-    def store(self) -> MemoryStore:
+    def coordinator(self) -> coordination.MemoryStore:
         """The coordinator's data: the truth about who owns what."""
+        assert self._coordinator is not None, "the cluster is used as an async context manager"
+        return self._coordinator
+
+    @property
+    def store(self) -> storage.MemoryStore:
+        """Where the nodes keep durable objects."""
         assert self._store is not None, "the cluster is used as an async context manager"
         return self._store
 
@@ -228,7 +239,7 @@ class Cluster:
     def claims(self) -> dict[int, KeyValue]:
         """Every claim that stands, by shard."""
         prefix = self._keys.prefix + "claims/"
-        items = self.store.list(prefix).items
+        items = self.coordinator.list(prefix).items
         return {int(key[len(prefix) :]): value for key, value in items.items()}
 
     def owners(self) -> dict[int, str]:
@@ -291,7 +302,9 @@ class Cluster:
             raise ValueError(f"{name} runs already")
         number = self._births[name] = self._births.get(name, 0) + 1
         self._record(f"start {name}#{number}")
-        world = World(self._hub, self.store, self._faults, self._registry, self._seed)
+        world = World(
+            self._hub, self.coordinator, self.store, self._faults, self._registry, self._seed
+        )
         member = self._members[name] = Member(world, kind, name, number, settings)
         await member.wait_serving()
         return member

@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from goverse.aio.runtime import Runtime
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.settings import Settings
-from goverse.coordination.memory import MemoryStore
+from goverse.coordination import memory as coordination
 from goverse.objects import Registry
 from goverse.observability.metrics import Metrics
+from goverse.storage import memory as storage
 from goverse.testing.channel import FaultyChannel
-from goverse.testing.faults import Faults
+from goverse.testing.faults import STORE, Faults
 from goverse.testing.loop import ProcessKilled, SimLoop, process_context, sim_runtime
 from goverse.transport.loopback import LoopbackHub
 from goverse_gate.app import Gate, run_gate
 from goverse_node.app import Node, run_node
+
+#: Shorter than a lease: what a store does not answer is settled while the shard is still owned.
+STORE_TIMEOUT_S = 1.0
 
 
 class Kind(enum.Enum):
@@ -39,7 +43,8 @@ class World:
     """What all members of a test cluster share."""
 
     hub: LoopbackHub
-    store: MemoryStore
+    coordinator: coordination.MemoryStore
+    store: storage.MemoryStore
     faults: Faults
     registry: Registry
     seed: int | str
@@ -173,7 +178,11 @@ class Member:
         channel = FaultyChannel(world.faults, self.name, record=record)
         return Surroundings(
             runtime=runtime,
-            coordinator=world.store.connect(runtime, channel),
+            coordinator=world.coordinator.connect(runtime, channel),
             network=world.hub.network(self.name),
             metrics=self.metrics,
+            store=world.store.connect(
+                FaultyChannel(world.faults, self.name, record=record, server=STORE),
+                operation_timeout_s=STORE_TIMEOUT_S,
+            ),
         )

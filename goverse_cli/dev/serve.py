@@ -23,6 +23,7 @@ from goverse.observability.metrics import Metrics
 from goverse_cli.dev.plan import HOST, Plan, plan_from_json
 from goverse_gate.app import run_gate
 from goverse_node.app import run_node
+from goverse_node.durability import with_store
 
 
 def main() -> int:
@@ -45,8 +46,9 @@ def main() -> int:
     async def both(settings: Settings, surroundings: Surroundings) -> AsyncGenerator[None, None]:
         # Gauges are read from the parts of one member, so each has metrics of its own.
         for_gate = dataclasses.replace(surroundings, metrics=Metrics())
-        async with run_node(settings, surroundings, registry), run_gate(settings, for_gate):
-            yield
+        async with with_store(settings.storage, surroundings) as for_node:
+            async with run_node(settings, for_node, registry), run_gate(settings, for_gate):
+                yield
 
     configuration = process.Configuration(loaded, None, lambda: _load(plan))
     return process.run(configuration, "dev", both)

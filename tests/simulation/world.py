@@ -63,7 +63,7 @@ class Run:
     async def play(self) -> None:
         async with self.cluster:
             await self._start_all()
-            self.cluster.store.subscribe(self.cluster.keys.prefix, self._check_owners)
+            self.cluster.coordinator.subscribe(self.cluster.keys.prefix, self._check_owners)
             clients = [
                 asyncio.create_task(self._client(f"client{number}"), name=f"client {number}")
                 for number in range(1, self.scenario.clients + 1)
@@ -139,7 +139,7 @@ class Run:
             case "end_outage", ():
                 faults.open_port(COORDINATOR)
             case "compact", ():
-                cluster.store.compact(cluster.store.revision)
+                cluster.coordinator.compact(cluster.coordinator.revision)
             case "depose", (float(first), float(second), float(length_s)):
                 self._in_background(self._depose(int(first), int(second), length_s), "depose")
             case "pin", (float(shard), str(name)):
@@ -283,9 +283,9 @@ class Run:
         shard = shard_of(id, NUM_SHARDS)
         if shard == NODE_SHARD:
             key = f"{self.cluster.keys.prefix}nodes/{name}"
-            item = self.cluster.store.get(key)
+            item = self.cluster.coordinator.get(key)
             return node_of(id) == name and item is not None and item.create_revision == epoch[1]
-        item = self.cluster.store.get(self.cluster.keys.claim(shard))
+        item = self.cluster.coordinator.get(self.cluster.keys.claim(shard))
         if item is None or item.create_revision != epoch.revision:
             return False
         return decode(item, ClaimValue).node == name

@@ -18,6 +18,10 @@ LIMITED = {
     "goverse/objects/activation.py:Activation.mailbox": "object.waiting_calls",
     "goverse/objects/activation.py:Activation.turns": "object.running_turns",
     "goverse/objects/background.py:Background._tasks": "object.background_tasks",
+    "goverse/objects/durability/commits.py:Commits._in_flight": "durability.uncommitted_bytes",
+    "goverse/objects/durability/commits.py:Commits._queue": "durability.uncommitted_bytes",
+    "goverse/objects/durability/journal.py:Journal._outbox": "object.uncommitted_turns",
+    "goverse/objects/durability/journal.py:Journal._outcomes": "object.uncommitted_turns",
     "goverse/objects/mailbox.py:Mailbox._running": "object.running_turns",
     "goverse/objects/mailbox.py:Mailbox._waiting": "object.waiting_calls",
     "goverse/objects/shard.py:Shard._held": "objects.held_calls",
@@ -80,6 +84,8 @@ _TEST = "the network of tests and simulations"
 
 #: The same for what needs no limit, with the reason.
 UNLIMITED = {
+    "goverse/aio/batcher.py:Batcher._waiting": "max_waiting, see durability.loads and the shards "
+    "of a layout",
     "goverse/aio/deadlines.py:Deadlines._buckets": _CALLS,
     "goverse/aio/deadlines.py:Reminders._deadlines": _RESIDENT,
     "goverse/aio/deadlines.py:Reminders._steps": _RESIDENT,
@@ -162,6 +168,11 @@ UNLIMITED = {
     "goverse/objects/catalog.py:Catalog._shards": _SHARDS,
     "goverse/objects/catalog.py:Catalog._tasks": _OWNED,
     "goverse/objects/definition.py:ObjectType.methods": "the methods of a class",
+    "goverse/objects/durability/commits.py:Commits._idle": "an entry for each lane",
+    "goverse/objects/durability/commits.py:Commits._later": _RESIDENT,
+    "goverse/objects/durability/fences.py:Fences._used": _SHARDS,
+    "goverse/objects/durability/journal.py:Journal._waiters": _CALLS,
+    "goverse/objects/durability/service.py:Durability._tasks": _PARTS,
     "goverse/objects/registry.py:Registry._types": "the classes of the application",
     "goverse/objects/schemas.py:_Writer._defs": _ONCE,
     "goverse/objects/schemas.py:_Writer._names": _ONCE,

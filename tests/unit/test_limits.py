@@ -62,6 +62,10 @@ FILLED: dict[str, Callable[[], None]] = {}
 ELSEWHERE = {
     "client.inbox": "unit/push/test_push_parts.py::"
     "test_L26_what_an_inbox_cannot_hold_is_dropped_and_seen",
+    "durability.loads": "unit/objects/test_objects_durable.py::"
+    "test_objects_that_wait_to_be_loaded_have_a_limit",
+    "durability.uncommitted_bytes": "unit/objects/test_objects_commits.py::"
+    "test_uncommitted_bytes_are_limited_and_given_back",
     "http.connections": "integration/test_gate_http.py::test_connections_have_a_limit",
     "http.pipelined": "integration/test_gate_http.py::test_requests_sent_ahead_have_a_limit",
     "link.replies_arriving_bytes": "unit/transport/test_transport_chunks.py::"
@@ -70,6 +74,8 @@ ELSEWHERE = {
     "test_L24_a_log_that_stalls_drops_and_counts_and_stops_nobody",
     "node.push_bytes": "unit/push/test_push_node.py::test_L26_a_full_queue_drops_and_counts",
     "node.pushes": "unit/push/test_push_node.py::test_L26_a_full_queue_drops_and_counts",
+    "object.uncommitted_turns": "unit/objects/test_objects_durable.py::"
+    "test_too_many_uncommitted_turns_are_refused_before_they_begin",
     "ops.connections": "integration/test_ops_server.py::"
     "test_a_crowd_of_silent_connections_keeps_no_probe_out",
 }
@@ -150,7 +156,7 @@ async def test_snapshots_show_every_limit() -> None:
             assert process is not None
             shown |= {limit.name for limit in process.snapshot().limits}
     on_demand = {"object.background_tasks", "object.inner_calls"}
-    on_demand |= {"node.pushes", "node.push_bytes"}
+    on_demand |= {"node.pushes", "node.push_bytes", "object.uncommitted_turns"}
     on_demand |= {"object.running_turns", "object.waiting_calls"}
     sockets = {name for name in limit_names() if name.split(".")[0] in ("http", "ops", "log")}
     assert limit_names() - shown == sockets | on_demand

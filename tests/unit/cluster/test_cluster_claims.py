@@ -6,7 +6,7 @@ import pytest
 
 from goverse.cluster import Kind, Registration
 from goverse.cluster.claims import MAX_CLAIMS, ClaimWriter
-from goverse.cluster.layout import raise_generation
+from goverse.cluster.layout import Proof, raise_generation
 from goverse.cluster.records import Claim, Target, TargetValue, encode
 from goverse.coordination import CoordinatorUnavailable
 from goverse.errors import FailedPrecondition
@@ -122,10 +122,11 @@ async def test_only_the_holder_of_a_claim_raises_the_generation(world: World) ->
     foreign = Claim(MemberId("n9", "x"), 1, item.create_revision - 1, 99)
 
     async def raised(claim: Claim, above: int) -> int:
-        work = raise_generation(client, world.keys, shard=1, claim=claim, above=above)
+        proof = Proof(world.keys.claim(1), claim.create_revision, claim.lease)
+        work = raise_generation(client, world.keys, proof, above=above)
         return (await world.loop.run_in(claims.node.process, work)).generation
 
-    with pytest.raises(FailedPrecondition, match="shard 1"):
+    with pytest.raises(FailedPrecondition, match="claims/1 does not stand"):
         await raised(foreign, 7)
     assert await raised(mine, 0) == 1  # high enough already
     assert await raised(mine, 7) == 8

@@ -14,6 +14,7 @@ from goverse.call import Call, ChainEntry, Codec, Reply, Verb
 from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.ids import Epoch
 from goverse.objects import CallDefaults, Catalog, Registry, interface_of, reference
+from goverse.objects.durability.service import Durability
 from goverse.sharding import shard_of
 
 NUM_SHARDS = 8
@@ -59,6 +60,7 @@ class Node:
         *classes: type,
         settings: ObjectSettings | None = None,
         limits: LimitSettings | None = None,
+        durability: Durability | None = None,
     ) -> None:
         self.facts = Facts()
         self.observer = Observer()
@@ -75,6 +77,7 @@ class Node:
             limits or LimitSettings(),
             Runtime(),
             observer=self.observer,
+            durability=durability,
         )
 
     async def invoke(self, call: Call) -> Reply:

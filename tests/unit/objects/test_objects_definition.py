@@ -119,16 +119,40 @@ def test_state_needs_a_default_that_fits():
             value: NotThere | None = None  # noqa: F821
 
 
-@pytest.mark.parametrize("durability", ["acknowledged", "interval"])
-def test_durability_is_not_built_yet(durability):
-    with fails("is not built yet"):
+def test_durability_is_checked():
+    with fails("durability must be 'none', 'interval' or 'acknowledged', not 'yes'"):
 
-        class Durable(goverse.Object, durability=durability):
+        class Yes(goverse.Object, durability="yes"):
+            value: int = 0
+
+    with fails("needs declared state"):
+
+        class Stateless(goverse.Object, durability="acknowledged"):
             pass
+
+    with fails("leave out concurrent or durability"):
+
+        class Free(goverse.Object, durability="acknowledged", concurrent=True):
+            value: int = 0
+
+    with fails("commit_interval_s must be seconds above 0"):
+
+        class Never(goverse.Object, durability="interval", commit_interval_s=0):
+            value: int = 0
+
+    with fails("commit_interval_s goes with durability='interval'"):
+
+        class Mixed(goverse.Object, durability="acknowledged", commit_interval_s=1):
+            value: int = 0
+
+    with fails("state_version must be a number from 0"):
+
+        class Versioned(goverse.Object, durability="acknowledged", state_version=-1):
+            value: int = 0
 
 
 def test_class_options_are_checked():
-    with fails("unknown class option 'durable'; there are: durability, concurrent"):
+    with fails("unknown class option 'durable'; there are: durability, commit_interval_s"):
 
         class A(goverse.Object, durable=True):
             pass

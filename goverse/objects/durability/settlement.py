@@ -1,0 +1,109 @@
+"""What became of a batch whose answer did not come.
+
+The fence of its shards is raised again by their owner: that waits for the old transaction or shuts
+it out, and what is read afterwards is final. Until then nothing of these objects is read, run or
+answered: their journals have a change in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from goverse.aio.backoff import Backoff
+from goverse.aio.runtime import Runtime
+from goverse.errors import Fenced, GoverseError, Unavailable
+from goverse.ids import ObjectId
+from goverse.objects.durability.fences import Fences, Opening
+from goverse.objects.durability.journal import Taken
+from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
+from goverse.storage.values import Act, StoredCall, StoredObject
+
+log = logging.getLogger(__name__)
+
+
+async def settle(batch: Sequence[Taken], store: Store, fences: Fences, runtime: Runtime) -> None:
+    """Return when every journal of ``batch`` has its verdict."""
+    openings = list(dict.fromkeys(taken.journal.subject.opening for taken in batch))
+    for opening in openings:
+        opening.settling = True
+    try:
+        await asyncio.gather(*(_shut_out(opening, batch, fences, runtime) for opening in openings))
+        live = [taken for taken in batch if not taken.journal.is_lost]
+        if live:
+            _tell(live, *await _read(live, store, runtime))
+        for taken in batch:
+            if taken.journal.is_lost and taken.journal.in_flight:
+                taken.journal.put_back()  # nothing of it is under way any more
+    finally:
+        for opening in openings:
+            opening.settling = False
+
+
+async def _shut_out(
+    opening: Opening, batch: Sequence[Taken], fences: Fences, runtime: Runtime
+) -> None:
+    """Raise the fence, however long it takes; for lost journals too, as their successors wait."""
+    backoff = Backoff(runtime.random, min_s=0.1, max_s=2.0)
+    mine = [taken.journal for taken in batch if taken.journal.subject.opening is opening]
+    while True:
+        try:
+            await fences.raise_again(opening)
+            return
+        except Fenced as error:
+            for journal in mine:
+                journal.refused(Fenced(str(error)))
+            return
+        except Unavailable as error:
+            log.warning("shard %d: %s", opening.shard, error)
+            await asyncio.sleep(backoff.next_s())
+
+
+async def _read(
+    batch: Sequence[Taken], store: Store, runtime: Runtime
+) -> tuple[Mapping[ObjectId, StoredObject], Mapping[str, StoredCall]]:
+    backoff = Backoff(runtime.random, min_s=0.1, max_s=2.0)
+    call_ids = [taken.commit.outcomes[0].call_id for taken in batch if taken.commit.outcomes]
+    while True:
+        try:
+            objects = await store.load([taken.commit.object for taken in batch])
+            calls = await store.get_calls(call_ids) if call_ids else {}
+            return objects, calls
+        except (StorageUnavailable, OutcomeUnknown) as error:
+            log.warning("what was committed cannot be read: %s", error)
+            await asyncio.sleep(backoff.next_s())
+
+
+def _tell(
+    batch: Sequence[Taken],
+    objects: Mapping[ObjectId, StoredObject],
+    calls: Mapping[str, StoredCall],
+) -> None:
+    for taken in batch:
+        commit, journal = taken.commit, taken.journal
+        row = objects.get(commit.object)
+        version = row.version if row is not None else 0
+        if _was_written(taken, version, calls):
+            journal.committed(version)
+        elif version == commit.version:
+            journal.put_back()
+        else:
+            journal.refused(_overtaken(taken, version))
+
+
+def _was_written(taken: Taken, version: int, calls: Mapping[str, StoredCall]) -> bool:
+    commit = taken.commit
+    if commit.outcomes:  # all or none: the first speaks for everything
+        call = calls.get(commit.outcomes[0].call_id)
+        return call is not None and call.status.finished
+    if commit.state is Act.DELETE:
+        return version == 0 and commit.version > 0
+    return version == commit.version + 1
+
+
+def _overtaken(taken: Taken, version: int) -> GoverseError:
+    return Fenced(
+        f"{taken.commit.object} has version {version} in the store, and this activation knows "
+        f"{taken.commit.version}"
+    )

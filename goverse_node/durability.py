@@ -1,0 +1,89 @@
+"""Joins what a node owns to where its objects are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from goverse import storage
+from goverse.cluster.member import NodeMember
+from goverse.cluster.surroundings import Surroundings
+from goverse.config.settings import StorageSettings
+from goverse.errors import Unavailable
+from goverse.ids import NUM_SLOTS, MemberId
+from goverse.objects.registry import Registry
+from goverse.sharding import NODE_SHARD
+from goverse.storage.api import Store, StoreRefused
+
+
+class MissingStore(StoreRefused):
+    """A class asks for durability, and no store is configured."""
+
+
+@asynccontextmanager
+async def with_store(
+    settings: StorageSettings, surroundings: Surroundings
+) -> AsyncGenerator[Surroundings, None]:
+    """Surroundings with the store that ``settings`` name, if they name one; closes it.
+
+    Raises `StoreRefused` if it must not be used, `StorageUnavailable`.
+    """
+    if not settings.url:
+        yield surroundings
+        return
+    store = await storage.open(settings, surroundings.runtime)
+    try:
+        await store.check()
+        yield dataclasses.replace(surroundings, store=store)
+    finally:
+        await store.close()
+
+
+def check_store(registry: Registry, store: Store | None) -> None:
+    """Raises `MissingStore` naming the classes that would need one."""
+    if store is not None:
+        return
+    durable = [kind.name for kind in registry.types() if kind.stored is not None]
+    if durable:
+        raise MissingStore(
+            f"{', '.join(durable)} must be durable, and storage.url names no store; set it, for "
+            "example to postgresql://user@host/database or sqlite:///path/to/file"
+        )
+
+
+class OwnedSlots:
+    """What `goverse.objects.durability.fences` asks of its node."""
+
+    def __init__(self, name: str, member: NodeMember, store: Store) -> None:
+        self._name = name
+        self._member = member
+        self._store = store
+        self._claimed_for = ""
+
+    @property
+    def incarnation(self) -> str:
+        return self._registered().incarnation
+
+    async def slots_of(self, shard: int) -> tuple[int, ...]:
+        """Raises `StoreRefused` if the store is another cluster's."""
+        await self._claim()
+        if shard == NODE_SHARD:
+            return (await self._store.node_slot(self._name),)
+        return tuple(range(shard, NUM_SLOTS, self._member.view.num_shards))
+
+    async def _claim(self) -> None:
+        """The store is this cluster's before anything is written to it."""
+        registration = self._member.membership.registration
+        if registration is None:
+            raise Unavailable("this node is not registered")
+        cluster_id = registration.layout.cluster_id
+        if cluster_id != self._claimed_for:
+            await self._store.claim_cluster(cluster_id)
+            self._claimed_for = cluster_id
+
+    def _registered(self) -> MemberId:
+        member = self._member.membership.member
+        if member is None:
+            raise Unavailable("this node is not registered")
+        return member
