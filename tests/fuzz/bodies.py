@@ -23,6 +23,7 @@ from goverse.objects import Catalog, Registry
 from goverse.observability.metrics import Metrics
 from goverse.sharding import shard_of
 from goverse_gate.http_app import HttpApp, HttpLimits
+from goverse_gate.http_front import Doors
 from goverse_gate.ingress import Ingress
 from tests.fuzz.property import fuzzed
 from tests.support.links import virtual
@@ -91,7 +92,7 @@ async def _send(body: bytes, codec: Codec) -> None:
     ingress = Ingress(catalog, limits, Metrics("g1"))
     door = ingress.door(client_id="", max_calls=10)
     if codec is Codec.JSON:
-        await _send_http(HttpApp(door, HttpLimits.of(limits)), body)
+        await _send_http(HttpApp(Doors(door), HttpLimits.of(limits)), body)
     else:
         deadline = asyncio.get_running_loop().time() + 5
         try:

@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from goverse.call import Call, Codec, Reply
 from goverse_gate.http_app import HttpApp, HttpLimits
 from goverse_gate.http_connection import HttpConnection, attended
+from goverse_gate.http_front import Doors
 from tests.fuzz.property import fuzzed
 from tests.support.eventually import eventually
 from tests.support.links import virtual
@@ -102,7 +103,7 @@ class Wire(asyncio.Transport):
 
 async def _send(pieces: list[bytes]) -> None:
     """What comes back is HTTP and no failure of the gate; then nothing is left."""
-    app = HttpApp(Door(), LIMITS, ("https://app.example",))
+    app = HttpApp(Doors(Door()), LIMITS, ("https://app.example",))
     served: Any = attended(app)
     config = uvicorn.Config(served, loop="none", ws="none", lifespan="off", log_config=None)
     config.load()

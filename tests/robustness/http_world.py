@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.settings import ClusterSettings, GateSettings, NodeSettings, Settings
@@ -129,7 +130,9 @@ def numbers(snapshot: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _numbers(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if dataclasses.is_dataclass(value):
+    if isinstance(value, Limit):
+        yield f"{path}.{'standing' if value.standing else 'used'}", value.used
+    elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from _numbers(getattr(value, field.name), f"{path}.{field.name}")
     elif isinstance(value, dict):

@@ -155,7 +155,7 @@ class Run:
         await elapse(self._random.uniform(0.005, 0.03))
         await self._pin_elsewhere(second)  # seen during the pause that follows a plan
         await elapse(self._random.uniform(0.005, 0.02))
-        leader = self.cluster.store.get(self.cluster.keys.leader)
+        leader = self.cluster.coordinator.get(self.cluster.keys.leader)
         if leader is None:
             return
         name = decode(leader, LeaderValue).node
@@ -331,6 +331,7 @@ class Run:
 #: Tasks of a process that has nothing to do.
 _STANDING = re.compile(
     r"[^:]*:run_in|cluster view:watch|leadership:planner|membership:lease|ownership:claims"
+    r"|durability:commit lane \d+"
     r"|node links:dial|memory coordinator:(lease [0-9a-f]+|watch .*)"
     r"|[^:]*->[^:]*:(read|write)|[^:]*:listener:accept"
 )
@@ -349,6 +350,8 @@ def busy(member: Member, tasks: tuple[str, ...]) -> list[str]:
         found += [f"{state.local_calls} local calls"] * bool(state.local_calls)
         found += [f"{state.catalog.held} calls held back"] * bool(state.catalog.held)
         found += [f"shard {s.number} has {s.busy} turns" for s in state.catalog.shards if s.busy]
+        if (durability := state.durability) is not None:
+            found += [f"{durability}"] * bool(durability.commits.bytes or durability.loading)
         found += ["pushes wait for gates"] * (not state.pushes.at_rest)
         waiting = state.member.view.waiting
         found += [f"{waiting} calls wait for an owner"] * bool(waiting)
