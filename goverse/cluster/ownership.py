@@ -297,7 +297,7 @@ class Ownership:
                     log.warning("shard %d waits to be opened: %s", shard, error)
                 except Exception:
                     log.exception("shard %d cannot be opened at %s; trying again", shard, epoch)
-            backoff = backoff or Backoff(self._runtime.random, max_s=5.0)
+            backoff = backoff or Backoff(self._runtime.random, max_s=1.0)
             await asyncio.sleep(backoff.next_s())
 
     async def _outranked(self, shard: int, epoch: Epoch, higher: HigherEpoch) -> None:

@@ -92,20 +92,22 @@ async def http_world(
 #: field that is new must be put into one of the two, which a test sees to.
 AT_REST = frozenset(
     [
-        "assemblies", "away", "busy", "bytes", "calls", "clients", "connections", "dialling", "fetching", "held",
-        "held_bytes", "local_calls", "messages", "moving", "opening", "queued_bytes",
-        "queued_frames", "requests", "running", "running_tasks", "sending", "served_bytes",
-        "served_calls", "sessions", "streams", "used", "waiting", "waiting_bytes", "waiting_calls",
+        "assemblies", "away", "busy", "bytes", "calls", "clients", "connections", "dialling",
+        "fetching", "held", "held_bytes", "local_calls", "messages", "moving", "opening",
+        "queued_bytes", "queued_frames", "requests", "running", "running_tasks", "sending",
+        "served_bytes", "served_calls", "sessions", "streams", "used", "waiting", "waiting_bytes",
+        "waiting_calls",
     ]
 )  # fmt: skip
 #: What else snapshots count: state of the cluster, and what only ever grows.
 STATE = frozenset(
     [
-        "age_s", "by_transport", "claimed", "closing", "contact_age_s", "create_revision", "current", "doors", "epoch",
-        "generation", "idle_s", "inbound_links", "joins", "leading", "lease",
-        "lease_remaining_s", "links", "loaded", "losses", "messages_received", "messages_sent", "number",
-        "objects", "oldest_unclaimed_s", "open", "owned", "plans", "revision", "shard",
-        "silent_s", "stable", "standing", "stopped", "targeted", "transactions", "valid", "weight",
+        "age_s", "by_transport", "claimed", "closing", "contact_age_s", "create_revision",
+        "current", "doors", "epoch", "generation", "idle_s", "inbound_links", "joins", "leading",
+        "lease", "lease_remaining_s", "links", "loaded", "losses", "messages_received",
+        "messages_sent", "number", "objects", "oldest_unclaimed_s", "open", "owned", "plans",
+        "revision", "shard", "silent_s", "stable", "standing", "stopped", "targeted",
+        "transactions", "valid", "weight",
     ]
 )  # fmt: skip
 

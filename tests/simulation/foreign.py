@@ -21,6 +21,7 @@ from goverse.call import Call, Codec, Reply
 from goverse.client import Client
 from goverse.errors import GoverseError, InvalidArgument
 from tests.simulation.history import History
+from tests.support.virtual import elapse
 
 
 class Mood(enum.Enum):
@@ -139,13 +140,18 @@ class ForeignClient:
             self._history.violate("I1", f"a foreign client was answered {whole}")
 
 
-async def check_descriptions(gate: Any, history: History) -> None:
-    """What a gate tells of its nodes' types is JSON, and knows every class above."""
-    try:
-        known = await gate.node_types.current()
-    except GoverseError as error:
-        history.violate("I5", f"{gate.name} knows no types at rest: {error}")
-        return
+async def check_descriptions(gate: Any, history: History, until: float) -> None:
+    """What a gate tells of its nodes' types is JSON, and knows every class above; it may take
+    until ``until`` for a link to stand."""
+    while True:
+        try:
+            known = await gate.node_types.current()
+            break
+        except GoverseError as error:
+            if asyncio.get_running_loop().time() >= until:
+                history.violate("I5", f"{gate.name} knows no types at rest: {error}")
+                return
+        await elapse(0.1)
     for description in known.descriptions:
         msgspec.json.encode(description)
         if "Speaker" not in description.types:

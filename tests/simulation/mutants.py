@@ -45,8 +45,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "no check before a reply",
         "goverse/objects/activation.py",
-        "            raise failure\n        self.check_may_leave(turn)\n",
-        "            raise failure\n        pass\n",
+        "        self.check_may_leave(turn)\n        if not isinstance(told, Reply):\n",
+        "        if not isinstance(told, Reply):\n",
+    ),
+    Mutant(
+        "a reply before its commit",
+        "goverse/objects/durable.py",
+        "return self.journal is None or self.journal.has(number)",
+        "return True",
+        shows="I12",
     ),
     Mutant(
         "retry of unknown",

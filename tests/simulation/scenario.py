@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 LEASE_TTL_S = 3.0
 NUM_SHARDS = 16
 COORDINATOR = "coordinator"
+STORE = "store"
 
 
 @dataclass(frozen=True, order=True)
@@ -266,8 +267,30 @@ def generate(seed: int) -> Scenario:
         at += planner.random.choice(
             (planner.random.uniform(0.0, 0.5), planner.random.uniform(0.5, 4.0))
         )
+    _trouble_the_store(planner, random.Random(f"store:{seed}"), at)
     steps = tuple(sorted(planner.steps, key=lambda step: step.at))
     duration_s = max(step.at for step in steps) + planner.random.uniform(0.0, 1.0)
     clients = planner.random.randint(2, 4)
     restarting = tuple(name for name in nodes if planner.random.random() < 0.4)
     return Scenario(seed, nodes, gates, restarting, clients, duration_s, steps)
+
+
+def _trouble_the_store(planner: _Planner, source: random.Random, end: float) -> None:
+    """Answers of the store get lost or come late, for one node or for all, in two runs of three.
+    With chance of its own, so that what else happens is not changed by it."""
+    for _ in range(source.choice((0, 1, 2))):
+        at, length_s = source.uniform(0.3, end), source.uniform(0.3, 4.0)
+        name = source.choice(planner.up)
+        kind = source.choice(("lose", "lose", "cut", "slow", "close"))
+        if kind == "close":
+            planner.add(at, "close_port", STORE)
+            planner.add(at + length_s, "open_port", STORE)
+            continue
+        if kind == "lose":
+            way = source.choice(((STORE, name), (name, STORE)))
+            planner.add(at, "lose", *way, source.uniform(0.2, 0.9))
+        elif kind == "cut":
+            planner.add(at, "cut", name, STORE)
+        else:
+            planner.add(at, "slow", name, STORE, source.uniform(0.1, 1.5))
+        planner.add(at + length_s, "mend", name, STORE)

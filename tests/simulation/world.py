@@ -17,6 +17,7 @@ from goverse.testing.loop import ProcessKilled, SimLoop, current_process
 from goverse.testing.member import Kind, Member
 from tests.simulation.foreign import check_descriptions
 from tests.simulation.history import CallRecord, History
+from tests.simulation.saved import Saver
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
 from tests.support.virtual import elapse
@@ -44,6 +45,7 @@ class Run:
         )
         self._random = random.Random(f"run:{scenario.seed}")
         self._workloads: list[Workload] = []
+        self._savers: list[Saver] = []
         self._clients: list[Client] = []
         self._background: list[asyncio.Task[None]] = []
         self._disturbances = 0
@@ -68,10 +70,11 @@ class Run:
                 asyncio.create_task(self._client(f"client{number}"), name=f"client {number}")
                 for number in range(1, self.scenario.clients + 1)
             ]
+            clients.append(asyncio.create_task(self._client("saver"), name="saver"))
             await self._run_steps()
             await self._heal()
             await self._check_recovery()
-            for workload in self._workloads:
+            for workload in [*self._workloads, *self._savers]:
                 workload.stop()
             for client in clients:
                 await client
@@ -99,6 +102,12 @@ class Run:
     async def _call_away(self, name: str, gate: str, source: random.Random) -> None:
         client = await self.cluster.client(gate, name=name)
         self._clients.append(client)
+        if name == "saver":
+            saver = Saver(client, self.history, source)
+            self._savers.append(saver)
+            await saver.run()
+            await saver.check(self.loop.time() + RECOVERY_S)
+            return
         workload = Workload(name, client, self.history, source)
         self._workloads.append(workload)
         await workload.run()
@@ -237,7 +246,7 @@ class Run:
             await task
         for member in self.cluster.members:
             if member.alive and member.gate is not None:
-                await check_descriptions(member.gate, self.history)
+                await check_descriptions(member.gate, self.history, self.loop.time() + RECOVERY_S)
 
     async def _check_rest(self) -> None:
         """Everything that waited or ran for a call is gone."""
