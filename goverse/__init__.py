@@ -25,6 +25,7 @@ from goverse.errors import (
 from goverse.objects.access import create, delete, get, options
 from goverse.objects.context import Context, context
 from goverse.objects.definition import Object, method
+from goverse.objects.issuing import issue
 from goverse.objects.messages import broadcast, message, push
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "create",
     "delete",
     "get",
+    "issue",
     "message",
     "method",
     "options",

@@ -7,6 +7,7 @@ free. For these, `invoke` has a form without coroutine, task or future: `Forward
 from __future__ import annotations
 
 import enum
+import hashlib
 from typing import Protocol
 
 import msgspec
@@ -29,6 +30,8 @@ class Verb(enum.IntEnum):
     CREATE = 1  # conflict if it is active already; `method` is empty
     DELETE = 2  # succeeds whether or not it is active; `method` is empty
     DESCRIBE = 3  # of a node, by members only: which types it hosts; all names are empty
+    ENQUEUE = 4  # a call with a call id, from an outbox: the reply says that it is accepted
+    LOOKUP = 5  # what is known of the call with this call id, on any node
 
 
 class ChainEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -65,9 +68,18 @@ class Call(msgspec.Struct, gc=False):
         return ObjectId(self.type, self.id)
 
     def __str__(self) -> str:
-        if self.verb is Verb.CALL:
+        if self.verb is Verb.LOOKUP:
+            return f"look-up of call {self.call_id}"
+        if self.verb is Verb.CALL or self.verb is Verb.ENQUEUE:
             return f"{self.type}/{self.id}.{self.method}"
         return f"{self.verb.name.lower()} {self.type}/{self.id}"
+
+
+def look_up(call_id: str, deadline: float, codec: Codec = Codec.MSGPACK) -> Call:
+    """The call that asks what is known of ``call_id``. Any node can answer; which one does is
+    drawn from the id."""
+    place = hashlib.blake2b(call_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return Call("Call", place, "", b"", deadline, codec=codec, verb=Verb.LOOKUP, call_id=call_id)
 
 
 class Reply(msgspec.Struct, gc=False):

@@ -22,10 +22,13 @@ from goverse.aio.limits import Limit
 from goverse.call import Call, Codec, Reply, Verb
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
+    ApplicationError,
+    DeadlineExceeded,
     Executed,
+    GoverseError,
     Internal,
     InvalidArgument,
-    NotImplementedYet,
+    ObjectFailed,
     Overloaded,
     Unavailable,
 )
@@ -232,8 +235,12 @@ class GateService:
             codec=Codec.ANY,
             call_id=request.call_id,
         )
-        await self._invoke(call, origin)  # the door refuses a call id
-        raise NotImplementedYet("reliable calls are not available in this version of the gate")
+        try:
+            reply = await self._invoke(call, origin)
+        except GoverseError as error:
+            return _unsuccessful(error)
+        answer = AnyMessage.FromString(reply.payload)
+        return pb.ReliableCallObjectResponse(response=answer, status="SUCCESS")
 
     async def _invoke(self, call: Call, origin: _Origin) -> Reply:
         """Through the door of the connection."""
@@ -262,6 +269,22 @@ async def _write(attachment: Attachment, batch: Batch, context: Any) -> None:
             attachment.confirm(batch.items)
         else:
             attachment.put_back(batch)
+
+
+def _unsuccessful(error: GoverseError) -> Message:
+    """What is known of a reliable call that brought no result. Raises ``error`` where it says that
+    there is no such call: refused, in conflict, or certainly not recorded."""
+    if isinstance(error, ApplicationError | ObjectFailed) and error.executed is Executed.YES:
+        status = "FAILED"
+    elif error.details.get("status") == "skipped":
+        status = "SKIPPED"
+    elif isinstance(error, DeadlineExceeded) and error.executed is not Executed.NO:
+        status = "PENDING" if error.details.get("status") == "pending" else "UNKNOWN"
+    elif error.executed is Executed.UNKNOWN:
+        status = "UNKNOWN"
+    else:
+        raise error
+    return pb.ReliableCallObjectResponse(error=error.message, status=status)
 
 
 async def _refuse(context: Any, error: Exception) -> None:

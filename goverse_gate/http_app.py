@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from goverse.aio.limits import Limit
-from goverse.call import Call, CallTarget, Codec
+from goverse.call import Call, CallTarget, Codec, look_up
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     Executed,
@@ -228,14 +228,17 @@ class HttpApp:
     def _call_of(self, target: Target, head: Head, now: float) -> Call:
         """The call that a head asks for, still without its arguments."""
         check_origin(head, self._origins)
+        deadline = now + head.timeout_s if head.timeout_s else math.inf
+        if target.asked:
+            return look_up(target.asked, deadline, Codec.JSON)
         return Call(
             type=target.type,
             id=target.id,
             method=target.method,
             payload=b"",
-            deadline=now + head.timeout_s if head.timeout_s else math.inf,
+            deadline=deadline,
             codec=Codec.JSON,
-            call_id=head.call_id.decode("latin-1") if head.call_id else "",
+            call_id=head.call_id,
             trace=head.trace,
         )
 

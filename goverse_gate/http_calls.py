@@ -19,7 +19,6 @@ from goverse.errors import (
     GoverseError,
     InvalidArgument,
     NotFound,
-    NotImplementedYet,
     Overloaded,
     PermissionDenied,
     RateLimited,
@@ -63,11 +62,12 @@ class HttpProblem(GoverseError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The object and method that a path names."""
+    """The object and method that a path names, or the call that it asks about."""
 
     type: str
     id: str
     method: str
+    asked: str = ""
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class Head:
     content_type: bytes = b""
     content_length: int = -1
     timeout_s: float = 0.0
-    call_id: bytes = b""
+    call_id: str = ""
     client_id: str = ""
     client_token: str = ""
     last_event_id: str = ""
@@ -106,7 +106,7 @@ def parse_target(method: str, raw_path: bytes) -> Target:
     if parts[:3] == [b"", b"v1", b"calls"] and len(parts) == 4:
         if method != "GET":
             raise not_allowed(method, b"GET")
-        raise NotImplementedYet("reliable calls are not available in this version of the gate")
+        return Target("", "", "", unquote_part(parts[3], "call_id"))
     raise NotFound("no such path; objects are called by POST /v1/objects/{type}/{id}/{method}")
 
 
@@ -158,7 +158,9 @@ def parse_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
             seen_timeout = True
             head.timeout_s = parse_timeout(value)
         elif name == b"goverse-call-id":
-            head.call_id = value or b"empty"
+            if head.call_id:
+                raise InvalidArgument("Goverse-Call-Id is given twice")
+            head.call_id = parse_call_id(value)
         elif name == b"goverse-client-id":
             head.client_id = value.decode("latin-1") or "empty"
         elif name == b"goverse-client-token":
@@ -168,6 +170,19 @@ def parse_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
         elif name == b"traceparent":
             head.trace = value.decode("latin-1")
     return head
+
+
+def parse_call_id(value: bytes) -> str:
+    """A Goverse-Call-Id: UTF-8, not empty. Which ids there can be is checked behind."""
+    try:
+        text = value.strip().decode()
+    except UnicodeDecodeError:
+        text = ""
+    if not text:
+        raise InvalidArgument(
+            "Goverse-Call-Id must be UTF-8 and not empty", details={"field": "Goverse-Call-Id"}
+        )
+    return text
 
 
 def parse_timeout(value: bytes) -> float:

@@ -72,7 +72,7 @@ class CompatibleCalls:
             method=names[2] if action == b"call" else "",
             payload=b"",
             deadline=now + head.timeout_s if head.timeout_s else math.inf,
-            call_id=head.call_id.decode("latin-1"),
+            call_id=head.call_id,
             trace=head.trace,
         )
         body = await request.body()

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from goverse.aio.limits import Limit, fullest
-from goverse.call import Call, Forwarded, Forwarder, Receiver, Reply, Verb
+from goverse.call import Call, Forwarded, Forwarder, Receiver, Reply, Verb, look_up
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     ClusterError,
@@ -26,7 +26,6 @@ from goverse.errors import (
     GoverseError,
     Internal,
     InvalidArgument,
-    NotImplementedYet,
     Overloaded,
     PermissionDenied,
     RateLimited,
@@ -36,13 +35,19 @@ from goverse.errors import (
 from goverse.ids import MAX_ID_BYTES, MAX_TYPE_CHARS, check_id, check_type
 from goverse.observability.metrics import Metrics, status_of
 from goverse.sharding.placement import shard_of
+from goverse_gate.call_ids import scoped
 
 log = logging.getLogger(__name__)
 
 MAX_METHOD_CHARS = 128
 
 #: The metric label of a verb.
-OPERATIONS = {Verb.CALL: "call", Verb.CREATE: "create", Verb.DELETE: "delete"}
+OPERATIONS = {
+    Verb.CALL: "call",
+    Verb.CREATE: "create",
+    Verb.DELETE: "delete",
+    Verb.LOOKUP: "look_up",
+}
 
 # https://www.w3.org/TR/trace-context/ version 00. Anything else is ignored, as it demands.
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
@@ -79,14 +84,16 @@ class Ingress:
             Verb.CALL: limits.default_call_timeout_s,
             Verb.CREATE: limits.default_create_timeout_s,
             Verb.DELETE: limits.default_delete_timeout_s,
+            Verb.LOOKUP: limits.default_call_timeout_s,
         }
 
-    def door(self, *, client_id: str, max_calls: int) -> Door:
+    def door(self, *, client_id: str, max_calls: int, principal: str = "") -> Door:
         """An entrance for one caller, who may have ``max_calls`` calls in flight.
 
         :param client_id: issued by this gate; empty for callers that have no session.
+        :param principal: who is calling, as proven to this gate; empty for nobody in particular.
         """
-        door = Door(self, client_id, max_calls)
+        door = Door(self, client_id, max_calls, principal)
         self._doors[door] = None
         return door
 
@@ -160,10 +167,7 @@ class Ingress:
             raise PermissionDenied(f"{call.verb.name} is for members only")
         if call.client_id and call.client_id != door.client_id:
             raise PermissionDenied("client_id was not issued on this connection")
-        if call.call_id:
-            raise NotImplementedYet(
-                "reliable calls (a call id) are not available in this version of the gate"
-            )
+        call_id = scoped(call.call_id, door.principal) if call.call_id else ""
         if len(call.payload) > self._limits.max_payload_bytes:
             raise TooLarge(
                 f"arguments of {len(call.payload)} bytes are above the limit of "
@@ -184,7 +188,9 @@ class Ingress:
             self._metrics.refused.inc("gate")
             raise Overloaded(f"the gate has {self._bytes} bytes of calls in flight")
         trace = call.trace if call.trace and _TRACEPARENT.match(call.trace) else ""
-        return Call(  # without a chain, a principal and a call id
+        if call.verb is Verb.LOOKUP:
+            return look_up(call_id, deadline, call.codec)
+        return Call(  # without a chain
             call.type,
             call.id,
             call.method,
@@ -193,9 +199,9 @@ class Ingress:
             call.codec,
             call.verb,
             (),
-            "",
+            door.principal,
             door.client_id,
-            "",
+            call_id,
             trace,
         )
 
@@ -203,12 +209,15 @@ class Ingress:
 class Door:
     """One caller's way in: a `Forwarder`. Close it when the caller is gone."""
 
-    __slots__ = ("_ingress", "_open", "calls", "client_id", "max_calls")
+    __slots__ = ("_ingress", "_open", "calls", "client_id", "max_calls", "principal")
 
-    def __init__(self, ingress: Ingress, client_id: str, max_calls: int) -> None:
+    def __init__(
+        self, ingress: Ingress, client_id: str, max_calls: int, principal: str = ""
+    ) -> None:
         self._ingress = ingress
         self._open = True
         self.client_id = client_id
+        self.principal = principal
         self.max_calls = max_calls
         self.calls = 0
 
@@ -281,6 +290,10 @@ def check_names(call: Call) -> None:
 
 
 def _check_each_name(call: Call) -> None:
+    if call.verb is Verb.LOOKUP:
+        if not call.call_id:
+            raise InvalidArgument("a look-up needs a call id", details={"field": "call_id"})
+        return
     try:
         check_type(call.type)
     except ValueError as error:

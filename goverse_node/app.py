@@ -25,6 +25,8 @@ from goverse.objects.metrics import CommitMetrics, TurnMetrics
 from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
+from goverse.reliable.metrics import ReliableMetrics
+from goverse.reliable.service import Reliability, ReliableSnapshot
 from goverse.routing import Router
 from goverse.routing.metrics import RouterMetrics
 from goverse.security.operators import OperatorRule, read_token
@@ -59,6 +61,7 @@ class NodeSnapshot:
     local_calls: int
     pushes: PushesSnapshot
     durability: DurabilitySnapshot | None
+    reliability: ReliableSnapshot | None
     limits: tuple[Limit, ...]
 
 
@@ -82,6 +85,7 @@ class Node:
         self.ops: OpsServer | None = None
         self.pushes: Pushes
         self.durability: Durability | None = None
+        self.reliability: Reliability | None = None
         self._ready_grace_s = settings.node.ready_grace_s
 
     def readiness(self) -> Readiness:
@@ -98,6 +102,7 @@ class Node:
             len(self.local),
             self.pushes.snapshot(),
             self.durability.snapshot() if self.durability is not None else None,
+            self.reliability.snapshot() if self.reliability is not None else None,
             fullest(self._limits()),
         )
 
@@ -115,6 +120,8 @@ class Node:
             yield from part.limits()
         if self.durability is not None:
             yield from self.durability.limits()
+        if self.reliability is not None:
+            yield from self.reliability.limits()
         if self.ops is not None:
             yield from self.ops.limits()
 
@@ -174,6 +181,18 @@ async def run_node(
         observer = RouterMetrics(metrics)
         router = Router(member.view, pool, name, local, limits, runtime, observer=observer)
         pushes = Pushes(member.view, member.membership.valid, limits, metrics)
+        reliability = None
+        if surroundings.store is not None and durability is not None:
+            reliability = Reliability(
+                surroundings.store,
+                durability.fences,
+                router,
+                registry,
+                limits,
+                runtime,
+                ReliableMetrics(metrics),
+            )
+            stack.push_async_callback(reliability.close)
         catalog = Catalog(
             registry,
             _Facts(name, member, member.membership.valid),
@@ -184,7 +203,10 @@ async def run_node(
             observer=TurnMetrics(metrics),
             pushes=pushes,
             durability=durability,
+            reliable=reliability,
         )
+        if reliability is not None:
+            reliability.bind(catalog)
         local.bind(catalog)
         inbound = InboundLinks(hello, catalog, links, pushes.linked)
         member.prepare(catalog, metrics, drain_timeout_s=settings.node.drain_timeout_s)
@@ -200,7 +222,7 @@ async def run_node(
         member.view.on_member_gone(inbound.drop)
         node = Node(name, member, catalog, pool, settings)
         node.inbound, node.local, node.pushes = inbound, local, pushes
-        node.durability = durability
+        node.durability, node.reliability = durability, reliability
         node.admin = node_admin(name, member, coordinator, catalog, router, limits)
         _watch(metrics, node)
 
@@ -267,3 +289,5 @@ def _watch(metrics: Metrics, node: Node) -> None:
     metrics.calls_in_flight.watch(node.pool.calls_in_flight)
     metrics.push_queue.watch(node.pushes.waiting)
     metrics.activations.watch(node.catalog.count_by_type)
+    if node.reliability is not None:
+        metrics.reliable_pending.watch(node.reliability.count_by_type)

@@ -60,7 +60,8 @@ class Session:
             +---------------------------------+-- close() --> closed
 
     Calls made while connecting wait within their deadline. A call that was never sent goes to
-    the next link; one that was sent on a link that broke fails with ``executed`` unknown.
+    the next link; so does one that has a call id. Any other that was sent on a link that broke
+    fails with ``executed`` unknown.
     """
 
     def __init__(
@@ -136,22 +137,34 @@ class Session:
         self._tasks.spawn("reconnect", self._reconnect())
 
     async def invoke(self, call: Call) -> Reply:
-        while True:
-            link = self._link
-            if link is None or not link.takes_calls:
-                if link is not None:
-                    self._retire(link)
-                await self._wait_link(call)
-                continue
-            try:
-                return await link.invoke(call)
-            except LinkBroken as broken:
-                if broken.sent:
-                    raise Unavailable(
-                        f"the connection to the gate broke before {call} was answered",
-                        executed=Executed.UNKNOWN,
-                    ) from broken
-                self._retire(link)
+        sent = False
+        try:
+            while True:
+                link = self._link
+                if link is None or not link.takes_calls:
+                    if link is not None:
+                        self._retire(link)
+                    await self._wait_link(call)
+                    continue
+                try:
+                    return await link.invoke(call)
+                except LinkBroken as broken:
+                    sent = sent or broken.sent
+                    self._broken(call, link, broken)
+        except GoverseError as final:
+            # Of one attempt or another; that it was skipped is an outcome.
+            if sent and final.executed is Executed.NO and "status" not in final.details:
+                final.executed = Executed.UNKNOWN
+            raise
+
+    def _broken(self, call: Call, link: Link, broken: LinkBroken) -> None:
+        """Raises Unavailable unless ``call`` may go to the next link."""
+        self._retire(link)
+        if broken.sent and not call.call_id:
+            raise Unavailable(
+                f"the connection to the gate broke before {call} was answered",
+                executed=Executed.UNKNOWN,
+            ) from broken
 
     async def close(self, timeout_s: float) -> None:
         """Let calls in flight end within ``timeout_s``, then end every link."""

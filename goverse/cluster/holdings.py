@@ -42,11 +42,15 @@ _ALLOWED = {
 
 @dataclass(slots=True, eq=False)
 class Holding:
-    """One claim of this member. ``epoch.revision`` is the claim's ``create_revision``."""
+    """One claim of this member. ``epoch.revision`` is the claim's ``create_revision``.
+
+    ``released``: the claim before it was certainly given up in an orderly way.
+    """
 
     shard: int
     epoch: Epoch
     state: HoldingState = HoldingState.OPENING
+    released: bool = False
     task: asyncio.Task[None] | None = None
     called_off: int = 0  # moves that were given up because turns ran too long
     close_after: float = 0.0  # running loop's time before which no other attempt is made

@@ -40,8 +40,12 @@ _CALLED_OFF_MAX_S = 60.0
 class ShardHost(Protocol):
     """Runs the objects of the shards that this node owns. The catalog is one."""
 
-    async def open_shard(self, shard: int, epoch: Epoch) -> None:
-        """Begin to serve ``shard``; calls that arrive meanwhile are kept."""
+    async def open_shard(self, shard: int, epoch: Epoch, *, released: bool = False) -> None:
+        """Begin to serve ``shard``; calls that arrive meanwhile are kept.
+
+        :param released: its former owner was seen to give it up in an orderly way; False: it may
+            have died with turns under way.
+        """
         ...
 
     async def close_shard(self, shard: int, *, drain_timeout_s: float) -> bool:
@@ -228,7 +232,8 @@ class Ownership:
         self._queue.forget_claim(shard)
         if shard in self._holdings:
             return
-        holding = self._holdings[shard] = Holding(shard, epoch)
+        released = shard in self._view.state.released
+        holding = self._holdings[shard] = Holding(shard, epoch, released=released)
         holding.task = self._tasks.spawn(f"open shard {shard}", self._open(holding))
 
     def released(self, shard: int) -> None:
@@ -276,20 +281,20 @@ class Ownership:
     # -- opening and closing, a task per shard ------------------------------------------------
 
     async def _open(self, holding: Holding) -> None:
-        await self._open_until_done(holding.shard, holding.epoch)
+        await self._open_until_done(holding.shard, holding.epoch, holding.released)
         if self._holdings.get(holding.shard) is holding:
             holding.become(HoldingState.OPEN)
             # The target may have moved, or the whole node be closing, meanwhile.
             self._examine((holding.shard,))
 
-    async def _open_until_done(self, shard: int, epoch: Epoch) -> None:
+    async def _open_until_done(self, shard: int, epoch: Epoch, released: bool = False) -> None:
         backoff: Backoff | None = None
         while True:
             # A process that was stopped may get the answer to its claim before it learns, from
             # the clock alone, that the lease is over and somebody else has the shard.
             if self._membership.valid():
                 try:
-                    await self._host.open_shard(shard, epoch)
+                    await self._host.open_shard(shard, epoch, released=released)
                     return
                 except HigherEpoch as higher:
                     await self._outranked(shard, epoch, higher)

@@ -67,7 +67,8 @@ class _Touched:
     """Collected while one revision is applied."""
 
     shards: dict[int, None] = field(default_factory=dict)
-    claims: dict[int, None] = field(default_factory=dict)
+    claims: dict[int, Claim | None] = field(default_factory=dict)
+    """As they were before."""
     members: dict[tuple[Kind, str], MemberRecord | None] = field(default_factory=dict)
     layout: bool = False
     leader: bool = False
@@ -90,6 +91,9 @@ class ClusterState:
         self.owners: dict[int, Owner] = {}
         self.pins: dict[int, str] = {}
         self.restarts: dict[str, str] = {}
+        #: Shards whose last claim was seen to go while its owner's key stood: it was given up in an
+        #: orderly way. Of any other nothing is known.
+        self.released: dict[int, None] = {}
         self._touched = _Touched()
 
     def apply(self, changes: Changes) -> ViewChange:
@@ -102,7 +106,8 @@ class ClusterState:
             for (kind, name), old in touched.members.items()
         )
         # A node's claims are owned through its record: when it changes, so do they.
-        claims = {**touched.claims, **dict.fromkeys(self.claims)} if nodes else touched.claims
+        claims = dict.fromkeys([*touched.claims, *(self.claims if nodes else ())])
+        self._note_releases(touched.claims)
         return ViewChange(
             changes.revision,
             shards=tuple(touched.shards),
@@ -191,8 +196,8 @@ class ClusterState:
             value = decode(item, ClaimValue)
             member = MemberId(value.node, value.incarnation)
             claim = Claim(member, value.generation, item.create_revision, item.lease)
+        self._touched.claims.setdefault(shard, self.claims.get(shard))
         _set(self.claims, shard, claim)
-        self._touched.claims[shard] = None
         self._touched.shards[shard] = None
 
     def _take_target(self, name: str, item: KeyValue | None) -> None:
@@ -226,6 +231,16 @@ class ClusterState:
             leader = Leader(MemberId(value.node, value.incarnation), item.lease)
         self.leader = leader
         self._touched.leader = True
+
+    def _note_releases(self, before: Mapping[int, Claim | None]) -> None:
+        for shard, old in before.items():
+            if old is None or shard in self.claims:
+                continue
+            record = self.nodes.get(old.member.name)
+            if record is not None and record.member == old.member:
+                self.released[shard] = None
+            else:
+                self.released.pop(shard, None)
 
     def _settle_owners(self, shards: tuple[int, ...]) -> tuple[int, ...]:
         """Work out who owns ``shards``; returns those whose owner changed."""

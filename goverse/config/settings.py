@@ -228,6 +228,21 @@ class LimitSettings:
     max_uncommitted_bytes: int = 256 * 1024 * 1024
     """State and results of one node that wait to be committed."""
 
+    max_state_bytes: int = 8 * 1024 * 1024
+    """Largest encoded state of a durable object."""
+
+    max_reliable_calls: int = 65_536
+    """Reliable calls of one node that are being accepted, wait for their turn, or run."""
+
+    max_reliable_bytes: int = 256 * 1024 * 1024
+    """Their arguments."""
+
+    max_issued_calls: int = 1_000
+    """Reliable calls that one turn may issue."""
+
+    max_call_attempts: int = 10
+    """Attempts of a reliable call that ended their process before it is parked."""
+
     retry_budget_per_s: float = 1_000.0
     """Calls that one process may send again each second, with a burst of ten seconds' worth."""
 

@@ -35,7 +35,13 @@ def get(target: type[Object] | str, id: str) -> Any:
 
 
 def options(ref: R, *, timeout_s: float | None = None, call_id: str | None = None) -> R:
-    """The same reference with other options: ``timeout_s`` seconds for each call."""
+    """The same reference with other options.
+
+    :param timeout_s: seconds for each call.
+    :param call_id: makes the call reliable: however often it is repeated under this id, it takes
+        effect once, and gives the same outcome. An id is for one call alone, and the caller's to
+        keep for as long as it may want to repeat it. Raises ValueError.
+    """
     return cast(R, with_options(cast(Reference, ref), timeout_s=timeout_s, call_id=call_id))
 
 

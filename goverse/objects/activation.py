@@ -1,4 +1,7 @@
-"""One live object on this node: its instance, its mailbox, its turns. See DESIGN.md."""
+"""One live object on this node: its instance, its mailbox, its turns. See DESIGN.md.
+
+How a turn runs is in `goverse.objects.running`.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +14,31 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from goverse.aio.limits import Limit
 from goverse.aio.tasks import Tasks
-from goverse.call import OVER, Call, CallTarget, Forwarded, Receiver, Reply, Verb
+from goverse.call import Call, CallTarget, Reply, Verb
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
-    Conflict,
     Executed,
     Fenced,
     GoverseError,
     Overloaded,
-    TooLarge,
     Unavailable,
 )
 from goverse.ids import Epoch, ObjectId
-from goverse.objects import encoding, lifecycle, outcome, reentry, stepping
+from goverse.objects import lifecycle, outcome, reentry
 from goverse.objects.background import Action, Background, Timer
-from goverse.objects.context import CURRENT, CallDefaults
-from goverse.objects.durability.journal import Awaited
+from goverse.objects.context import CallDefaults
 from goverse.objects.durability.service import Durability
-from goverse.objects.durable import Durable, because_of
+from goverse.objects.durable import Durable
 from goverse.objects.mailbox import Mailbox, MailboxFull
 from goverse.objects.messages import PushSink
+from goverse.objects.recording import ReliableCalls
 from goverse.objects.state import StateKeeper
 from goverse.objects.turn import ENDED, RUNNING, Turn
 
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from goverse.objects.definition import MethodType, Object, ObjectType
+    from goverse.objects.definition import Object, ObjectType
     from goverse.objects.shard import Shard
 
 
@@ -88,6 +89,7 @@ class Services:
     removed: Callable[[Activation, list[Turn]], None]
     """Called once when an activation has ended, with the turns that waited for it."""
     durability: Durability | None = None
+    reliable: ReliableCalls | None = None
 
 
 class Activation:
@@ -95,14 +97,14 @@ class Activation:
 
     __slots__ = (
         "_background",
-        "_has_state",
-        "_keeper",
         "created",
         "durable",
         "ended",
         "epoch",
+        "has_state",
         "hook_task",
         "instance",
+        "keeper",
         "last_used",
         "mailbox",
         "object_id",
@@ -136,8 +138,8 @@ class Activation:
         #: Where the catalog is reminded of it, so that the end of the activation ends that too.
         self.reminder: dict[Activation, None] | None = None
         self.instance: Object = object_type.cls()
-        self._keeper = StateKeeper(object_type.state, self.instance)
-        self._has_state = bool(object_type.state)
+        self.keeper = StateKeeper(object_type.state, self.instance)
+        self.has_state = bool(object_type.state)
         self.durable: Durable | None = None
         if object_type.stored is not None and services.durability is not None:
             interval_s = object_type.options.effective_interval_s
@@ -177,7 +179,7 @@ class Activation:
     def _in_background(self) -> Background:
         if self._background is None:
             self._background = Background(self)
-            self._keeper.shared = True
+            self.keeper.shared = True
         return self._background
 
     # -- admission: synchronous, so that no await lies between the check of ownership and here
@@ -247,132 +249,11 @@ class Activation:
 
     # -- turns
 
-    async def run(self, turn: Turn) -> Reply:
-        """Run a granted turn to its outcome, in the calling task."""
-        task = asyncio.current_task(self.services.loop)
-        started = self._start(turn, task)
-        work = turn.work
-        token = CURRENT.set(turn)
-        error: BaseException | None = None
-        result: Any = None
-        try:
-            if work is not None:
-                result = await work.start(self.instance, turn.arguments)
-            elif turn.call.verb is Verb.DELETE:
-                await lifecycle.before_delete(self)
-                if self.durable is not None:
-                    await self.durable.delete()
-        except BaseException as caught:
-            error = caught
-            if type(caught) is GeneratorExit and asyncio.current_task() is not task:
-                self._end(turn)  # the coroutine is being closed, not run: nothing may be awaited
-                raise
-        CURRENT.reset(token)
-        if turn.inner is not None and not turn.inner.idle:
-            error = await reentry.finish(turn, error, self.turns)
-        told = self._over(turn, result, error, started)
-        durable = self.durable
-        if (
-            durable is not None
-            and turn.interrupt is None  # otherwise what is told is why, and shows no state
-            and not durable.is_committed(turn.ticket)
-        ):
-            await self._committed(turn, durable)
-        return self.tell(turn, told)
-
-    def run_in_place(
-        self, call: Call, method: MethodType, arguments: Any, deadline: float, receiver: Receiver
-    ) -> Forwarded:
-        """`run` for a method that never suspends, while nobody runs or waits here. Raises its
-        failure, if that is known at once.
-
-        It begins and ends in this very step, in which nothing else happens: so nobody can find
-        it in the mailbox or among the turns, or interrupt it.
-        """
-        services = self.services
-        if not services.lease_valid():
-            raise self.shard.not_owner()
-        number = services.next_turn()
-        turn = Turn(call, method, arguments, deadline, method.shared, RUNNING, number, False, self)
-        if self.durable is not None:
-            self._check_durable(turn, self.durable)
-        if self._has_state and method.tracked:
-            self._remember(turn)
-        observer = services.observer
-        if observer is not None:
-            observer.turn_started(call.type, call.method)
-        started = services.now()
-        error: BaseException | None = None
-        result: Any = None
-        try:
-            result = stepping.run_in_place(turn, method, self.instance, services.loop)
-        except BaseException as caught:
-            error = caught
-        told = self._settle(turn, result, error)
-        turn.state = ENDED
-        self.last_used = ended = services.now()
-        if observer is not None:
-            status = "ok" if isinstance(told, Reply) else outcome.status_of(told)
-            observer.turn_ended(call.type, call.method, status, ended - started)
-        if self.durable is not None and not self.durable.is_committed(turn.ticket):
-            return self.durable.tell_later(turn, told, receiver)
-        receiver.succeed(self.tell(turn, told))
-        return OVER
-
-    async def _committed(self, turn: Turn, durable: Durable) -> None:
-        """Return once what ``turn`` may have seen is committed. Raises why it will not be."""
-        turn.future = self.services.loop.create_future()
-        durable.when(turn.ticket, Awaited(turn.future))
-        error = await turn.future
-        if error is not None:
-            raise because_of(turn, error)
-
     async def settled(self) -> None:
         """Before a call leaves: the effect of earlier turns must not be seen before it stands."""
         if self.durable is not None:
             await self.durable.wait(self.durable.last)
             self.check_alive()
-
-    def _start(self, turn: Turn, task: asyncio.Task[Any] | None) -> float:
-        """The turn begins, unless it must not any more. Raises why."""
-        services = self.services
-        if turn.interrupt is not None or self.state is not ACTIVE or not services.lease_valid():
-            turn.give_up()
-            raise turn.interrupt or self.shard.not_owner()
-        if self.durable is not None:
-            self._check_durable(turn, self.durable)
-        if self._has_state and turn.work is not None and turn.work.tracked:
-            self._remember(turn)
-        self.begin(turn, task)
-        if services.observer is not None:
-            method = turn.call.method or turn.call.verb.name
-            services.observer.turn_started(self.object_id.type, method)
-        return self.services.now()
-
-    def _check_durable(self, turn: Turn, durable: Durable) -> None:
-        """Raises Overloaded, Conflict: ``turn`` was not begun."""
-        try:
-            durable.check_room()
-            if turn.call.verb is Verb.CREATE and durable.exists:
-                raise Conflict(f"{self} exists already")
-        except GoverseError as error:
-            turn.give_up()
-            raise because_of(turn, error) from None
-
-    def _over(
-        self, turn: Turn, result: Any, error: BaseException | None, started: float
-    ) -> Reply | BaseException:
-        """The turn is over: what its caller will be told."""
-        told = self._settle(turn, result, error)
-        self._end(turn)
-        observer = self.services.observer
-        if observer is not None:
-            status = "ok" if isinstance(told, Reply) else outcome.status_of(told)
-            method = turn.call.method or turn.call.verb.name
-            observer.turn_ended(self.object_id.type, method, status, self.last_used - started)
-        if isinstance(told, asyncio.CancelledError):
-            raise told  # the caller has gone: nobody is told
-        return told
 
     def tell(self, turn: Turn, told: Reply | BaseException) -> Reply:
         """The outcome, at the moment when it leaves. Raises what the caller is told instead."""
@@ -381,26 +262,6 @@ class Activation:
             raise told
         if turn.pushes:
             self.release_pushes(turn)
-        return told
-
-    def _settle(
-        self, turn: Turn, result: Any, error: BaseException | None
-    ) -> Reply | BaseException:
-        """Keep what the turn did, or undo it: what its caller will be told."""
-        told: Reply | BaseException
-        if error is not None or turn.interrupt is not None:
-            told = self._failure(turn, error)
-        else:
-            try:
-                told = Reply(self._conclude(turn, result), turn.call.codec)
-            except GoverseError as fault:
-                fault.details["rolled_back"] = self._roll_back(turn)
-                told = fault
-        durable = self.durable
-        if durable is not None:
-            turn.ticket = durable.last
-            if turn.pushes and isinstance(told, Reply) and not durable.is_committed(turn.ticket):
-                durable.push_later(turn)  # also if the caller goes away meanwhile
         return told
 
     def check_may_leave(self, turn: Turn) -> None:
@@ -439,7 +300,8 @@ class Activation:
             self.turns = {}
         self.turns[number] = turn
 
-    def _end(self, turn: Turn) -> None:
+    def end(self, turn: Turn) -> None:
+        """``turn`` has run to its end, and gives its place to the next."""
         self.forget(turn)
         self.last_used = self.services.now()
         if turn.call.verb is Verb.DELETE and self.state is not DEAD:
@@ -455,84 +317,9 @@ class Activation:
             if self.ended is not None:
                 self.check_ended()
 
-    def _conclude(self, turn: Turn, result: Any) -> bytes:
-        """Encode the result, and the state that it reflects. Raises ObjectFailed, TooLarge."""
-        work, call = turn.work, turn.call
-        if work is None:
-            if call.verb is Verb.CREATE and self.durable is not None:
-                self.durable.note_creation()
-            return encoding.NONE[call.codec]
-        try:
-            payload = work.encode(result, call.codec)
-        except encoding.EncodingFault as fault:
-            raise outcome.cannot_encode(turn, "its result", fault) from None
-        limit = self.services.limits.max_payload_bytes
-        if len(payload) > limit:
-            raise TooLarge(
-                f"{call}: its result has {len(payload)} bytes, above max_payload of {limit}",
-                executed=Executed.UNKNOWN,
-            )
-        if turn.parent is not None:
-            return payload  # the turn that it is part of looks at the state once, at its end
-        if turn.before is not None or (self.durable is not None and not work.read_only):
-            try:
-                encoded = self._keeper.end()
-            except encoding.EncodingFault as fault:
-                raise outcome.cannot_encode(turn, "the declared state", fault) from None
-            if self.durable is not None:
-                self.durable.note(encoded)
-        elif not work.read_only:
-            self._keeper.changed()
-        return payload
-
-    def _failure(self, turn: Turn, error: BaseException | None) -> BaseException:
-        """Undo the turn; what is raised to its caller."""
-        rolled_back = self._roll_back(turn)
-        if turn.cancelled and turn.task is not None:
-            turn.task.uncancel()
-        if error is not None and outcome.cancelled_by_caller(turn, error):
-            return error
-        if turn.interrupt is not None:
-            turn.interrupt.details["rolled_back"] = rolled_back
-            return turn.interrupt
-        assert error is not None
-        expose = self.services.expose_errors
-        return outcome.failure_of(turn, error, rolled_back=rolled_back, expose=expose)
-
-    # -- rollback
-
-    def _remember(self, turn: Turn) -> None:
-        """Keep what ``turn`` would be rolled back to. Raises ObjectFailed."""
-        try:
-            turn.before = self._keeper.begin(nested=turn.parent is not None)
-        except encoding.EncodingFault as fault:
-            turn.give_up()
-            error = outcome.cannot_encode(turn, "the declared state", fault)
-            error.executed = Executed.NO
-            raise error from None
-
-    def _roll_back(self, turn: Turn) -> bool:
-        """Undo what a failed turn did to declared state; whether that is so."""
-        if turn.before is None or self.state is DEAD:
-            if turn.work is None or not turn.work.read_only:
-                self._keeper.changed()
-                self._keep_what_failed(turn)
-            return False
-        self._keeper.roll_back(turn.before, nested=turn.parent is not None)
-        return True
-
-    def _keep_what_failed(self, turn: Turn) -> None:
-        """A class that asks for no rollback keeps what a failed turn changed; so does the store."""
-        if self.durable is None or turn.work is None or self.state is DEAD:
-            return
-        try:
-            self.durable.note(self._keeper.end())
-        except (encoding.EncodingFault, GoverseError) as fault:
-            log.error("%s: what a failed turn left cannot be stored: %s", self, fault)
-
     def encode_state(self) -> bytes:
         """The declared state as it is now, between turns. Raises `EncodingFault`."""
-        return self._keeper.end()
+        return self.keeper.end()
 
     # -- the end of the activation
 
@@ -551,6 +338,10 @@ class Activation:
     @property
     def dead(self) -> bool:
         return self.state is DEAD
+
+    @property
+    def active(self) -> bool:
+        return self.state is ACTIVE
 
     def begin_activation(self, first: Call, predecessor: asyncio.Event | None) -> None:
         """Load stored state, and run the hook of a class that has one, once the turns of

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -24,18 +24,16 @@ from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.errors import (
     Conflict,
     Executed,
+    FailedPrecondition,
     Fenced,
     GoverseError,
     InvalidArgument,
-    NotFound,
-    NotImplementedYet,
     NotOwner,
     ObjectFailed,
-    TooLarge,
     Unavailable,
 )
-from goverse.ids import NO_EPOCH, Epoch, ObjectId, check_id
-from goverse.objects import encoding, outcome
+from goverse.ids import NO_EPOCH, Epoch, ObjectId
+from goverse.objects import encoding, outcome, running
 from goverse.objects.activation import (
     ACTIVE,
     DEACTIVATING,
@@ -43,13 +41,14 @@ from goverse.objects.activation import (
     ObjectObserver,
     Services,
 )
+from goverse.objects.arrival import Arrival
 from goverse.objects.autoload import Autoload, keep_trying
 from goverse.objects.background import Action, timer_turn
 from goverse.objects.context import CallDefaults
-from goverse.objects.definition import MethodType, ObjectType
 from goverse.objects.description import TypesDescription
 from goverse.objects.durability.service import Durability
 from goverse.objects.messages import PushSink
+from goverse.objects.recording import ReliableCalls
 from goverse.objects.registry import Registry
 from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
 from goverse.objects.snapshots import (
@@ -61,9 +60,6 @@ from goverse.objects.snapshots import (
 from goverse.objects.turn import WAITING, Turn
 
 log = logging.getLogger(__name__)
-
-#: Deadlines further away than this are cut to it.
-_MAX_TIMEOUT_S = 7 * 86_400.0
 
 
 class NodeFacts(Protocol):
@@ -96,9 +92,11 @@ class Catalog:
         observer: ObjectObserver | None = None,
         pushes: PushSink | None = None,
         durability: Durability | None = None,
+        reliable: ReliableCalls | None = None,
     ) -> None:
         self._durability = durability
         self._registry = registry
+        self.arrival = Arrival(registry, limits)
         self._node = node
         self._settings = settings
         self._runtime = runtime
@@ -118,7 +116,6 @@ class Catalog:
         self._stopped = False
         loop = asyncio.get_running_loop()
         self._now = loop.time
-        self._max_payload_bytes = limits.max_payload_bytes
         self._services = Services(
             outgoing=outgoing,
             lease_valid=node.lease_valid,
@@ -138,18 +135,21 @@ class Catalog:
             pushes=pushes,
             removed=self._removed,
             durability=durability,
+            reliable=reliable,
         )
 
     # -- calls
 
     async def invoke(self, call: Call) -> Reply:
         """Run ``call`` in a turn of its object. Raises NotOwner if its shard is not open here."""
+        if call.call_id:
+            return await self._with_call_id(call)
         now = self._now()
         activation = self._activations.get((call.type, call.id))
         if activation is None and call.verb is Verb.DESCRIBE:
             return Reply(msgspec.json.encode(self.describe()), Codec.JSON)
-        object_type = activation.object_type if activation else self._check_address(call)
-        turn = self._turn(call, object_type, now)
+        object_type = activation.object_type if activation else self.arrival.object_type(call)
+        turn = self.arrival.turn(call, object_type, now)
         self._place(turn, activation)
         return await self._run(turn)
 
@@ -157,11 +157,37 @@ class Catalog:
         """The types that this node hosts."""
         return self._registry.describe()
 
+    async def run_recorded(self, turn: Turn) -> None:
+        """Run the turn of a reliable call to its end; its record is told of its outcome. Raises
+        why there is none."""
+        self._place(turn, self._activations.get((turn.call.type, turn.call.id)))
+        await self._run(turn)
+
+    async def wait_open(self, call: Call) -> Shard:
+        """The shard of ``call``'s object, once it is open. Raises NotOwner, Overloaded,
+        DeadlineExceeded."""
+        while True:
+            shard = self._shards.get(self._shard_of(call.id))
+            if shard is None or not self._services.lease_valid():
+                raise self._not_owner(call)
+            if shard.state is OPEN:
+                return shard
+            await shard.wait_change(call)
+
+    async def _with_call_id(self, call: Call) -> Reply:
+        reliable = self._services.reliable
+        if reliable is None:
+            raise FailedPrecondition(
+                f"{call} has a call id, and this cluster has no store to keep it in; set "
+                "storage.url on the nodes, for example to postgresql://user@host/database"
+            )
+        return await reliable.invoke(call)
+
     def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
         """Run ``call`` at once if its method never suspends and nothing is in its way; otherwise
         decline, as waiting needs a task. See `goverse.call.Forwarder`."""
         activation = self._activations.get((call.type, call.id))
-        if activation is None or call.verb is not Verb.CALL:
+        if activation is None or call.verb is not Verb.CALL or call.call_id:
             return None
         method = activation.object_type.methods.get(call.method)
         if (
@@ -172,8 +198,8 @@ class Catalog:
             or activation.shard.state is not OPEN
         ):
             return None
-        arguments, deadline = self._bind(call, method, self._now())
-        return activation.run_in_place(call, method, arguments, deadline, receiver)
+        arguments, deadline = self.arrival.bind(call, method, self._now())
+        return running.run_in_place(activation, call, method, arguments, deadline, receiver)
 
     async def _run(self, turn: Turn) -> Reply:
         handle = self._deadlines.add(turn.deadline, turn.expire)
@@ -182,55 +208,15 @@ class Catalog:
                 await turn.wait()
             activation = turn.activation
             if activation is not None:
-                return await activation.run(turn)
+                if turn.record is None:
+                    return await running.run(activation, turn)
+                await running.run_recorded(activation, turn, turn.record)
         finally:
             self._deadlines.cancel(handle)
-        # A deletion that found nothing to delete.
-        if not self._node.lease_valid():
+        # Somebody else is told; or it is a deletion that found nothing to delete.
+        if turn.record is None and not self._node.lease_valid():
             raise NotOwner(f"{turn.call}: this node's lease has ended")
         return Reply(encoding.NONE[turn.call.codec], turn.call.codec)
-
-    def _check_address(self, call: Call) -> ObjectType:
-        object_type = self._registry.get(call.type)
-        try:
-            check_id(call.id)
-        except ValueError as error:
-            raise InvalidArgument(str(error)) from None
-        return object_type
-
-    def _turn(self, call: Call, object_type: ObjectType, now: float) -> Turn:
-        """Decode and validate; nothing has begun yet."""
-        method = None
-        if call.verb is Verb.CALL:
-            method = object_type.methods.get(call.method)
-            if method is None:
-                raise NotFound(
-                    object_type.explain_missing(call.method[:64]),
-                    details={"type": call.type, "method": call.method[:64]},
-                )
-        arguments, deadline = self._bind(call, method, now)
-        return Turn(call, method, arguments, deadline, method is not None and method.shared)
-
-    def _bind(self, call: Call, method: MethodType | None, now: float) -> tuple[Any, float]:
-        """The arguments, decoded and validated, and the deadline of the turn."""
-        if call.call_id:
-            raise NotImplementedYet("reliable calls (a call id) are not supported yet")
-        deadline = call.deadline
-        if deadline > now + _MAX_TIMEOUT_S:
-            deadline = now + _MAX_TIMEOUT_S
-        arguments = None
-        if method is not None:
-            limit = self._max_payload_bytes
-            if len(call.payload) > limit:
-                raise TooLarge(
-                    f"{call}: arguments of {len(call.payload)} bytes, above max_payload of {limit}"
-                )
-            arguments = method.signature.decode(call.payload, call.codec)
-            if method.timeout_s is not None:
-                deadline = min(deadline, now + method.timeout_s)
-        if deadline <= now:
-            raise Turn(call, method, arguments, deadline).not_begun()
-        return arguments, deadline
 
     def _place(self, turn: Turn, activation: Activation | None) -> None:
         """Admit ``turn``, or hold it back. No await from the check of ownership to the mailbox.
@@ -374,8 +360,11 @@ class Catalog:
         self._epochs[shard] = epoch
         self._shards[shard] = Shard(shard, epoch, self._held_limit)
 
-    async def open_shard(self, shard: int, epoch: Epoch) -> None:
-        """Let calls in, those that waited first. Raises `HigherEpoch`, Unavailable."""
+    async def open_shard(self, shard: int, epoch: Epoch, *, released: bool = False) -> None:
+        """Let calls in, those that waited first. Raises `HigherEpoch`, Unavailable.
+
+        :param released: its former owner has certainly given it up in an orderly way.
+        """
         self.begin_opening(shard, epoch)
         opening = self._shards[shard]
         if opening.state is not ShardState.OPENING:
@@ -384,7 +373,14 @@ class Catalog:
             opening.opening = await self._durability.open_shard(shard, epoch)
             if self._shards.get(shard) is not opening or opening.state is not ShardState.OPENING:
                 return  # lost, or superseded, while its fence was being raised
+        reliable = self._services.reliable
+        if reliable is not None:
+            await reliable.opening(opening, released=released)
+            if self._shards.get(shard) is not opening or opening.state is not ShardState.OPENING:
+                return
         self._let_in(opening)
+        if reliable is not None:
+            reliable.opened(opening)
         for id in self._autoload.objects_of(shard, self._node.shard_of):
             timeout_s = self._services.defaults.create_timeout_s
             self._tasks.spawn(
@@ -396,6 +392,7 @@ class Catalog:
         # between must not overtake them.
         shard.state = ShardState.OPEN
         self._place_again(shard.take_held())
+        shard.changed()
 
     async def close_shard(self, shard: int, *, drain_timeout_s: float) -> bool:
         """Close in an orderly way. False: turns ran past the timeout, and it is open again.
@@ -466,6 +463,9 @@ class Catalog:
         for turn in shard.take_held():
             turn.room = None
             turn.refuse(shard.not_owner())
+        if self._services.reliable is not None:
+            self._services.reliable.closed(shard)
+        shard.changed()
         shard.wake()
 
     async def stop(self, timeout_s: float) -> None:

@@ -27,6 +27,7 @@ _CLASS_OPTIONS = (
     "durability",
     "commit_interval_s",
     "state_version",
+    "on_parked",
     "concurrent",
     "reentrancy",
     "idle_timeout_s",
@@ -124,6 +125,7 @@ class ClassOptions:
     durability: Literal["none", "interval", "acknowledged"] = "none"
     commit_interval_s: float = 5.0
     state_version: int = 0
+    on_parked: Literal["leave", "block"] = "leave"
     concurrent: bool = False
     reentrancy: Literal["refuse", "allow"] = "refuse"
     idle_timeout_s: float | None = None
@@ -147,11 +149,6 @@ class ObjectType:
         #: How the store keeps it; None for a class that asks for no durability.
         self.stored: StoredForm | None = None
         if options.durability != "none":
-            if not self.state:
-                raise TypeError(
-                    f"{cls.__qualname__}: durability={options.durability!r} needs declared state: "
-                    "annotate the fields that are to be kept"
-                )
             self.stored = StoredForm(self.state, options.state_version, cls.upgrade_state)
         self.methods: dict[str, MethodType] = {}
         self.activates = cls.on_activate is not Object.on_activate
@@ -227,7 +224,9 @@ class Object:
     ``idle_timeout_s`` (seconds; instead of the node's setting), ``durability`` ("none";
     "acknowledged": a reply leaves only when the state that it reflects is committed; "interval":
     replies do not wait, and the state is committed every ``commit_interval_s`` seconds and when
-    the object is deactivated), ``state_version`` (see `upgrade_state`).
+    the object is deactivated; without declared state both keep reliable calls alone),
+    ``state_version`` (see `upgrade_state`), ``on_parked`` ("leave": a reliable call whose attempts
+    ended too many processes leaves the object's order; "block": it holds up those behind it).
     """
 
     __goverse__: ClassVar[ObjectType]
@@ -372,6 +371,8 @@ def _class_options(cls: type[Object], options: dict[str, Any]) -> ClassOptions:
         raise TypeError(
             f"{where}: state_version must be a number from 0, not {merged.state_version!r}"
         )
+    if merged.on_parked not in ("leave", "block"):
+        raise TypeError(f"{where}: on_parked must be 'leave' or 'block', not {merged.on_parked!r}")
     if not isinstance(merged.concurrent, bool):
         raise TypeError(f"{where}: concurrent must be True or False")
     if merged.reentrancy not in ("refuse", "allow"):

@@ -15,7 +15,7 @@ from goverse.objects.durability.journal import Journal, Subject, Waiter
 from goverse.objects.durability.service import Durability
 from goverse.objects.durability.stored import Kept, NewerState, StateFault, StoredForm
 from goverse.sharding import slot_of
-from goverse.storage.values import Act, StoredObject
+from goverse.storage.values import Act, Outcome, ReliableCall, State, StoredObject
 
 if TYPE_CHECKING:
     from goverse.objects.activation import Activation
@@ -85,19 +85,37 @@ class Durable:
         self._service.commits.check_room()
         self._loaded.check_room()
 
-    def note(self, encoded: bytes) -> None:
-        """A turn has ended with this state. Raises why the journal is lost."""
-        if encoded != self._noted:
-            self._write(encoded)
+    def note(
+        self,
+        encoded: bytes | None,
+        outcome: Outcome | None = None,
+        issued: tuple[ReliableCall, ...] = (),
+    ) -> None:
+        """A turn has ended with all this. Raises why the journal is lost.
+
+        :param encoded: the state; None: it is as it was.
+        """
+        changed = encoded is not None and encoded != self._noted
+        if changed or outcome is not None or issued:
+            self._write(encoded if changed else None, outcome, issued)
 
     def note_creation(self) -> None:
         """The object exists from now on, with the state that it has."""
         self._write(self._noted)
 
-    def _write(self, encoded: bytes) -> None:
-        self._loaded.note(self._form.pack(encoded, self._kept))
-        self._noted = encoded
-        self.exists = True
+    def _write(
+        self,
+        encoded: bytes | None,
+        outcome: Outcome | None = None,
+        issued: tuple[ReliableCall, ...] = (),
+    ) -> None:
+        state: State | Act = Act.KEEP
+        if encoded is not None:
+            state = self._form.pack(encoded, self._kept)
+        self._loaded.note(state, outcome, issued)
+        if encoded is not None:
+            self._noted = encoded
+            self.exists = True
 
     async def delete(self) -> None:
         """Return once the store has nothing of it any more."""
@@ -107,6 +125,11 @@ class Durable:
     def last(self) -> int:
         """What everything that leaves from now on must wait for; 0 with an interval."""
         return 0 if self._interval_s or self.journal is None else self.journal.last
+
+    @property
+    def newest(self) -> int:
+        """Number of the last change, whatever the interval."""
+        return self._loaded.last
 
     @property
     def in_flight(self) -> bool:

@@ -70,6 +70,7 @@ def decode_hook(kind: type, value: Any) -> Any:
 
 _msgpack = msgspec.msgpack.Encoder(enc_hook=_encode_hook)
 _json = msgspec.json.Encoder(enc_hook=_encode_json_hook)
+_canonical = msgspec.msgpack.Encoder(enc_hook=_encode_hook, order="deterministic")
 _plain_msgpack = msgspec.msgpack.Decoder()
 
 _VALUE_URL = b"type.googleapis.com/google.protobuf.Value"
@@ -105,6 +106,15 @@ def encode(value: Any, codec: Codec = Codec.MSGPACK, *, checked: bool = False) -
 def json_builtins(value: Any) -> Any:
     """``value`` as what its JSON would be read as. Raises what encoders raise."""
     return msgspec.to_builtins(value, str_keys=True, enc_hook=_encode_json_hook)
+
+
+def encode_canonical(value: Any) -> bytes:
+    """The same bytes for equal values, whatever the order of their dicts and sets. Raises
+    `EncodingFault`."""
+    try:
+        return _canonical.encode(value)
+    except ENCODE_ERRORS as error:
+        raise find_fault(value, json=False) or EncodingFault("", str(error)) from None
 
 
 def decode_plain(payload: bytes) -> Any:

@@ -56,6 +56,16 @@ async def before_delete(activation: Activation) -> None:
         log.error("%s: on_deactivate failed", activation, exc_info=error)
 
 
+async def delete(activation: Activation) -> None:
+    """The turn that deletes: return once nothing is left of the object."""
+    await before_delete(activation)
+    if activation.durable is None:
+        return
+    await activation.durable.delete()
+    if activation.services.reliable is not None:
+        activation.services.reliable.deleted(activation.shard, activation.object_id)
+
+
 async def _activate(activation: Activation, hook: Turn, predecessor: asyncio.Event | None) -> None:
     try:
         if predecessor is not None:

@@ -8,6 +8,7 @@ CallTarget can make references; inside an object's method the running turn is th
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,11 +18,12 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from goverse.call import Call, CallTarget, Verb
-from goverse.errors import Executed, Internal, InvalidArgument, NotImplementedYet
+from goverse.errors import Executed, Internal, InvalidArgument
 from goverse.ids import check_id, check_type
 from goverse.objects import encoding
 from goverse.objects.context import CURRENT, CallDefaults
 from goverse.objects.signature import Signature
+from goverse.storage.checks import check_call_id
 
 
 class MethodInterface(Protocol):
@@ -82,7 +84,7 @@ class Reference:
     subclass that has the methods of one object class.
     """
 
-    __slots__ = ("_binding", "_id", "_interface", "_kind", "_timeout_s", "_type")
+    __slots__ = ("_binding", "_call_id", "_id", "_interface", "_kind", "_timeout_s", "_type")
 
     def __new__(cls, interface: Interface | str, *args: Any, **kwargs: Any) -> Reference:
         if cls is not Reference or isinstance(interface, str):
@@ -96,6 +98,7 @@ class Reference:
         binding: Binding | None = None,
         timeout_s: float | None = None,
         kind: type | None = None,
+        call_id: str = "",
     ) -> None:
         if isinstance(interface, str):
             object.__setattr__(self, "_interface", None)
@@ -108,12 +111,14 @@ class Reference:
         object.__setattr__(self, "_id", check_id(id))
         object.__setattr__(self, "_binding", binding or _decoding.get())
         object.__setattr__(self, "_timeout_s", timeout_s)
+        object.__setattr__(self, "_call_id", call_id)
 
     _interface: Interface | None
     _type: str
     _id: str
     _binding: Binding | None
     _timeout_s: float | None
+    _call_id: str
     _kind: type
 
     @property  # type: ignore[misc]
@@ -217,11 +222,13 @@ def reference(
 
 
 def with_options(target: Reference, *, timeout_s: float | None, call_id: str | None) -> Reference:
-    """The same address with other options for its calls."""
+    """The same address with other options for its calls. Raises ValueError, TypeError."""
     if not isinstance(target, Reference):
         raise TypeError(f"options apply to a reference made by get(), not to {target!r:.60}")
     if call_id is not None:
-        raise NotImplementedYet("reliable calls (call_id) are not supported yet")
+        check_call_id(call_id)
+        if call_id.startswith("~"):
+            raise ValueError(f"call id {call_id[:64]!r}: ids that begin with ~ are the system's")
     if timeout_s is not None and not timeout_s > 0:
         raise ValueError(f"timeout_s must be above 0, not {timeout_s}")
     return Reference(
@@ -230,6 +237,7 @@ def with_options(target: Reference, *, timeout_s: float | None, call_id: str | N
         target._binding,
         kind=target._kind,
         timeout_s=timeout_s if timeout_s is not None else target._timeout_s,
+        call_id=call_id if call_id is not None else target._call_id,
     )
 
 
@@ -255,7 +263,8 @@ async def _call(
         timeout_s = method.timeout_s if method is not None else None
         if timeout_s is None:
             timeout_s = defaults.call_timeout_s
-    call = Call(target._type, target._id, name, payload, now() + timeout_s)
+    deadline = now() + timeout_s
+    call = Call(target._type, target._id, name, payload, deadline, call_id=target._call_id)
     reply = await invoker.invoke(call)
     if method is None:
         return _decode_untyped(target, name, reply.payload)
@@ -264,6 +273,33 @@ async def _call(
         with _bound(binding):
             return signature.decode_result(reply.payload)
     return signature.decode_result(reply.payload)
+
+
+class Unstarted(NamedTuple):
+    """A call that was made and not awaited."""
+
+    reference: Reference
+    method: str
+    payload: bytes
+
+
+def take_unstarted(call: object) -> Unstarted:
+    """What ``call``, the coroutine that a reference's method gives, would do; it is closed.
+
+    Raises TypeError for anything else.
+    """
+    if not (inspect.iscoroutine(call) and call.cr_code is _call.__code__):
+        raise TypeError(
+            f"expected a call of a reference's method, such as other.deposit(amount=5), not "
+            f"{call!r:.80}"
+        )
+    if inspect.getcoroutinestate(call) != inspect.CORO_CREATED:
+        raise TypeError("that call has been awaited already")
+    assert call.cr_frame is not None
+    arguments = call.cr_frame.f_locals  # a coroutine that has not begun has its arguments alone
+    taken = Unstarted(arguments["target"], arguments["name"], arguments["payload"])
+    call.close()
+    return taken
 
 
 def _target(target: Reference, purpose: str) -> Binding:

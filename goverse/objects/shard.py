@@ -19,7 +19,8 @@ import enum
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from goverse.errors import NotOwner, Overloaded
+from goverse.call import Call
+from goverse.errors import DeadlineExceeded, NotOwner, Overloaded
 from goverse.ids import Epoch
 from goverse.objects.durability.fences import Opening
 from goverse.objects.turn import Turn
@@ -52,6 +53,7 @@ class Shard:
     """A shard that this node has a claim on, under one epoch."""
 
     __slots__ = (
+        "_changed",
         "_held",
         "_limit",
         "_quiet",
@@ -75,10 +77,15 @@ class Shard:
         self._held: OrderedDict[Turn, None] = OrderedDict()
         self._limit = limit
         self._quiet: asyncio.Future[None] | None = None
+        self._changed: list[asyncio.Future[None]] = []
 
     @property
     def held(self) -> int:
         return len(self._held)
+
+    @property
+    def is_opening(self) -> bool:
+        return self.state is ShardState.OPENING
 
     @property
     def is_open(self) -> bool:
@@ -104,6 +111,33 @@ class Shard:
                 f"{turn.call}: {self._limit.held} calls wait already for shards to open"
             )
         self.keep(turn)
+
+    async def wait_change(self, call: Call) -> None:
+        """Return when it has been opened or closed. Raises Overloaded, DeadlineExceeded."""
+        limit = self._limit
+        if limit.held >= limit.max_held:
+            raise Overloaded(f"{call}: {limit.held} calls wait already for shards to open")
+        limit.held += 1
+        waiting = asyncio.get_running_loop().create_future()
+        self._changed.append(waiting)
+        try:
+            async with asyncio.timeout_at(call.deadline):
+                await waiting
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{call}: shard {self.number} was not open before its deadline"
+            ) from None
+        finally:
+            limit.held -= 1
+            if not waiting.done() or waiting.cancelled():
+                self._changed.remove(waiting)
+
+    def changed(self) -> None:
+        """Let `wait_change` look again."""
+        waiting, self._changed = self._changed, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     def keep(self, turn: Turn) -> None:
         """`hold` for a turn that was accepted before: no limit applies."""

@@ -36,6 +36,8 @@ from goverse.transport.pushes import Push
 if TYPE_CHECKING:
     from goverse.objects.activation import Activation
     from goverse.objects.mailbox import Mailbox
+    from goverse.objects.recording import Record
+    from goverse.storage.values import Outcome, ReliableCall
 
 #: Longest chain of suspended turns: recursion through objects ends here, not in the memory.
 MAX_CHAIN = 128
@@ -116,6 +118,12 @@ class Turn(msgspec.Struct, eq=False):
     """The suspended turn that it is part of."""
     inner: Mailbox | None = None
     inner_idle: asyncio.Future[None] | None = None
+    record: Record | None = None
+    """The reliable call that it runs for."""
+    noted: Outcome | None = None
+    """The outcome of that call, once it was noted with the turn's state."""
+    issued: list[ReliableCall] | None = None
+    """Reliable calls that the method has issued."""
     outgoing: dict[int, Call] | None = None
     pushes: list[Push] | None = None
     """What leaves if it succeeds."""
@@ -239,6 +247,11 @@ class Turn(msgspec.Struct, eq=False):
         """Carry out a call that the method makes: it continues this turn's chain."""
         activation, mine = self._activation, self.call
         activation.check_alive()
+        if call.call_id and self.state is not ENDED:
+            raise FailedPrecondition(
+                f"{call} has a call id: its outcome could come only after this turn, so it cannot "
+                "be awaited in it; goverse.issue(...) makes the call once the turn is committed"
+            )
         call.principal = mine.principal
         call.client_id = mine.client_id
         call.trace = mine.trace

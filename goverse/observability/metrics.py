@@ -119,6 +119,41 @@ class Metrics:
             ("reason",),
         )
 
+        # Reliable calls.
+        self.reliable_pending = Gauge(
+            "goverse_reliable_pending_calls",
+            "Reliable calls that this node has accepted or is accepting and not finished.",
+            ("type",),
+        )
+        self.reliable_accepted = Counter(
+            "goverse_reliable_accepted_calls",
+            "Moves when a reliable call has been recorded in the store.",
+            ("type",),
+        )
+        self.reliable_repeated = Counter(
+            "goverse_reliable_repeated_calls",
+            "Moves when a call id was known already, for the same call.",
+            ("type",),
+        )
+        self.reliable_seconds = Histogram(
+            "goverse_reliable_call_duration_seconds",
+            "Moves when a reliable call is finished, with the time since its accept was known: "
+            "success, failed, skipped.",
+            ("type", "status"),
+            SECONDS,
+        )
+        self.reliable_parked = Counter(
+            "goverse_reliable_parked_calls",
+            "Moves when a call is parked whose attempts ended too many processes.",
+            ("type",),
+        )
+        self.deliveries = Counter(
+            "goverse_reliable_deliveries",
+            "Moves when the owner of a target has taken a call from an outbox, or has refused it "
+            "for good: delivered, parked.",
+            ("outcome",),
+        )
+
         self.refused = Counter(
             "goverse_refused_calls",
             "Moves when a call is refused because a limit was reached, by which one.",

@@ -11,7 +11,11 @@ LinkBroken, not sent                wait for another owner, or a moment: the lin
                                     has passed already
 LinkBroken, sent                    Unavailable, executed unknown
 Fenced                              Unavailable, executed as it says
+Unavailable                         the same
 ==================================  ==========================================================
+
+A call that has a call id takes effect once however often it is sent, so that after each of the
+last three it is sent again, too: to a newer owner, or in a moment.
 
 Every wait ends at the call's deadline. Each attempt resolves the owner anew, so nobody calls an
 address from before a failover. Only calls that were really sent again use the budget.
@@ -31,6 +35,7 @@ from goverse.errors import (
     DeadlineExceeded,
     Executed,
     Fenced,
+    GoverseError,
     LinkBroken,
     NotOwner,
     Overloaded,
@@ -39,15 +44,16 @@ from goverse.errors import (
 from goverse.ids import NO_EPOCH, Epoch
 from goverse.routing.budget import RetryBudget
 
-Failure = NotOwner | LinkBroken | Fenced
-FAILURES = (NotOwner, LinkBroken, Fenced)
+Failure = NotOwner | LinkBroken | Fenced | Unavailable
+FAILURES = (NotOwner, LinkBroken, Fenced, Unavailable)
 
 
 class RouterObserver(Protocol):
     """Told about what is not the hot path; metrics, where there are any."""
 
     def retried(self, reason: str) -> None:
-        """A call is tried again; ``reason`` is no_owner, not_owner or link_broken."""
+        """A call is tried again; ``reason`` is no_owner, not_owner, link_broken or, for a call
+        that has a call id, repeated."""
         ...
 
     def waited(self, seconds: float) -> None:
@@ -85,14 +91,20 @@ class Persistence:
         return Attempts(self, call)
 
 
+def mended(error: Exception, call: Call) -> bool:
+    """Whether ``error``, one of `FAILURES`, is the router's to deal with. `Unavailable` of a call
+    without a call id comes from behind its owner, and passes as it is."""
+    return bool(call.call_id) or not isinstance(error, Unavailable)
+
+
 class Attempts:
     """One call, from the end of its first attempt on.
 
-    Nothing here is ever tried again after an outcome that is not certainly ``no``; so the error
-    in the end says ``no`` unless the last attempt said otherwise.
+    A call without a call id is never tried again after an outcome that is not certainly ``no``.
+    With one it is; then no later ``no`` takes an earlier ``unknown`` back.
     """
 
-    __slots__ = ("_call", "_not_owner", "_rules", "_soon", "_unsent")
+    __slots__ = ("_again", "_call", "_executed", "_not_owner", "_rules", "_soon", "_unsent")
 
     def __init__(self, rules: Persistence, call: Call) -> None:
         self._rules = rules
@@ -100,6 +112,8 @@ class Attempts:
         source = rules.runtime.random
         self._soon = Backoff(source, min_s=0.005, max_s=0.5)
         self._unsent = Backoff(source, min_s=0.05, max_s=1.0)
+        self._again = Backoff(source, min_s=0.05, max_s=2.0)
+        self._executed = Executed.NO
         self._not_owner = Backoff(source, min_s=0.5, max_s=2.0)
 
     async def wait(self, tried: Owner | None, error: Failure | None) -> None:
@@ -107,6 +121,8 @@ class Attempts:
         loop = asyncio.get_running_loop()
         started = loop.time()
         observer = self._rules.observer
+        if error is not None and error.executed is not Executed.NO:
+            self._executed = error.executed
         try:
             if tried is None or error is None:
                 await self._owner(NO_EPOCH)
@@ -117,15 +133,26 @@ class Attempts:
             elif isinstance(error, LinkBroken) and not error.sent:
                 await self._newer(tried.epoch, self._unsent.next_s())
                 reason = "link_broken"
+            elif self._call.call_id:
+                await self._newer(tried.epoch, self._again.next_s())
+                await self._pay()
+                reason = "repeated"
             else:
                 raise Unavailable(
                     f"{self._call} was lost on its way: {error}", executed=error.executed
                 )
         except (DeadlineExceeded, Unavailable, Overloaded) as final:
+            self.correct(final)
             observer.gave_up(final.code)
             raise
         observer.retried(reason)
         observer.waited(loop.time() - started)
+
+    def correct(self, final: GoverseError) -> None:
+        """Let ``final`` speak of all attempts: what is unknown since an earlier one stays so."""
+        skipped = final.details.get("status") == "skipped"  # an outcome: it will never run
+        if final.executed is Executed.NO and not skipped:
+            final.executed = self._executed
 
     async def _after_not_owner(self, tried: Owner, error: NotOwner) -> None:
         if error.epoch >= tried.epoch:
@@ -180,5 +207,5 @@ class Attempts:
         else:
             why = f"shard {view.shard_of(self._call.id)} had no owner"
         return DeadlineExceeded(
-            f"{self._call} was not begun before its deadline: {why}", executed=Executed.NO
+            f"{self._call} was not begun before its deadline: {why}", executed=self._executed
         )

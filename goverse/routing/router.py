@@ -17,7 +17,7 @@ from goverse.call import Call, Forwarded, Forwarder, Receiver, Reply
 from goverse.cluster.records import Owner
 from goverse.cluster.view import ClusterView
 from goverse.config.settings import LimitSettings
-from goverse.errors import InvalidArgument
+from goverse.errors import GoverseError, InvalidArgument
 from goverse.ids import MemberId
 from goverse.routing.budget import RetryBudget
 from goverse.routing.persistence import (
@@ -26,6 +26,7 @@ from goverse.routing.persistence import (
     Persistence,
     RouterObserver,
     SilentObserver,
+    mended,
 )
 
 
@@ -54,7 +55,7 @@ class Attempt(msgspec.Struct, eq=False):
 
     def fail(self, error: Exception) -> None:
         self.under_way = None
-        if isinstance(error, FAILURES):
+        if isinstance(error, FAILURES) and mended(error, self.call):
             self.router.try_again(self, error)
         else:
             self.receiver.fail(error)
@@ -120,6 +121,8 @@ class Router:
             try:
                 return await target.invoke(call)
             except FAILURES as raised:
+                if not mended(raised, call):
+                    raise
                 error = raised
         # Out of the handler, so that no reference to the failed attempt is kept while waiting.
         return await self._persist(call, owner, error)
@@ -134,6 +137,8 @@ class Router:
         try:
             under_way = target.forward(call, attempt)
         except FAILURES as error:
+            if not mended(error, call):
+                raise
             self.try_again(attempt, error)
             return attempt
         if under_way is None:
@@ -184,7 +189,10 @@ class Router:
             if owner is not None:
                 try:
                     return await self._target(owner).invoke(call)
-                except FAILURES as raised:
+                except GoverseError as raised:
+                    if not isinstance(raised, FAILURES) or not mended(raised, call):
+                        attempts.correct(raised)
+                        raise
                     error = raised
 
     def _hold(self, id: str) -> None:

@@ -201,7 +201,7 @@ async def test_a_client_made_from_the_table() -> None:
                 made["ReliableCallObjectRequest"](
                     call_id="r1", type="Counter", id="a", method="add"
                 ),
-                "UNIMPLEMENTED",
+                "FAILED_PRECONDITION",
             ),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:

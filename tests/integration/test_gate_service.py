@@ -13,14 +13,16 @@ import pytest
 from google.protobuf import any_pb2, empty_pb2, struct_pb2
 from google.protobuf.message import Message
 
+import goverse
+from goverse.aio.runtime import Runtime
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     ApplicationError,
+    Conflict,
     DeadlineExceeded,
     Executed,
     GoverseError,
     InvalidArgument,
-    NotImplementedYet,
     ObjectFailed,
     Overloaded,
     PermissionDenied,
@@ -28,6 +30,7 @@ from goverse.errors import (
     TooLarge,
     Unavailable,
 )
+from goverse.storage.memory import MemoryStore
 from goverse.transport.grpc_status import error_of
 from goverse.transport.pb.gate import gate_pb2 as pb
 from goverse.transport.pb.gate.gate_pb2_grpc import GateServiceStub
@@ -36,6 +39,7 @@ from goverse.transport.tcp_network import TcpNetwork
 from goverse_gate.buffer import Message as Pushed
 from tests.support.eventually import eventually
 from tests.support.hosted import Hosted, hosted
+from tests.support.real_gate import real_gate
 from tests.support.room import outcomes
 
 MIB = 1024 * 1024
@@ -178,16 +182,49 @@ async def test_L31_every_method_goes_through_the_same_checks(method: str, reques
         assert isinstance(error, Unavailable) and "stopping" in error.message
 
 
-async def test_reliable_calls_are_not_there_yet_and_say_so() -> None:
-    async with gate() as running, connected(running) as stub:
-        request = pb.ReliableCallObjectRequest(**ADD, call_id="r1")
-        assert isinstance(
-            await failing(stub.ReliableCallObject(request, timeout=10)), NotImplementedYet
-        )
-        request.call_id = ""
-        error = await failing(stub.ReliableCallObject(request, timeout=10))
+class Saved(goverse.Object, durability="acknowledged"):
+    """What is called reliably."""
+
+    value: int = 0
+
+    @goverse.method
+    async def add(self, amount: int = 1) -> int:
+        self.value += amount
+        return self.value
+
+    @goverse.method
+    async def decline(self) -> None:
+        self.value += 1000
+        raise goverse.ApplicationError("declined", "on purpose")
+
+
+async def test_a_reliable_call_has_one_outcome_however_often_it_is_sent() -> None:
+    kept = MemoryStore(Runtime())
+    async with (
+        real_gate(Saved, kept=kept) as running,
+        grpc.aio.insecure_channel(running.gate.address, options=OPTIONS) as channel,
+    ):
+        stub: Any = GateServiceStub(channel)
+
+        def request(method: str, call_id: str, **arguments: Any) -> Any:
+            struct = struct_pb2.Struct()
+            struct.update(arguments)
+            return pb.ReliableCallObjectRequest(
+                call_id=call_id, type="Saved", id="a", method=method, request=packed(struct)
+            )
+
+        for _ in range(3):
+            told = await stub.ReliableCallObject(request("add", "r1", amount=5.0), timeout=10)
+            assert (told.status, told.error, value(told)) == ("SUCCESS", "", 5)
+        for _ in range(2):
+            told = await stub.ReliableCallObject(request("decline", "r2"), timeout=10)
+            assert (told.status, told.error) == ("FAILED", "on purpose")
+        error = await failing(stub.ReliableCallObject(request("add", "r1", amount=6.0), timeout=10))
+        assert isinstance(error, Conflict)
+        error = await failing(stub.ReliableCallObject(request("add", "", amount=6.0), timeout=10))
         assert isinstance(error, InvalidArgument) and error.details == {"field": "call_id"}
-        assert value(await stub.CallObject(a_call("add"), timeout=10)) == 1
+        told = await stub.ReliableCallObject(request("add", "r3"), timeout=10)
+        assert (told.status, value(told)) == ("SUCCESS", 6)
 
 
 async def test_the_deadline_of_the_caller_is_the_deadline_of_the_call() -> None:

@@ -42,13 +42,16 @@ class Host:
     broken: dict[int, bool] = field(default_factory=dict)
     """Shards that cannot be opened."""
     close_s: float = 0.001
+    released: dict[int, bool] = field(default_factory=dict)
+    """What was said of the claims before."""
 
-    async def open_shard(self, shard: int, epoch: Epoch) -> None:
+    async def open_shard(self, shard: int, epoch: Epoch, *, released: bool = False) -> None:
         if self.broken.get(shard):
             raise RuntimeError(f"shard {shard} is broken")
         self.process.world.check_opening(self.process, shard, epoch)
         self.open[shard] = epoch
         self.opened.append((shard, epoch))
+        self.released[shard] = released
 
     async def close_shard(self, shard: int, *, drain_timeout_s: float) -> bool:
         if self.busy.get(shard):

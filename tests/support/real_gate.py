@@ -13,6 +13,7 @@ from goverse.config.settings import ClusterSettings, GateSettings, NodeSettings,
 from goverse.coordination.memory import MemoryStore
 from goverse.objects import Registry
 from goverse.observability.metrics import Metrics
+from goverse.storage import memory as storage
 from goverse.transport.tcp_network import TcpNetwork
 from goverse_gate.app import Gate, run_gate
 from goverse_node.app import Node, run_node
@@ -40,8 +41,13 @@ class Running:
 
 
 @asynccontextmanager
-async def real_gate(*classes: type[goverse.Object]) -> AsyncIterator[Running]:
-    """Ready to be called."""
+async def real_gate(
+    *classes: type[goverse.Object], kept: storage.MemoryStore | None = None
+) -> AsyncIterator[Running]:
+    """Ready to be called.
+
+    :param kept: where durable objects are kept.
+    """
     runtime = Runtime()
     store = MemoryStore(runtime)
     registry = Registry()
@@ -54,6 +60,7 @@ async def real_gate(*classes: type[goverse.Object]) -> AsyncIterator[Running]:
             network=TcpNetwork(),
             runtime=runtime,
             metrics=Metrics(),
+            store=kept.connect() if kept is not None else None,
         )
 
     of_node, of_gate = surroundings(), surroundings()

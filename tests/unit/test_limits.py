@@ -78,6 +78,12 @@ ELSEWHERE = {
     "test_too_many_uncommitted_turns_are_refused_before_they_begin",
     "ops.connections": "integration/test_ops_server.py::"
     "test_a_crowd_of_silent_connections_keeps_no_probe_out",
+    "reliable.bytes": "unit/reliable/test_reliable_calls.py::"
+    "test_the_bytes_of_calls_under_way_are_limited",
+    "reliable.calls": "unit/reliable/test_reliable_calls.py::"
+    "test_the_number_of_calls_under_way_is_limited",
+    "reliable.outbox": "unit/reliable/test_reliable_outbox.py::"
+    "test_past_the_bound_rows_wait_in_the_store_and_keep_their_order",
 }
 
 Story = Callable[[], Coroutine[Any, Any, None]]

@@ -30,6 +30,7 @@ PUBLIC = [
     "create",
     "delete",
     "get",
+    "issue",
     "message",
     "method",
     "options",

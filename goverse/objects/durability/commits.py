@@ -23,7 +23,7 @@ from goverse.aio.deadlines import Deadlines
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.errors import Executed, GoverseError, ObjectFailed, Overloaded, Unavailable
-from goverse.objects.durability.fences import Fences
+from goverse.objects.durability.fences import Fences, Opening
 from goverse.objects.durability.journal import Journal, Taken
 from goverse.objects.durability.settlement import settle
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
@@ -85,6 +85,7 @@ class Commits:
         self._in_flight = 0
         self._queue: dict[Journal, None] = {}
         self._later = Deadlines(step_s=0.05)
+        self._settling: dict[Opening, None] = {}
         self._idle: list[asyncio.Future[None]] = []
         self._lanes = lanes
         self._tasks = tasks
@@ -121,10 +122,7 @@ class Commits:
                 self._later.add(self._now() + journal.interval_s, _when_due(self, journal))
             return
         self._queue[journal] = None
-        if self._idle:
-            waiting = self._idle.pop()
-            if not waiting.done():
-                waiting.set_result(None)
+        self._wake()
 
     def resized(self, by: int) -> None:
         self._bytes += by
@@ -157,13 +155,30 @@ class Commits:
             if len(batch) >= MAX_BATCH_OBJECTS or size >= MAX_BATCH_BYTES:
                 break
             if journal.subject.opening.settling:
-                continue  # the lane that settles it looks here next
+                self._look_again_after(journal.subject.opening)
+                continue
             del self._queue[journal]
             if journal.takeable:
                 taken = Taken.of(journal)
                 size += taken.change.size
                 batch.append(taken)
         return batch
+
+    def _look_again_after(self, opening: Opening) -> None:
+        """Not only lanes settle: accepts do, too."""
+        if opening not in self._settling:
+            self._settling[opening] = None
+            opening.when_settled(lambda: self._settled(opening))
+
+    def _settled(self, opening: Opening) -> None:
+        del self._settling[opening]
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._idle:
+            waiting = self._idle.pop()
+            if not waiting.done():
+                waiting.set_result(None)
 
     async def _commit(self, batch: list[Taken]) -> bool:
         """False: the store cannot be reached, and everything is put back."""
@@ -194,11 +209,7 @@ class Commits:
             return True
         self._observer.refused(verdict.value)
         opening = journal.subject.opening
-        if verdict is Verdict.FENCED and (
-            opening.settling or opening.number > taken.commit.fence.opening
-        ):
-            # It was this node that raised the fence, to settle something else. If it was not, the
-            # next attempt, after the settling, will tell.
+        if verdict is Verdict.FENCED and opening.is_behind(taken.commit.fence):
             journal.put_back()
             return False
         log.error("%s cannot be committed: %s", journal.subject.object, verdict.value)

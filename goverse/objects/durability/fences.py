@@ -6,7 +6,8 @@ a node that takes thousands of shards needs a hundred statements and not thousan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,15 +29,42 @@ class Opening:
     was refused by this node itself, and may be sent again.
     """
 
-    __slots__ = ("epoch", "number", "settling", "shard", "slots")
+    __slots__ = ("_settling", "_when_settled", "epoch", "number", "shard", "slots")
 
     def __init__(self, shard: int, slots: tuple[int, ...], epoch: Epoch, number: int) -> None:
         self.shard = shard
         self.slots = slots
         self.epoch = epoch
         self.number = number
-        #: The next number is being raised: nothing of these slots is written meanwhile.
-        self.settling = False
+        self._settling = 0
+        self._when_settled: list[Callable[[], None]] = []
+
+    @property
+    def settling(self) -> bool:
+        """The next number is being raised: nothing of these slots is written meanwhile."""
+        return self._settling > 0
+
+    @contextmanager
+    def being_settled(self) -> Iterator[None]:
+        """Commits and accepts may each have something to settle at one time."""
+        self._settling += 1
+        try:
+            yield
+        finally:
+            self._settling -= 1
+            if not self._settling:
+                waiting, self._when_settled = self._when_settled, []
+                for callback in waiting:
+                    callback()
+
+    def when_settled(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once nothing is being settled; now it is."""
+        self._when_settled.append(callback)
+
+    def is_behind(self, fence: Fence) -> bool:
+        """Whether it may be this node itself that has shut out ``fence``: what was refused under
+        it can be sent again. If it was not, the next attempt will tell."""
+        return self.settling or self.number > fence.opening
 
     def fence(self, slot: int) -> Fence:
         return Fence(slot, self.epoch, self.number)
@@ -92,7 +120,7 @@ class Fences:
         """The next number for a shard that is open: whatever is still under way to its slots is
         waited for or shut out. Raises as `open`."""
         again = await self.open(opening.shard, opening.epoch)
-        opening.number = again.number
+        opening.number = max(opening.number, again.number)
 
     async def _raise_all(self, requests: Sequence[_Request]) -> Sequence[Opening | Exception]:
         groups: dict[Epoch, list[_Request]] = {}

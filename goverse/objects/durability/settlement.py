@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 
 from goverse.aio.backoff import Backoff
 from goverse.aio.runtime import Runtime
@@ -25,36 +26,47 @@ log = logging.getLogger(__name__)
 
 async def settle(batch: Sequence[Taken], store: Store, fences: Fences, runtime: Runtime) -> None:
     """Return when every journal of ``batch`` has its verdict."""
-    openings = list(dict.fromkeys(taken.journal.subject.opening for taken in batch))
-    for opening in openings:
-        opening.settling = True
-    try:
-        await asyncio.gather(*(_shut_out(opening, batch, fences, runtime) for opening in openings))
+    openings = [taken.journal.subject.opening for taken in batch]
+    with ExitStack() as settling:
+        over = await shut_out(openings, settling, fences, runtime)
+        for taken in batch:
+            # Lost journals had to be waited for too: their successors wait for them.
+            error = over.get(taken.journal.subject.opening)
+            if error is not None:
+                taken.journal.refused(Fenced(str(error)))
         live = [taken for taken in batch if not taken.journal.is_lost]
         if live:
             _tell(live, *await _read(live, store, runtime))
         for taken in batch:
             if taken.journal.is_lost and taken.journal.in_flight:
                 taken.journal.put_back()  # nothing of it is under way any more
-    finally:
-        for opening in openings:
-            opening.settling = False
 
 
-async def _shut_out(
-    opening: Opening, batch: Sequence[Taken], fences: Fences, runtime: Runtime
-) -> None:
-    """Raise the fence, however long it takes; for lost journals too, as their successors wait."""
+async def shut_out(
+    openings: Iterable[Opening], settling: ExitStack, fences: Fences, runtime: Runtime
+) -> Mapping[Opening, Fenced]:
+    """Raise the fences of ``openings`` again, however long it takes: nothing of before is under
+    way any more when this returns. They count as being settled until ``settling`` is closed.
+
+    Returns those that are over, as somebody else stands higher.
+    """
+    distinct = list(dict.fromkeys(openings))
+    for opening in distinct:
+        settling.enter_context(opening.being_settled())
+    errors = await asyncio.gather(*(_shut_out(opening, fences, runtime) for opening in distinct))
+    return {
+        opening: error for opening, error in zip(distinct, errors, strict=True) if error is not None
+    }
+
+
+async def _shut_out(opening: Opening, fences: Fences, runtime: Runtime) -> Fenced | None:
     backoff = Backoff(runtime.random, min_s=0.1, max_s=2.0)
-    mine = [taken.journal for taken in batch if taken.journal.subject.opening is opening]
     while True:
         try:
             await fences.raise_again(opening)
-            return
+            return None
         except Fenced as error:
-            for journal in mine:
-                journal.refused(Fenced(str(error)))
-            return
+            return error
         except Unavailable as error:
             log.warning("shard %d: %s", opening.shard, error)
             await asyncio.sleep(backoff.next_s())

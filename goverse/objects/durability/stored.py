@@ -28,6 +28,9 @@ from goverse.storage.values import State
 
 Upgrade = Callable[[int, dict[str, Any]], dict[str, Any]]
 
+#: The values of a class that declares none.
+_NO_FIELDS = b"\x90"
+
 _stored = msgspec.msgpack.Decoder(tuple[tuple[str, ...], msgspec.Raw])
 _values = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
@@ -56,6 +59,7 @@ class StoredForm:
 
     def pack(self, encoded: bytes, kept: Kept | None) -> State:
         """:param encoded: by `StateCodec.encode`. :param kept: what `unpack` returned."""
+        encoded = encoded or _NO_FIELDS
         if kept is None:
             return State(self._head + encoded, self._version)
         values = [bytes(raw) for raw in _values.decode(encoded)]
@@ -93,7 +97,7 @@ class StoredForm:
 
     def _restore_by_name(self, names: tuple[str, ...], raw: bytes, instance: Any) -> Kept | None:
         found = dict(zip(names, (bytes(value) for value in _values.decode(raw)), strict=True))
-        own = self._codec.encode(instance)  # defaults, for what is not stored
+        own = self._codec.encode(instance) or _NO_FIELDS  # defaults, for what is not stored
         values = [
             found.pop(name, bytes(default))
             for name, default in zip(self._names, _values.decode(own), strict=True)

@@ -109,15 +109,25 @@ async def test_a_malformed_timeout_is_refused(http: Http, value: str) -> None:
     assert "Goverse-Timeout" in response.json()["detail"]
 
 
-async def test_a_call_id_reaches_the_door_which_refuses_it(http: Http) -> None:
-    await http.post(headers={"Goverse-Call-Id": "r1"})
-    assert http.door.calls[0].call_id == "r1"
+@pytest.mark.parametrize("call_id", ["r1", "größe", "a/b"])
+async def test_a_call_id_reaches_the_door(http: Http, call_id: str) -> None:
+    await http.post(headers=[(b"Goverse-Call-Id", call_id.encode())])
+    assert http.door.calls[0].call_id == call_id
 
 
-async def test_outcomes_of_reliable_calls_answer_501(http: Http) -> None:
-    response = await http.client.get("/v1/calls/r1")
-    assert response.status_code == 501
-    assert response.json()["code"] == "unimplemented"
+@pytest.mark.parametrize("values", [[b""], [b"\xff"], [b"a", b"b"]])
+async def test_a_malformed_call_id_is_refused(http: Http, values: list[bytes]) -> None:
+    response = await http.post(headers=[(b"Goverse-Call-Id", value) for value in values])
+    assert response.status_code == 400
+    assert "Goverse-Call-Id" in response.json()["detail"]
+    assert not http.door.calls
+
+
+async def test_outcomes_are_looked_up_by_call_id(http: Http) -> None:
+    response = await http.client.get("/v1/calls/a%2Fb")
+    assert response.status_code == 200
+    (call,) = http.door.calls
+    assert (call.verb, call.call_id, call.codec) == (Verb.LOOKUP, "a/b", Codec.JSON)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from goverse.errors import (
     GoverseError,
     InvalidArgument,
     NotFound,
-    NotImplementedYet,
     PermissionDenied,
 )
 from goverse_gate.http_calls import (
@@ -107,9 +106,8 @@ def test_other_methods_are_told_which_is_right(method: str, path: bytes, allowed
     assert (b"allow", allowed) in headers
 
 
-def test_the_outcome_of_reliable_calls_is_not_there_yet() -> None:
-    with pytest.raises(NotImplementedYet):
-        parse_target("GET", b"/v1/calls/r1")
+def test_the_outcome_of_a_reliable_call_has_a_path() -> None:
+    assert parse_target("GET", b"/v1/calls/a%2Fb") == Target("", "", "", "a/b")
 
 
 @pytest.mark.parametrize(

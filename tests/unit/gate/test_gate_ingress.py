@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goverse.call import Call, ChainEntry, Codec, Reply, Verb
+from goverse.call import Call, ChainEntry, Codec, Reply, Verb, look_up
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     ApplicationError,
@@ -21,7 +21,6 @@ from goverse.errors import (
     Internal,
     InvalidArgument,
     LinkBroken,
-    NotImplementedYet,
     NotOwner,
     Overloaded,
     PermissionDenied,
@@ -118,18 +117,19 @@ async def test_L30_a_client_id_of_another_connection_is_refused() -> None:
 
 async def test_L31_what_members_ask_each_other_is_refused() -> None:
     gate = Gate()
-    with pytest.raises(PermissionDenied, match="members only"):
-        await gate.door.invoke(a_call(verb=Verb.DESCRIBE, method=""))
+    for verb in (Verb.DESCRIBE, Verb.ENQUEUE):
+        with pytest.raises(PermissionDenied, match="members only"):
+            await gate.door.invoke(a_call(verb=verb, method="", call_id="r1"))
     assert not gate.router.calls
 
 
-@pytest.mark.parametrize("verb", [verb for verb in Verb if verb is not Verb.DESCRIBE])
+@pytest.mark.parametrize("verb", [Verb.CALL, Verb.CREATE, Verb.DELETE])
 async def test_L31_every_verb_is_checked_alike(verb: Verb) -> None:
     gate = Gate()
     method = "add" if verb is Verb.CALL else ""
     for fields, expected in [
         ({"client_id": "stolen"}, PermissionDenied),
-        ({"call_id": "r1"}, NotImplementedYet),
+        ({"call_id": "~1"}, InvalidArgument),
         ({"id": ""}, InvalidArgument),
         ({"type": "no type"}, InvalidArgument),
         ({"deadline": -1.0}, DeadlineExceeded),
@@ -171,6 +171,32 @@ async def test_a_malformed_name_is_refused_naming_the_field(
         "call",
     )
     assert gate.counted() == {(operation, "invalid_argument"): 1}
+
+
+async def test_a_look_up_goes_where_its_id_leads_and_nothing_else_of_it() -> None:
+    gate = Gate()
+    with pytest.raises(InvalidArgument, match="call id"):
+        await gate.door.invoke(a_call(verb=Verb.LOOKUP))
+    with pytest.raises(InvalidArgument, match="begins with ~"):
+        await gate.door.invoke(a_call(verb=Verb.LOOKUP, call_id="~1"))
+    await gate.door.invoke(a_call(verb=Verb.LOOKUP, call_id="r1", id="mine"))
+    (seen,) = gate.router.calls
+    assert seen.call_id == "r1" and seen.id == look_up("r1", 0.0).id
+
+
+async def test_L06_call_ids_are_scoped_by_their_principal() -> None:
+    gate = Gate()
+    seen = []
+    for principal in ("", "bob", "bob/c1", "b%2F"):
+        door = gate.ingress.door(client_id="", max_calls=9, principal=principal)
+        for call_id in ("c1", "c1/c1", "bob/c1"):
+            await door.invoke(a_call(call_id=call_id))
+            assert gate.router.calls[-1].principal == principal
+            seen.append(gate.router.calls[-1].call_id)
+    assert len(set(seen)) == len(seen)
+    assert seen[:3] == ["c1", "c1/c1", "bob/c1"]
+    with pytest.raises(InvalidArgument, match="longer than"):
+        await door.invoke(a_call(call_id="c" * 1020))
 
 
 @given(st.text(max_size=600), st.text(max_size=600), st.text(max_size=140))

@@ -6,15 +6,27 @@ import asyncio
 import random
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from goverse.call import Call, Codec, Reply
 from goverse.config.settings import LimitSettings
+from goverse.errors import (
+    ApplicationError,
+    Conflict,
+    DeadlineExceeded,
+    Executed,
+    FailedPrecondition,
+    GoverseError,
+    InvalidArgument,
+    ObjectFailed,
+    Unavailable,
+)
 from goverse.observability.metrics import Metrics
 from goverse.transport.pb.gate import gate_pb2 as pb
 from goverse_gate.clients import Clients
-from goverse_gate.gate_service import SERVICE, GateService
+from goverse_gate.gate_service import SERVICE, GateService, _unsuccessful
 from goverse_gate.ingress import Ingress
 
 
@@ -97,18 +109,24 @@ def test_random_names(
     async def run() -> None:
         service = Service()
         kind = getattr(pb, f"{method}Request")
-        given = {"type": type, "id": id, "method": name, "client_id": client_id}
-        given["call_id"] = client_id
+        fields = {"type": type, "id": id, "method": name, "client_id": client_id}
+        fields["call_id"] = client_id
         known = [field.name for field in kind.DESCRIPTOR.fields]
-        request = kind(**{key: text for key, text in given.items() if key in known})
+        request = kind(**{key: text for key, text in fields.items() if key in known})
         if "request" in known:
             request.request.value = value
         status = await service.send(method, request.SerializeToString())
-        assert status in ("OK", "INVALID_ARGUMENT", "PERMISSION_DENIED", "UNIMPLEMENTED")
+        assert status in ("OK", "INVALID_ARGUMENT", "PERMISSION_DENIED")
         assert len(service.router.calls) == (status == "OK")
         for call in service.router.calls:
             assert (call.type, call.id) == (type, id)
-            assert (call.client_id, call.call_id, call.principal, call.chain) == ("", "", "", ())
+            call_id = client_id if method == "ReliableCallObject" else ""
+            assert (call.client_id, call.call_id, call.principal, call.chain) == (
+                "",
+                call_id,
+                "",
+                (),
+            )
 
     asyncio.run(run())
 
@@ -116,3 +134,37 @@ def test_random_names(
 async def test_an_answer_that_is_no_any_is_our_fault() -> None:
     request = pb.CallObjectRequest(type="Counter", id="a", method="add")
     assert await Service(Codec.JSON).send("CallObject", request.SerializeToString()) == "INTERNAL"
+
+
+def late(**details: str) -> DeadlineExceeded:
+    return DeadlineExceeded("late", executed=Executed.UNKNOWN, details=details)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ApplicationError("no", "on purpose"), "FAILED"),
+        (ObjectFailed("raised", executed=Executed.YES), "FAILED"),
+        (FailedPrecondition("deleted", details={"status": "skipped"}), "SKIPPED"),
+        (
+            DeadlineExceeded("late", executed=Executed.UNKNOWN, details={"status": "pending"}),
+            "PENDING",
+        ),
+        (DeadlineExceeded("late", executed=Executed.UNKNOWN), "UNKNOWN"),
+        (Unavailable("lost", executed=Executed.UNKNOWN), "UNKNOWN"),
+        (Conflict("used"), None),
+        (InvalidArgument("bad"), None),
+        (DeadlineExceeded("early"), None),
+        (Unavailable("nobody"), None),
+    ],
+)
+def test_L36_what_is_known_of_a_reliable_call_is_its_status(
+    error: GoverseError, status: str | None
+) -> None:
+    if status is None:
+        with pytest.raises(type(error)):
+            _unsuccessful(error)
+        return
+    told = _unsuccessful(error)
+    assert isinstance(told, pb.ReliableCallObjectResponse)
+    assert (told.status, told.error, told.HasField("response")) == (status, error.message, False)

@@ -95,6 +95,7 @@ class DurableNode(Node):
         self.wire = Wire()
         self.store = store
         self.client = store.connect(self.wire, operation_timeout_s=1.0)
+        self.limits = limits
         self.counted = Counted()
         self.durability = Durability(
             self.client,
@@ -103,7 +104,13 @@ class DurableNode(Node):
             Runtime(random=random.Random(1)),
             self.counted,
         )
-        super().__init__(*classes, limits=limits, durability=self.durability)
+        super().__init__(
+            *classes, limits=limits, durability=self.durability, reliable=self.make_reliable
+        )
+
+    def make_reliable(self, node: Node) -> Any:
+        """Nothing here: see the kit of reliable calls."""
+        return None
 
     async def stored(self, type_name: str, id: str) -> StoredObject | None:
         object = ObjectId(type_name, id)
@@ -127,8 +134,9 @@ async def durable(
     limits: LimitSettings | None = None,
     epoch: Epoch = EPOCH,
     incarnation: str = "first",
+    make: type[DurableNode] = DurableNode,
 ):
-    node = DurableNode(
+    node = make(
         *classes,
         store=store or MemoryStore(Runtime(random=random.Random(2))),
         limits=limits or LimitSettings(),

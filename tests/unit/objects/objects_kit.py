@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +16,7 @@ from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.ids import Epoch
 from goverse.objects import CallDefaults, Catalog, Registry, interface_of, reference
 from goverse.objects.durability.service import Durability
+from goverse.objects.recording import ReliableCalls
 from goverse.sharding import shard_of
 
 NUM_SHARDS = 8
@@ -61,6 +63,7 @@ class Node:
         settings: ObjectSettings | None = None,
         limits: LimitSettings | None = None,
         durability: Durability | None = None,
+        reliable: Callable[[Node], ReliableCalls] | None = None,
     ) -> None:
         self.facts = Facts()
         self.observer = Observer()
@@ -78,6 +81,7 @@ class Node:
             Runtime(),
             observer=self.observer,
             durability=durability,
+            reliable=reliable(self) if reliable is not None else None,
         )
 
     async def invoke(self, call: Call) -> Reply:
@@ -116,13 +120,24 @@ def make_call(
     verb: Verb = Verb.CALL,
     chain: tuple[ChainEntry, ...] = (),
     payload: bytes | None = None,
+    call_id: str = "",
     **arguments: Any,
 ) -> Call:
     if payload is None:
         encode = msgspec.json.encode if codec is Codec.JSON else msgspec.msgpack.encode
         payload = encode(arguments) if arguments else b""
     deadline = asyncio.get_running_loop().time() + timeout_s
-    return Call(type_name, id, method, payload, deadline, codec=codec, verb=verb, chain=chain)
+    return Call(
+        type_name,
+        id,
+        method,
+        payload,
+        deadline,
+        codec=codec,
+        verb=verb,
+        chain=chain,
+        call_id=call_id,
+    )
 
 
 def value_of(reply: Reply) -> Any:

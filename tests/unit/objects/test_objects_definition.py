@@ -125,9 +125,9 @@ def test_durability_is_checked():
         class Yes(goverse.Object, durability="yes"):
             value: int = 0
 
-    with fails("needs declared state"):
+    with fails("on_parked must be 'leave' or 'block', not 'wait'"):
 
-        class Stateless(goverse.Object, durability="acknowledged"):
+        class Waits(goverse.Object, on_parked="wait"):
             pass
 
     with fails("leave out concurrent or durability"):

@@ -127,8 +127,13 @@ async def test_options_make_another_reference():
         assert await counter.add(1) == 1
         loop_time = node.sent[-1].deadline
         assert loop_time < __import__("asyncio").get_running_loop().time() + 1
-        with pytest.raises(goverse.NotImplementedYet, match="call_id"):
-            goverse.options(counter, call_id="1")
+        reliable = goverse.options(counter, call_id="1")
+        with pytest.raises(goverse.FailedPrecondition, match=r"storage\.url"):
+            await reliable.add(1)
+        assert node.sent[-1].call_id == "1"
+        for call_id in ("", "~1", "a\0b", "x" * 1025):
+            with pytest.raises(ValueError, match="call id"):
+                goverse.options(counter, call_id=call_id)
         with pytest.raises(ValueError, match="timeout_s must be above 0"):
             goverse.options(counter, timeout_s=0)
         with pytest.raises(TypeError, match="made by get"):

@@ -365,7 +365,7 @@ async def test_unknown_methods_and_call_ids():
             await node.call("Worker", "x", "gate")
         call = make_call("Worker", "x", "state")
         call.call_id = "1"
-        with pytest.raises(goverse.NotImplementedYet, match="reliable"):
+        with pytest.raises(goverse.FailedPrecondition, match=r"storage\.url"):
             await node.send(call)
         for id in ("", "a\0b", "shard#x/y", "shard#99999/y", "node#/"):
             with pytest.raises(goverse.InvalidArgument, match="object id"):

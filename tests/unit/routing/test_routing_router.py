@@ -15,6 +15,7 @@ from goverse.errors import (
     ApplicationError,
     DeadlineExceeded,
     Executed,
+    FailedPrecondition,
     Fenced,
     GoverseError,
     InvalidArgument,
@@ -117,11 +118,12 @@ class Setting:
             observer=self.notes,
         )
 
-    def call(self, id: str = "shard#3/x", *, within_s: float = 10.0) -> asyncio.Task[Reply]:
+    def call(
+        self, id: str = "shard#3/x", *, within_s: float = 10.0, call_id: str = ""
+    ) -> asyncio.Task[Reply]:
         deadline = self.story.loop.time() + within_s
-        return asyncio.create_task(
-            self.router.invoke(Call("Counter", id, "add", b"", deadline)), name="call"
-        )
+        call = Call("Counter", id, "add", b"", deadline, call_id=call_id)
+        return asyncio.create_task(self.router.invoke(call), name="call")
 
     async def passes(self, seconds: float) -> None:
         await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=seconds)
@@ -316,6 +318,53 @@ async def test_a_fenced_catalog_is_unavailable(story: Story) -> None:
     setting.local.then = Fenced("the lease is lost")
     error = await failure(setting.call())
     assert isinstance(error, Unavailable) and error.executed is Executed.UNKNOWN
+
+
+@told
+async def test_L36_a_call_that_has_a_call_id_is_sent_again(story: Story) -> None:
+    await story.begin()
+    await story.step(claim(3, "n1"))
+    for lost in (
+        LinkBroken("reset", sent=True),
+        Fenced("the lease is lost"),
+        Unavailable("its shard has moved", executed=Executed.UNKNOWN),
+        Unavailable("the store is away"),
+    ):
+        setting = Setting(story)
+        setting.pool["n1"].first = [lost, lost]
+        assert await setting.call(call_id="c") is OK
+        assert len(setting.pool["n1"].calls) == 3
+        assert setting.notes.retries == ["repeated", "repeated"]
+        # Without one it is not, as it may have run.
+        setting.pool["n1"].first = [lost]
+        assert isinstance(await failure(setting.call()), Unavailable)
+
+
+@told
+async def test_L07_no_later_no_takes_an_earlier_unknown_back(story: Story) -> None:
+    await story.begin()
+    await story.step(claim(3, "n1"))
+    for last in (
+        Overloaded("full"),
+        Unavailable("the store is away"),
+        lambda: NotOwner("never", epoch=NO_EPOCH),
+    ):
+        setting = Setting(story)
+        target = setting.pool["n1"]
+        target.first, target.then = [LinkBroken("reset", sent=True)], last
+        error = await failure(setting.call(within_s=5, call_id="c"))
+        assert error.executed is Executed.UNKNOWN
+        assert len(target.calls) < 60
+
+
+@told
+async def test_that_a_call_was_skipped_is_an_outcome_and_says_no(story: Story) -> None:
+    setting = Setting(story)
+    await story.begin()
+    await story.step(claim(3, "n1"))
+    skipped = FailedPrecondition("skipped", details={"status": "skipped"})
+    setting.pool["n1"].first = [LinkBroken("reset", sent=True), skipped]
+    assert (await failure(setting.call(call_id="c"))).executed is Executed.NO
 
 
 @told

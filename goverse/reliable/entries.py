@@ -1,0 +1,230 @@
+"""What this node knows of one unfinished reliable call, and who waits for it.
+
+::
+
+    ACCEPTING ──row stands──> PENDING <──lost, interrupted── RUNNING ──noted──> NOTED ──> OVER
+        │                        │  └────────────────────────^                            ^
+        └── refused              └── parked ──> PARKED           committed ───────────────┘
+
+An entry belongs to the node: that its callers give up changes nothing of its call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from goverse.aio.deadlines import Deadlines
+from goverse.call import Call
+from goverse.errors import DeadlineExceeded, Executed, GoverseError, Unavailable
+from goverse.ids import ObjectId
+from goverse.objects.definition import MethodType
+from goverse.objects.recording import Context
+from goverse.objects.shard import Shard
+from goverse.sharding import slot_of
+from goverse.storage.values import CallStatus, Fence, Outcome, ReliableCall, StoredCall
+
+if TYPE_CHECKING:
+    from goverse.reliable.orders import Order
+
+
+class EntryState(enum.Enum):
+    ACCEPTING = "accepting"
+    PENDING = "pending"
+    RUNNING = "running"
+    NOTED = "noted"
+    PARKED = "parked"
+    OVER = "over"
+
+
+ACCEPTING, PENDING, RUNNING, NOTED, PARKED, OVER = EntryState
+
+#: What a waiter is told: how the call ended, or why this node cannot say.
+Answer = Outcome | GoverseError
+
+#: What those are told who wait for the row alone.
+ACCEPTED = Outcome("", CallStatus.PENDING)
+
+
+class Entry:
+    """One call id on the owner of its object.
+
+    It is the `goverse.objects.recording.Record` of its turn.
+    """
+
+    __slots__ = (
+        "_accept_waiters",
+        "_waiters",
+        "accepted_at",
+        "alone",
+        "attempts",
+        "call",
+        "order",
+        "outcome",
+        "refusal",
+        "refusals",
+        "sent",
+        "seq",
+        "shard",
+        "size",
+        "slot",
+        "state",
+    )
+
+    def __init__(self, call: ReliableCall, shard: Shard) -> None:
+        opening = shard.opening
+        assert opening is not None, "a shard opens with its fence raised"
+        self.call = call
+        self.shard = shard
+        id = call.object.id
+        self.slot = opening.slots[0] if id.startswith("node#") else slot_of(id)
+        #: Bytes, as they are counted by the node.
+        self.size = len(call.arguments.data) + len(call.context)
+        self.state = ACCEPTING
+        self.seq = 0
+        self.attempts = 0
+        self.accepted_at = 0.0
+        #: Whether a batch with it was ever handed to the store.
+        self.sent = False
+        self.order: Order | None = None
+        #: What its turn left, on its way to the store.
+        self.outcome: Outcome | None = None
+        #: Its turn ran with nothing else of its object uncommitted.
+        self.alone = False
+        #: Why the store would not take what its turn left.
+        self.refusal: GoverseError | None = None
+        self.refusals = 0
+        self._waiters: dict[asyncio.Future[Answer], None] = {}
+        self._accept_waiters: dict[asyncio.Future[Answer], None] = {}
+
+    @property
+    def call_id(self) -> str:
+        return self.call.call_id
+
+    @property
+    def object(self) -> ObjectId:
+        return self.call.object
+
+    @property
+    def awaited(self) -> bool:
+        return bool(self._waiters or self._accept_waiters)
+
+    @property
+    def waits_for_page(self) -> bool:
+        """It is accepted, and has no place yet among what the shard brought along."""
+        return self.state is PENDING and self.order is None
+
+    def wait_for_page(self) -> None:
+        self.state = PENDING
+
+    def fence(self) -> Fence:
+        assert self.shard.opening is not None
+        return self.shard.opening.fence(self.slot)
+
+    def is_same(self, call: ReliableCall) -> bool:
+        mine = self.call
+        return (mine.object, mine.method, mine.digest) == (call.object, call.method, call.digest)
+
+    def adopt(self, stored: StoredCall) -> None:
+        """Its row, as the store has it."""
+        self.call = stored.call
+        self.seq, self.attempts = stored.seq, stored.attempts
+
+    def turn_call(self, method: MethodType | None, timeout_s: float) -> Call:
+        """The call of its turn, with a deadline of its own."""
+        call = self.call
+        if method is not None and method.timeout_s is not None:
+            timeout_s = method.timeout_s
+        context = Context.decode(call.context)
+        return Call(
+            call.object.type,
+            call.object.id,
+            call.method,
+            call.arguments.data,
+            asyncio.get_running_loop().time() + timeout_s,
+            codec=call.arguments.codec,
+            principal=call.principal,
+            client_id=context.client_id,
+            call_id=call.call_id,
+            trace=context.trace,
+        )
+
+    # -- the record of its turn
+
+    def check_begin(self) -> None:
+        if self.state is not PENDING or self.order is None or self.order.doubtful:
+            raise Unavailable(f"call {self.call_id} must not begin now")
+        self.state = RUNNING
+
+    def ran(self, outcome: Outcome) -> None:
+        self.state, self.outcome = NOTED, outcome
+        if self.order is not None:
+            self.order.ran(self)
+
+    def committed(self) -> None:
+        if self.order is not None and self.state is NOTED:
+            self.order.committed(self)
+
+    def lost(self, error: GoverseError) -> None:
+        if self.order is not None and self.state is NOTED:
+            self.order.lost(self, error)
+
+    # -- those who wait
+
+    async def wait(
+        self, call: Call, deadlines: Deadlines, *, accepted: bool, gone: Callable[[Entry], None]
+    ) -> Outcome:
+        """How it ended; with ``accepted``, as soon as its row stands. Raises why this node cannot
+        say, DeadlineExceeded.
+
+        :param gone: called when nobody waits any more.
+        """
+        if accepted and self.state is not ACCEPTING:
+            return ACCEPTED
+        waiters = self._accept_waiters if accepted else self._waiters
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        waiters[future] = None
+        handle = deadlines.add(call.deadline, partial(self._expire, future, call))
+        try:
+            answer = await future
+        finally:
+            deadlines.cancel(handle)
+            waiters.pop(future, None)
+            if not self.awaited:
+                gone(self)
+        if isinstance(answer, GoverseError):
+            raise answer
+        return answer
+
+    def _expire(self, future: asyncio.Future[Answer], call: Call) -> None:
+        if not future.done():
+            late = DeadlineExceeded(
+                f"{call} is {self.state.value} and was not finished before the deadline; ask "
+                "again under the same call id",
+                executed=Executed.UNKNOWN if self.sent else Executed.NO,
+                details={
+                    "call_id": self.call_id,
+                    "status": "unknown" if self.state is ACCEPTING else "pending",
+                },
+            )
+            future.set_result(late)
+
+    def tell_accepted(self) -> None:
+        self._tell(self._accept_waiters, lambda: ACCEPTED)
+
+    def tell(self, answer: Callable[[], Answer]) -> None:
+        """It is over here. Each waiter gets an answer of its own: a raised error is written to."""
+        self.state = OVER
+        self._tell(self._accept_waiters, answer)
+        self._tell(self._waiters, answer)
+
+    def _tell(
+        self, waiters: dict[asyncio.Future[Answer], None], answer: Callable[[], Answer]
+    ) -> None:
+        for future in waiters:
+            if not future.done():
+                future.set_result(answer())
+        waiters.clear()

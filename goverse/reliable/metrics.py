@@ -1,0 +1,34 @@
+"""What reliable calls tell, as metrics."""
+
+from __future__ import annotations
+
+from goverse.observability.metrics import Metrics
+
+
+class ReliableMetrics:
+    """A `goverse.reliable.service.ReliableObserver`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._accepted = metrics.reliable_accepted
+        self._repeated = metrics.reliable_repeated
+        self._seconds = metrics.reliable_seconds
+        self._parked = metrics.reliable_parked
+        self._deliveries = metrics.deliveries
+
+    def accepted(self, type_name: str) -> None:
+        self._accepted.inc(type_name)
+
+    def repeated(self, type_name: str) -> None:
+        self._repeated.inc(type_name)
+
+    def finished(self, type_name: str, status: str, seconds: float) -> None:
+        self._seconds.observe(seconds, type_name, status)
+
+    def parked(self, type_name: str) -> None:
+        self._parked.inc(type_name)
+
+    def delivered(self) -> None:
+        self._deliveries.inc("delivered")
+
+    def delivery_parked(self) -> None:
+        self._deliveries.inc("parked")
