@@ -44,8 +44,7 @@ def check_store(registry: Registry, store: Store | None) -> None:
     """Raises `MissingStore` naming the classes that would need one."""
     if store is not None:
         return
-    durable = [kind.name for kind in registry.types() if kind.stored is not None]
-    if durable:
+    if durable := registry.durable():
         raise MissingStore(
             f"{', '.join(durable)} must be durable, and storage.url names no store; set it, for "
             "example to postgresql://user@host/database or sqlite:///path/to/file"
