@@ -7,14 +7,18 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from goverse import storage
+from goverse.cluster.keys import Keys
 from goverse.cluster.member import NodeMember
+from goverse.cluster.records import BadValue, decode_layout
 from goverse.cluster.surroundings import Surroundings
-from goverse.config.settings import StorageSettings
+from goverse.config.settings import ClusterSettings, StorageSettings
+from goverse.coordination.api import CoordinatorUnavailable
 from goverse.errors import Unavailable
 from goverse.ids import NUM_SLOTS, MemberId
 from goverse.objects.registry import Registry
 from goverse.sharding import NODE_SHARD
 from goverse.storage.api import Store, StoreRefused
+from goverse.storage.rules import wrong_cluster
 
 
 class MissingStore(StoreRefused):
@@ -49,6 +53,26 @@ def check_store(registry: Registry, store: Store | None) -> None:
             f"{', '.join(durable)} must be durable, and storage.url names no store; set it, for "
             "example to postgresql://user@host/database or sqlite:///path/to/file"
         )
+
+
+async def check_cluster(surroundings: Surroundings, cluster: ClusterSettings) -> None:
+    """Raises `StoreRefused` if the store is known to be another cluster's than this node's.
+
+    Where the coordinator does not answer, or has no cluster yet, shards cannot be opened before
+    the store is ours either: `OwnedSlots`.
+    """
+    if surroundings.store is None:
+        return
+    stored = await surroundings.store.cluster_id()
+    if not stored:
+        return
+    try:
+        item = await surroundings.coordinator.get(Keys(cluster.etcd.prefix).layout)
+        mine = decode_layout(item).cluster_id if item is not None else stored
+    except (CoordinatorUnavailable, BadValue):
+        return
+    if mine != stored:
+        raise StoreRefused(wrong_cluster(stored, mine))
 
 
 class OwnedSlots:
