@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from goverse import storage
+from goverse.aio.runtime import Runtime
 from goverse.cluster.keys import Keys
 from goverse.cluster.member import NodeMember
 from goverse.cluster.records import BadValue, decode_layout
@@ -36,12 +37,20 @@ async def with_store(
     if not settings.url:
         yield surroundings
         return
-    store = await storage.open(settings, surroundings.runtime)
+    store = await open_store(settings, surroundings.runtime)
     try:
         await store.check()
         yield dataclasses.replace(surroundings, store=store)
     finally:
         await store.close()
+
+
+async def open_store(settings: StorageSettings, runtime: Runtime) -> Store:
+    """Raises `StoreRefused` for a URL that names none."""
+    try:
+        return await storage.open(settings, runtime)
+    except ValueError as error:
+        raise StoreRefused(str(error)) from None
 
 
 def check_store(registry: Registry, store: Store | None) -> None:

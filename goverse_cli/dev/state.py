@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from goverse import storage
 from goverse.aio.runtime import Runtime
 from goverse.cluster.keys import Keys
 from goverse.cluster.layout import ensure_layout
@@ -22,6 +21,7 @@ from goverse.config.settings import ClusterSettings, StorageSettings
 from goverse.coordination.api import Coordinator
 from goverse.ids import new_token
 from goverse.storage.api import Store, StoreRefused
+from goverse_node.durability import open_store
 
 #: Of the ids of clusters that development mode makes. No other cluster's store is gone on with:
 #: that would shut its nodes out.
@@ -77,7 +77,7 @@ async def going_on(
 
     Raises `StoreRefused`, `StorageUnavailable`, `CoordinatorUnavailable`.
     """
-    store = await storage.open(settings, Runtime())
+    store = await open_store(settings, Runtime())
     try:
         if migrate:
             await store.migrate()
