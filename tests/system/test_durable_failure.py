@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import goverse.client
+from goverse.aio.children import free_port
 from goverse.coordination.supervised import EtcdProcess
 from goverse.errors import Executed, GoverseError
 from goverse.sharding import slot_of
@@ -21,6 +22,7 @@ from goverse.storage.supervised import PostgresOptions
 from goverse.testing.processes import ProcessCluster, http_get, process_cluster
 from tests.support.durable_counter import DurableCounter, Load
 from tests.support.eventually import eventually
+from tests.support.holding_proxy import HoldingProxy
 from tests.support.postgres import PASSWORD, PostgresServer, installation, open_folder
 from tests.system.conftest import LEASE_TTL_S
 
@@ -33,11 +35,14 @@ OUTAGE_S = 4.0
 
 @asynccontextmanager
 async def running(
-    etcd: EtcdProcess, folder: Path, version: str
+    etcd: EtcdProcess, folder: Path, version: str, *, port: int = 0, port_of_n1: int = 0
 ) -> AsyncIterator[tuple[ProcessCluster, PostgresServer]]:
-    """PostgreSQL with a schema, three nodes and a gate, ready."""
+    """PostgreSQL with a schema, three nodes and a gate, ready.
+
+    :param port: of PostgreSQL; 0: a free one. :param port_of_n1: where n1 finds it; 0: there.
+    """
     with open_folder() as place:
-        options = PostgresOptions(place / "data", installation(version), password=PASSWORD)
+        options = PostgresOptions(place / "data", installation(version), PASSWORD, port)
         postgres = PostgresServer(options)
         await postgres.start()
         try:
@@ -50,13 +55,13 @@ async def running(
                     "GOVERSE_CLUSTER__LEASE_TTL": f"{LEASE_TTL_S:g}s",
                     "GOVERSE_CLUSTER__STABILITY_DURATION": "200ms",
                     "GOVERSE_CLUSTER__INITIAL_NUM_SHARDS": "256",
-                    "GOVERSE_STORAGE__URL": postgres.url,
                     "GOVERSE_STORAGE__PASSWORD": PASSWORD,
                     "LOG_FORMAT": "json",
                 },
             ) as cluster:
                 for name in NODES:
-                    await cluster.start_node(name)
+                    url = postgres.settings(port=port_of_n1 if name == "n1" else 0).url
+                    await cluster.start_node(name, GOVERSE_STORAGE__URL=url)
                 await cluster.start_gate("g1")
                 await cluster.wait_ready()
                 yield cluster, postgres
@@ -70,6 +75,27 @@ async def refused_commits(cluster: ProcessCluster, node: str, reason: str) -> in
         rf'^goverse_refused_commits_total{{[^}}]*reason="{reason}"[^}}]*}} ([0-9.e+]+)$', text, re.M
     )
     return int(sum(float(value) for value in found))
+
+
+@pytest.fixture
+def postgres_port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+async def late_store(postgres_port: int) -> AsyncIterator[HoldingProxy]:
+    """A way to PostgreSQL on which commits can be late."""
+    proxy = await HoldingProxy(postgres_port).start()
+    yield proxy
+    await proxy.close()
+
+
+def fence_of(session: Any, name: str) -> int:
+    """The revision of the epoch under which a counter's slot was opened."""
+    row = session.execute(
+        "SELECT revision FROM goverse_fences WHERE slot = %s", (slot_of(name),)
+    ).fetchone()
+    return int(row[0])
 
 
 def stored(session: Any, name: str) -> tuple[int, bytes]:
@@ -103,10 +129,11 @@ async def test_L11_kill_9_of_the_owner_loses_no_acknowledged_addition(
             await load.check()
 
 
-async def test_L02_an_owner_paused_in_a_commit_writes_nothing_after_the_next_one(
-    etcd: EtcdProcess, tmp_path: Path
+async def test_L02_a_commit_of_a_paused_owner_that_arrives_late_is_refused(
+    etcd: EtcdProcess, tmp_path: Path, late_store: HoldingProxy, postgres_port: int
 ) -> None:
-    async with running(etcd, tmp_path, "18") as (cluster, postgres):
+    cluster_of_three = running(etcd, tmp_path, "18", port=postgres_port, port_of_n1=late_store.port)
+    async with cluster_of_three as (cluster, postgres):
         async with goverse.client.connect(cluster.servers["g1"].address) as client:
             load = Load(client, counters=COUNTERS, callers=CALLERS)
             load.start()
@@ -117,49 +144,32 @@ async def test_L02_an_owner_paused_in_a_commit_writes_nothing_after_the_next_one
             assert mine, "no counter lives on the node to be paused"
             name = mine[0]
             counter = client.get(DurableCounter, name)
-            before, _ = await counter.get()
-            with postgres.connect() as session, postgres.connect() as holding:
-                fence = session.execute(
-                    "SELECT revision FROM goverse_fences WHERE slot = %s", (slot_of(name),)
-                ).fetchone()
-                # The commit is sent, has locked its fence, and waits for this row.
-                holding.execute("BEGIN")
-                holding.execute(
-                    "SELECT FROM goverse_objects WHERE object_id = %s FOR UPDATE", (name,)
-                )
+            with postgres.connect() as session:
+                before = stored(session, name)
+                fence = fence_of(session, name)
+                # The commit has left its node, and is on its way until `release`.
+                late_store.hold()
                 late = asyncio.create_task(goverse.options(counter, timeout_s=60).add())
-
-                def commits_wait() -> bool:
-                    [count] = session.execute(
-                        "SELECT count(*) FROM pg_locks WHERE NOT granted"
-                    ).fetchone() or (0,)
-                    return bool(count)
-
-                await eventually(commits_wait)
+                await eventually(lambda: late_store.holds)
                 paused.signal(signal.SIGSTOP)
                 try:
                     with pytest.raises(GoverseError) as told:
                         await late
                     assert told.value.executed is Executed.UNKNOWN
-
-                    def taken_over() -> bool:
-                        now = session.execute(
-                            "SELECT revision FROM goverse_fences WHERE slot = %s", (slot_of(name),)
-                        ).fetchone()
-                        return now is not None and now != fence
-
-                    await eventually(taken_over, timeout_s=30)
-                    holding.execute("ROLLBACK")
-                    value, pid = await counter.add()
+                    await eventually(lambda: fence_of(session, name) != fence, timeout_s=30)
+                    value, pid = await counter.get()
                     assert pid != paused.process.pid
-                    assert value == before + 1, "the commit under way was shut out"
+                    await late_store.release()
+                    assert stored(session, name) == before, "the old owner's commit was taken"
+                    load.told[name].values.append((await counter.add())[0])
+                    assert load.told[name].values[-1] == value + 1
                     written = {each: stored(session, each) for each in load.told}
+                    late_store.heal()
                 finally:
                     paused.signal(signal.SIGCONT)
                 await eventually(lambda: "lost its lease" in paused.log(), timeout_s=30)
                 await cluster.wait_ready("n1")
                 assert {each: stored(session, each) for each in load.told} == written
-            load.told[name].values.append(value)
             await load.check()
 
 
