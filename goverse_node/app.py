@@ -37,7 +37,7 @@ from goverse_node.admin.assembly import node_admin
 from goverse_node.admin.http import PinRoutes
 from goverse_node.admin.operations import NodeAdmin
 from goverse_node.admin.service import AdminService
-from goverse_node.durability import OwnedSlots, check_store
+from goverse_node.durability import OwnedSlots, check_cluster, check_store
 from goverse_node.goverse_service import GoverseService
 from goverse_node.inbound import InboundLinks
 from goverse_node.local import LocalCalls
@@ -145,11 +145,13 @@ async def run_node(
     """A node from its start to its orderly end.
 
     Serves once it is entered; readiness says when its shards are there. Raises OSError if an
-    address cannot be had, `MissingStore` if a class must be durable and there is no store.
+    address cannot be had, `MissingStore` if a class must be durable and there is no store,
+    `StoreRefused` if the store is another cluster's, `StorageUnavailable`.
     """
     runtime, limits, metrics = surroundings.runtime, settings.limits, surroundings.metrics
     coordinator, network = surroundings.coordinator, surroundings.network
     check_store(registry, surroundings.store)
+    await check_cluster(surroundings, settings.cluster)
     name = member_name(settings.node.id, settings.node.listen)
     rule = OperatorRule(_token(settings.security.admin_token_file))
     async with AsyncExitStack() as stack:

@@ -7,14 +7,19 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from goverse import storage
+from goverse.aio.runtime import Runtime
+from goverse.cluster.keys import Keys
 from goverse.cluster.member import NodeMember
+from goverse.cluster.records import BadValue, decode_layout
 from goverse.cluster.surroundings import Surroundings
-from goverse.config.settings import StorageSettings
+from goverse.config.settings import ClusterSettings, StorageSettings
+from goverse.coordination.api import CoordinatorUnavailable
 from goverse.errors import Unavailable
 from goverse.ids import NUM_SLOTS, MemberId
 from goverse.objects.registry import Registry
 from goverse.sharding import NODE_SHARD
 from goverse.storage.api import Store, StoreRefused
+from goverse.storage.rules import wrong_cluster
 
 
 class MissingStore(StoreRefused):
@@ -32,7 +37,7 @@ async def with_store(
     if not settings.url:
         yield surroundings
         return
-    store = await storage.open(settings, surroundings.runtime)
+    store = await open_store(settings, surroundings.runtime)
     try:
         await store.check()
         yield dataclasses.replace(surroundings, store=store)
@@ -40,16 +45,43 @@ async def with_store(
         await store.close()
 
 
+async def open_store(settings: StorageSettings, runtime: Runtime) -> Store:
+    """Raises `StoreRefused` for a URL that names none."""
+    try:
+        return await storage.open(settings, runtime)
+    except ValueError as error:
+        raise StoreRefused(str(error)) from None
+
+
 def check_store(registry: Registry, store: Store | None) -> None:
     """Raises `MissingStore` naming the classes that would need one."""
     if store is not None:
         return
-    durable = [kind.name for kind in registry.types() if kind.stored is not None]
-    if durable:
+    if durable := registry.durable():
         raise MissingStore(
             f"{', '.join(durable)} must be durable, and storage.url names no store; set it, for "
             "example to postgresql://user@host/database or sqlite:///path/to/file"
         )
+
+
+async def check_cluster(surroundings: Surroundings, cluster: ClusterSettings) -> None:
+    """Raises `StoreRefused` if the store is known to be another cluster's than this node's.
+
+    Where the coordinator does not answer, or has no cluster yet, shards cannot be opened before
+    the store is ours either: `OwnedSlots`.
+    """
+    if surroundings.store is None:
+        return
+    stored = await surroundings.store.cluster_id()
+    if not stored:
+        return
+    try:
+        item = await surroundings.coordinator.get(Keys(cluster.etcd.prefix).layout)
+        mine = decode_layout(item).cluster_id if item is not None else stored
+    except (CoordinatorUnavailable, BadValue):
+        return
+    if mine != stored:
+        raise StoreRefused(wrong_cluster(stored, mine))
 
 
 class OwnedSlots:

@@ -33,6 +33,9 @@ from goverse.storage.api import HigherEpoch
 
 log = logging.getLogger(__name__)
 
+#: Seconds between two lines about shards that cannot be opened.
+_TELL_EVERY_S = 1.0
+
 _CALLED_OFF_MIN_S = 2.0
 _CALLED_OFF_MAX_S = 60.0
 
@@ -98,6 +101,7 @@ class Ownership:
         self._claiming = True
         self._closing = False
         self._progress = asyncio.Event()
+        self._tell_again_at = 0.0
         membership.on_joined(self._on_joined)
         membership.on_lost(self._on_lost)
         view.subscribe(self._on_view)
@@ -299,11 +303,20 @@ class Ownership:
                 except HigherEpoch as higher:
                     await self._outranked(shard, epoch, higher)
                 except Unavailable as error:
-                    log.warning("shard %d waits to be opened: %s", shard, error)
+                    self._tell_waiting(shard, error)
                 except Exception:
                     log.exception("shard %d cannot be opened at %s; trying again", shard, epoch)
             backoff = backoff or Backoff(self._runtime.random, max_s=1.0)
             await asyncio.sleep(backoff.next_s())
+
+    def _tell_waiting(self, shard: int, error: Unavailable) -> None:
+        """What keeps one shard from being opened keeps thousands: a line for all of them."""
+        now = asyncio.get_running_loop().time()
+        if now < self._tell_again_at:
+            return
+        self._tell_again_at = now + _TELL_EVERY_S
+        opening = sum(h.state is HoldingState.OPENING for h in self._holdings.values())
+        log.warning("shard %d waits to be opened, one of %d: %s", shard, opening, error)
 
     async def _outranked(self, shard: int, epoch: Epoch, higher: HigherEpoch) -> None:
         """The store has seen a higher epoch. Either somebody else owns the shard by now, and the

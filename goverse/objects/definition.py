@@ -421,6 +421,9 @@ def _collect(cls: type[Object], options: ClassOptions) -> list[MethodType]:
             elif name in ("on_activate", "on_deactivate"):
                 if not inspect.iscoroutinefunction(value):
                     raise TypeError(f"{where} must be written 'async def'")
+            elif name == "upgrade_state":
+                if not isinstance(value, classmethod):
+                    raise TypeError(f"{where} must be a classmethod")
             elif name in RESERVED and not name.startswith("__"):
                 raise TypeError(f"{where}: this name is reserved by goverse.Object")
     return list(found.values())

@@ -49,6 +49,10 @@ class Registry:
         """All types, by name."""
         return tuple(self._types[name] for name in sorted(self._types))
 
+    def durable(self) -> tuple[str, ...]:
+        """Names of the types whose state is kept in a store."""
+        return tuple(found.name for found in self.types() if found.stored is not None)
+
     def types_digest(self) -> str:
         """Equal for two processes that host the same interfaces."""
         return self.describe().digest

@@ -124,7 +124,7 @@ class PostgresProcess:
         data_dir = self.options.data_dir
         if self._user:
             data_dir.parent.mkdir(parents=True, exist_ok=True)
-            if (closed := _closed_folder(data_dir.parent)) is not None:
+            if (closed := closed_folder(data_dir.parent)) is not None:
                 raise RuntimeError(
                     f"PostgreSQL runs as {self._user} and cannot reach {data_dir}: "
                     f"{closed} is closed to others"
@@ -265,7 +265,7 @@ class PostgresProcess:
         self._running().send_signal(signal.SIGCONT)
 
 
-def _closed_folder(folder: Path) -> Path | None:
+def closed_folder(folder: Path) -> Path | None:
     """The first of ``folder`` and its parents that others cannot pass through."""
     for path in (folder.resolve(), *folder.resolve().parents):
         if not path.stat().st_mode & stat.S_IXOTH:
@@ -275,7 +275,7 @@ def _closed_folder(folder: Path) -> Path | None:
 
 def _reachable(installation: Installation, as_other: bool) -> Path:
     """The programs where their user can run them: where they are, or copied once."""
-    if not as_other or _closed_folder(installation.programs) is None:
+    if not as_other or closed_folder(installation.programs) is None:
         return installation.programs
     parts = _parts(installation)
     which = f"{installation.programs} {max(part.stat().st_mtime_ns for part in parts)}"

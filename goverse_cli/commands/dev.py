@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import click
 
@@ -23,6 +24,11 @@ _PORT = click.IntRange(1, 65_535)
 @click.option("--gate-port", type=_PORT, help="Gate, gRPC (49000, else the next free one).")
 @click.option("--node-port", type=_PORT, help="First node (48000, else the next free one).")
 @click.option("--etcd-port", type=_PORT, help="etcd (2379, else the next free one).")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keeps durable objects (.goverse beside the application).",
+)
 def dev(
     module: str,
     nodes: int | None,
@@ -30,25 +36,32 @@ def dev(
     gate_port: int | None,
     node_port: int | None,
     etcd_port: int | None,
+    data_dir: Path | None,
 ) -> None:
     """Serve a module on this machine, and restart it when its code changes.
 
     MODULE is a file (app.py) or a dotted name. Without --nodes a node and a gate share one
-    process and an in-memory coordinator: what they knew is gone after a restart. With --nodes
-    they are processes of their own on a real etcd, as in production, and are restarted one after
-    the other. Ctrl-C stops everything; once more stops it at once.
+    process and an in-memory coordinator. With --nodes they are processes of their own on a real
+    etcd, as in production, and are restarted one after the other. Ctrl-C stops everything; once
+    more stops it at once.
+
+    If a class asks for durability and no storage.url is configured, its objects are kept in the
+    data directory, in SQLite or, with --nodes, in the bundled PostgreSQL, and are there again at
+    the next start. Remove the folder to begin afresh.
 
     \b
     Examples:
       goverse-cli dev app.py
       goverse-cli dev app.py --nodes 3
       goverse-cli dev app.py --http-port 9000
+      goverse-cli dev app.py --data-dir /var/tmp/app
     """
     # Imported here: only this command needs it, and the others start faster without.
     from goverse_cli.dev.examples import source_of
     from goverse_cli.dev.plan import AskedPorts, make_plan
     from goverse_cli.dev.ports import Ports, PortTaken
     from goverse_cli.dev.run import run
+    from goverse_cli.dev.state import StateFault
 
     async def session() -> None:
         began = asyncio.get_running_loop().time()
@@ -58,9 +71,9 @@ def dev(
         ports = Ports()
         asked = AskedPorts(http=http_port, gate=gate_port, node=node_port, etcd=etcd_port)
         try:
-            plan = make_plan(module, nodes=nodes or 0, ports=ports, asked=asked)
+            plan = make_plan(module, nodes=nodes or 0, ports=ports, asked=asked, state=data_dir)
             await run(plan, source, ports.moved, began=began)
-        except (PortTaken, FileNotFoundError) as error:
+        except (PortTaken, FileNotFoundError, StateFault) as error:
             raise CliError(str(error), Exit.ERROR) from error
 
     asyncio.run(session())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 from goverse.aio.backoff import Backoff
 from goverse.coordination.supervised import EtcdOptions, EtcdProcess
 from goverse_cli.dev.plan import Plan
 from goverse_cli.dev.processes import Console, describe_exit
+
+_POLL_S = 0.05
 
 
 class DevelopmentEtcd:
@@ -47,6 +50,14 @@ class DevelopmentEtcd:
                     await self._stopping.wait()
             except TimeoutError:
                 continue
+
+    async def wait_ready(self) -> None:
+        """Return once it answers, however often it is started again; for ever if need be."""
+        while True:
+            with contextlib.suppress(RuntimeError):
+                await self._process.wait_ready()
+                return
+            await asyncio.sleep(_POLL_S)
 
     async def stop(self) -> None:
         self._stopping.set()

@@ -6,10 +6,15 @@ import json
 import os
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from goverse_cli.dev.examples import Example, lines_to_try
+from goverse.config.settings import StorageSettings
+from goverse_cli.dev.examples import Example, lines_to_try, source_of
 from goverse_cli.dev.ports import Ports
 from goverse_cli.dev.processes import Command
+
+#: The folder of the state, beside the application, unless ``--data-dir`` names another one.
+FOLDER = ".goverse"
 
 HOST = "127.0.0.1"
 
@@ -49,7 +54,12 @@ class NodePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """``etcd_port`` is 0 where node and gate share a process, and with it a coordinator."""
+    """``etcd_port`` is 0 where node and gate share a process, and with it a coordinator.
+
+    :param state: the folder that keeps durable objects; made when there is one to keep.
+    :param state_asked: whether the user named it.
+    :param postgres_port: where their store listens if there are several processes.
+    """
 
     module: str
     nodes: tuple[NodePlan, ...]
@@ -58,14 +68,22 @@ class Plan:
     gate_ops_port: int
     etcd_port: int = 0
     etcd_peer_port: int = 0
+    postgres_port: int = 0
+    state: str = FOLDER
+    state_asked: bool = False
 
     @property
     def ops_ports(self) -> tuple[int, ...]:
         return (*(node.ops_port for node in self.nodes), self.gate_ops_port)
 
 
-def make_plan(module: str, *, nodes: int, ports: Ports, asked: AskedPorts) -> Plan:
-    """``nodes`` 0: one process for all. Raises PortTaken."""
+def make_plan(
+    module: str, *, nodes: int, ports: Ports, asked: AskedPorts, state: Path | None = None
+) -> Plan:
+    """``nodes`` 0: one process for all. Raises PortTaken.
+
+    :param state: the folder that the user named for it; None: one beside the application.
+    """
     http = ports.pick(8080, asked.http)
     gate = ports.pick(49000, asked.gate)
     gate_ops = ports.pick(49001)
@@ -82,7 +100,15 @@ def make_plan(module: str, *, nodes: int, ports: Ports, asked: AskedPorts) -> Pl
         gate_ops_port=gate_ops,
         etcd_port=ports.pick(2379, asked.etcd) if nodes else 0,
         etcd_peer_port=ports.pick(2380) if nodes else 0,
+        postgres_port=ports.pick(25432) if nodes else 0,
+        state=str((state or _beside(module)).resolve()),
+        state_asked=state is not None,
     )
+
+
+def _beside(module: str) -> Path:
+    source = source_of(module)
+    return (source.resolve().parent if source is not None else Path.cwd()) / FOLDER
 
 
 def environment(nodes: int = 1) -> dict[str, str]:
@@ -114,7 +140,12 @@ def plan_from_json(text: str) -> Plan:
     return Plan(**fields)
 
 
-def node_command(plan: Plan, node: NodePlan) -> Command:
+def node_command(plan: Plan, node: NodePlan, store: StorageSettings | None = None) -> Command:
+    """:param store: the session's own; None: what the node is configured to have."""
+    env = environment(len(plan.nodes))
+    if store is not None:
+        env["GOVERSE_STORAGE__URL"] = store.url
+        env["GOVERSE_STORAGE__PASSWORD"] = store.password
     return Command(
         name=node.name,
         argv=(
@@ -125,7 +156,7 @@ def node_command(plan: Plan, node: NodePlan) -> Command:
             *("--module", plan.module),
             *("--etcd-endpoints", f"{HOST}:{plan.etcd_port}"),
         ),
-        env=environment(len(plan.nodes)),
+        env=env,
         final_codes=(CODE_BROKEN,),
     )
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from goverse.aio.backoff import Backoff
 from goverse.aio.tasks import Tasks
+from goverse_cli.dev.backing import Backing
 from goverse_cli.dev.etcd import DevelopmentEtcd
 from goverse_cli.dev.examples import find_example
 from goverse_cli.dev.plan import Plan, banner, gate_command, node_command, single_command
 from goverse_cli.dev.processes import Command, Console
 from goverse_cli.dev.ready import wait_ready
+from goverse_cli.dev.state import StateFault
 from goverse_cli.dev.supervisor import Child
 from goverse_cli.dev.watch import Watch, syntax_fault
 
@@ -37,7 +39,8 @@ async def run(plan: Plan, source: Path, moved: dict[int, int], *, began: float) 
     :param moved: usual ports that were in use, and what was taken instead.
     :param began: the loop's ``time()`` when the user began to wait.
 
-    Raises FileNotFoundError where several processes are asked for and there is no etcd.
+    Raises FileNotFoundError where several processes are asked for and there is no etcd, and
+    `StateFault` if the application's objects cannot be kept.
     """
     console = Console(sys.stderr, colour=sys.stderr.isatty())
     with contextlib.ExitStack() as stack:
@@ -53,11 +56,17 @@ async def run(plan: Plan, source: Path, moved: dict[int, int], *, began: float) 
             crashes.append(error)
             stop.put_nowait(signal.SIGTERM)
 
+        async def start() -> None:
+            try:
+                await session.start(tasks)
+            except StateFault as fault:
+                crashed("start", fault)
+
         tasks = Tasks("dev session", on_crash=crashed)
         try:
-            tasks.spawn("start", session.start(tasks))
+            tasks.spawn("start", start())
             tasks.spawn("announce", session.announce(moved, began))
-            tasks.spawn("watch", session.restart_on_change())
+            tasks.spawn("watch", session.restart_on_change(tasks))
             await stop.get()
             console.say("Stopping; once more to stop at once.")
             await _stop(session, stop, tasks)
@@ -104,6 +113,7 @@ class Session:
         self._source = source
         self._console = console
         self._etcd = etcd
+        self._backing = Backing(plan, etcd, console) if etcd is not None else None
         self._watch = Watch(source)
         self._started = asyncio.Event()
         self._changed = asyncio.Event()
@@ -127,8 +137,17 @@ class Session:
             await self._changed.wait()
         if self._etcd is not None:
             tasks.spawn("etcd", self._etcd.run())
+        await self._prepare_store(tasks)
         for child in (*self._nodes, *self._gates):
             tasks.spawn(child.command.name, child.run())
+
+    async def _prepare_store(self, tasks: Tasks) -> None:
+        """Raises `StateFault`."""
+        if self._backing is None:
+            return
+        await self._backing.prepare(tasks)
+        for child, node in zip(self._nodes, self._plan.nodes, strict=True):
+            child.command = node_command(self._plan, node, self._backing.own)
 
     async def announce(self, moved: dict[int, int], began: float) -> None:
         """Print the banner when all answers for the first time, afterwards a line each time."""
@@ -147,13 +166,18 @@ class Session:
             else:
                 self._console.say(f"Ready again ({loop.time() - again_from:.1f} s).")
 
-    async def restart_on_change(self) -> None:
+    async def restart_on_change(self, tasks: Tasks) -> None:
         async for names in self._watch.changes():
             self._changed.set()
             if fault := syntax_fault(self._source):
                 self._console.say(f"{fault}\nWhat runs goes on; waiting for the next change.")
                 continue
             self._console.say(f"{', '.join(names[:3])} changed: restarting")
+            try:
+                await self._prepare_store(tasks)
+            except StateFault as fault:
+                self._console.say(f"{fault}\nWhat runs goes on; waiting for the next change.")
+                continue
             await self._roll()
 
     async def _roll(self) -> None:
@@ -166,14 +190,18 @@ class Session:
                         await wait_ready((node.ops_port,))
 
     async def stop(self) -> None:
-        """Gate, nodes, etcd: nobody loses what it needs in order to stop."""
+        """Gate, nodes, store, etcd: nobody loses what it needs in order to stop."""
         for stage in (self._gates, self._nodes):
             await asyncio.gather(*(child.stop() for child in stage))
+        if self._backing is not None:
+            await self._backing.stop()
         if self._etcd is not None:
             await self._etcd.stop()
 
     async def kill(self) -> None:
         children = (*self._gates, *self._nodes)
         await asyncio.gather(*(child.stop(timeout_s=_HURRY_S) for child in children))
+        if self._backing is not None:
+            await self._backing.kill()
         if self._etcd is not None:
             await self._etcd.kill()

@@ -101,6 +101,16 @@ class DevSession:
         assert process.returncode == 0, f"{line}\n{err.decode()}"
         return out.decode()
 
+    async def answers(self, line: str, text: str, *, timeout_s: float = 30) -> None:
+        """Paste ``line`` until its answer is ``text``: nodes may be on their way."""
+        answer = ""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while answer != text:
+                    answer = (await self.paste(line)).strip()
+        except TimeoutError:
+            raise AssertionError(f"{line} answers {answer}, not {text}:\n{self.shown}") from None
+
     def processes(self) -> list[int]:
         """Every process of this session that runs, its own included."""
         found = []

@@ -75,6 +75,10 @@ class HoldingProxy:
     def hold(self) -> None:
         self._mode = "hold"
 
+    @property
+    def holds(self) -> bool:
+        return any(pair.held for pair in self._pairs)
+
     async def release(self) -> None:
         """Deliver what is held, and wait until the server has answered or hung up."""
         for pair in self._pairs:

@@ -19,6 +19,7 @@ from goverse.config.settings import ClusterSettings, LimitSettings
 from goverse.coordination import Compare, Coordinator, CoordinatorUnavailable, Delete, Put
 from goverse.coordination.api import KeyValue, Lease, Snapshot, TxnResult, Watch
 from goverse.coordination.memory import MemoryStore
+from goverse.errors import Unavailable
 from goverse.ids import Epoch
 from goverse.observability.metrics import Metrics
 from goverse.sharding import NODE_SHARD
@@ -41,6 +42,9 @@ class Host:
     """Shards whose turns do not end."""
     broken: dict[int, bool] = field(default_factory=dict)
     """Shards that cannot be opened."""
+    away: bool = False
+    """Whether its store cannot be reached, so that no shard can be opened for now."""
+    refusals: int = 0
     close_s: float = 0.001
     released: dict[int, bool] = field(default_factory=dict)
     """What was said of the claims before."""
@@ -48,6 +52,9 @@ class Host:
     async def open_shard(self, shard: int, epoch: Epoch, *, released: bool = False) -> None:
         if self.broken.get(shard):
             raise RuntimeError(f"shard {shard} is broken")
+        if self.away:
+            self.refusals += 1
+            raise Unavailable("the store is away")
         self.process.world.check_opening(self.process, shard, epoch)
         self.open[shard] = epoch
         self.opened.append((shard, epoch))

@@ -15,7 +15,7 @@ from goverse.aio.batcher import Batcher
 from goverse.aio.tasks import Tasks
 from goverse.errors import GoverseError, Unavailable
 from goverse.ids import Epoch
-from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
+from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store, StoreRefused
 from goverse.storage.values import Fence
 
 _MAX_SHARDS = 1024
@@ -111,6 +111,8 @@ class Fences:
             slots = await self._facts.slots_of(shard)
         except (StorageUnavailable, OutcomeUnknown) as error:
             raise Unavailable(f"the store cannot be reached: {error}") from None
+        except StoreRefused as error:
+            raise Unavailable(str(error)) from None
         opened = await self._raising.submit(_Request(shard, slots, epoch))
         if isinstance(opened, Exception):
             raise opened

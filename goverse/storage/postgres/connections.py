@@ -147,6 +147,7 @@ def _has_something_to_read(connection: Connection) -> bool:
 
 
 def _parameters(settings: StorageSettings, lock_timeout_s: float | None) -> dict[str, Any]:
+    """Raises ValueError."""
     limit_ms = round(settings.operation_timeout_s * 1000)
     options: dict[str, int | str] = {
         "statement_timeout": limit_ms,
@@ -157,7 +158,10 @@ def _parameters(settings: StorageSettings, lock_timeout_s: float | None) -> dict
         # The statements are written for it; a role or a database may have another default.
         "default_transaction_isolation": r"read\ committed",
     }
-    given = conninfo_to_dict(settings.url)
+    try:
+        given = conninfo_to_dict(settings.url)
+    except psycopg.ProgrammingError as error:
+        raise ValueError(f"storage.url is not a URL of PostgreSQL: {words(error)}") from None
     own = " ".join(f"-c {name}={value}" for name, value in options.items())
     parameters: dict[str, Any] = {
         "keepalives_idle": 5,

@@ -100,6 +100,22 @@ async def test_one_node_claims_everything_in_batches(world: World) -> None:
     assert max(revisions.values()) == 62
 
 
+def test_L27_what_keeps_a_thousand_shards_from_opening_is_said_once_a_second(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @in_world(shards=1024)
+    async def run(world: World) -> None:
+        n1 = await world.node("n1")
+        n1.host.away = True
+        await world.until(lambda: n1.host.refusals > 3000)
+        told = [line for line in caplog.messages if "waits to be opened, one of" in line]
+        assert 1 <= len(told) <= 1 + asyncio.get_running_loop().time()
+        n1.host.away = False
+        await world.until(world.all_open)
+
+    run()
+
+
 @in_world()
 async def test_the_node_shard_is_opened_at_the_member_keys_revision(world: World) -> None:
     n1 = await world.node("n1")

@@ -17,6 +17,7 @@ from goverse.ids import Epoch, ObjectId
 from goverse.objects.durability.commits import Commits
 from goverse.objects.durability.fences import Fences, Opening
 from goverse.objects.durability.journal import Journal, Subject
+from goverse.storage.api import StoreRefused
 from goverse.storage.memory import MemoryStore
 from goverse.storage.values import Act, CallStatus, Outcome, State
 from goverse.testing.loop import run_virtual
@@ -260,6 +261,17 @@ async def test_L01_an_outcome_is_written_with_the_state_or_not_at_all(kit: Kit) 
     number = journal.note(State(b"1"), Outcome("never accepted", CallStatus.SUCCESS))
     await lost(journal, number)
     assert await kit.stored("a") is None
+
+
+async def test_a_store_that_is_another_clusters_leaves_the_shard_waiting(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slots_of(_: Facts, shard: int) -> tuple[int, ...]:
+        raise StoreRefused("this store belongs to the cluster b")
+
+    monkeypatch.setattr(Facts, "slots_of", slots_of)
+    with pytest.raises(Unavailable, match="belongs to the cluster b"):
+        await kit.fences.open(1, EPOCH)
 
 
 @pytest.mark.parametrize("seed", range(30))

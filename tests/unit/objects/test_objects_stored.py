@@ -144,3 +144,30 @@ def test_a_wrong_upgrade_is_told(upgraded: Any, said: str) -> None:
     form = form_of(Fewer, 2, lambda version, state: upgraded)
     with pytest.raises(StateFault, match=said):
         form.unpack(stored(Fewer()), Fewer())
+
+
+def test_a_class_says_how_its_older_states_become_newer_ones() -> None:
+    class Renamed(goverse.Object, durability="acknowledged", state_version=2):
+        total: int = 0
+
+        @classmethod
+        def upgrade_state(cls, version: int, state: dict[str, Any]) -> dict[str, Any]:
+            assert version == 1
+            return {"total": state["amount"]}
+
+    form, instance = Renamed.__goverse__.stored, Renamed()
+    assert form is not None
+    assert form.unpack(stored(Fewer(), amount=5), instance) is None
+    assert instance.total == 5
+
+
+def test_upgrading_is_the_business_of_the_class() -> None:
+    with pytest.raises(TypeError, match="upgrade_state must be a classmethod"):
+
+        class Wrong(goverse.Object, durability="acknowledged", state_version=2):
+            total: int = 0
+
+            def upgrade_state(  # type: ignore[override]
+                self, version: int, state: dict[str, Any]
+            ) -> dict[str, Any]:
+                return state

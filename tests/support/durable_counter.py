@@ -1,0 +1,106 @@
+"""A durable counter, clients that add to it, and what they may conclude from the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, field
+
+import goverse
+import goverse.client
+from goverse.errors import Executed, GoverseError
+
+
+class DurableCounter(goverse.Object, durability="acknowledged"):
+    value: int = 0
+
+    @goverse.method
+    async def add(self) -> list[int]:
+        """The value, and the process that counted."""
+        self.value += 1
+        return [self.value, os.getpid()]
+
+    @goverse.method(read_only=True)
+    async def get(self) -> list[int]:
+        return [self.value, os.getpid()]
+
+
+@dataclass
+class Told:
+    """All that callers were told of one counter."""
+
+    values: list[int] = field(default_factory=list)
+    unknown: int = 0
+    not_executed: int = 0
+    errors: list[str] = field(default_factory=list)
+    pid: int = 0
+    answered_at: float = 0.0
+
+    def check(self, final: int) -> None:
+        """Raises AssertionError if an acknowledged addition is missing, or one counted twice."""
+        answered = len(self.values)
+        assert len(set(self.values)) == answered, "two additions had one result"
+        assert answered <= final <= answered + self.unknown, (
+            f"{answered} answered, {self.unknown} unknown, {final} counted: {self.errors[-5:]}"
+        )
+        assert not self.values or max(self.values) <= final
+
+
+class Load:
+    """Callers that add until `stop`, several to a counter."""
+
+    def __init__(self, client: goverse.client.Client, *, counters: int, callers: int) -> None:
+        self._client = client
+        self._callers = callers
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.told = {f"c{number}": Told() for number in range(counters)}
+        self.slowest_s = 0.0
+
+    def start(self) -> None:
+        names = list(self.told)
+        for number in range(self._callers):
+            call = self._call(names[number % len(names)])
+            self._tasks.append(asyncio.create_task(call))
+
+    async def _call(self, name: str) -> None:
+        counter, told = self._client.get(DurableCounter, name), self.told[name]
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                value, told.pid = await counter.add()
+                told.values.append(value)
+                told.answered_at = began
+            except GoverseError as error:
+                told.errors.append(f"{error.code}: {error}")
+                told.unknown += error.executed is Executed.UNKNOWN
+                told.not_executed += error.executed is Executed.NO
+                assert error.executed is not Executed.YES, error
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+
+    async def stop(self) -> None:
+        self._stop.set()
+        await asyncio.gather(*self._tasks)
+
+    @property
+    def answered(self) -> int:
+        return sum(len(told.values) for told in self.told.values())
+
+    @property
+    def unknown(self) -> int:
+        return sum(told.unknown for told in self.told.values())
+
+    def on(self, pid: int) -> list[str]:
+        """Counters whose last answer came from that process."""
+        return [name for name, told in self.told.items() if told.pid == pid]
+
+    def all_answered_after(self, moment: float) -> bool:
+        """Whether every counter has answered a call that began after that."""
+        return all(told.answered_at > moment for told in self.told.values())
+
+    async def check(self) -> None:
+        """Ask every counter, and compare."""
+        for name, told in self.told.items():
+            final, _ = await self._client.get(DurableCounter, name).get()
+            told.check(final)
