@@ -12,6 +12,7 @@ import goverse
 from goverse.storage.values import CallStatus
 from goverse.testing import Cluster
 from goverse_gate.http_app import HttpApp, HttpLimits
+from goverse_gate.http_front import Doors
 from tests.support.virtual import elapse
 
 pytestmark = pytest.mark.virtual_time
@@ -45,7 +46,8 @@ async def http() -> AsyncGenerator[tuple[Cluster, httpx.AsyncClient], None]:
     async with Cluster(Money) as cluster:
         gate = cluster.member("g1").gate
         assert gate is not None
-        app = HttpApp(gate.ingress.door(client_id="", max_calls=100), HttpLimits())
+        door = gate.ingress.door(client_id="", max_calls=100)
+        app = HttpApp(Doors(door), HttpLimits())
         transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://gate") as client:
             yield cluster, client

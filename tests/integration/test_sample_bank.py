@@ -12,6 +12,8 @@ import pytest
 
 import goverse
 from goverse.errors import Executed, GoverseError
+from goverse.storage import MAX_BATCH_ITEMS
+from goverse.storage.values import StoredCall
 from goverse.testing import Cluster, run_virtual
 from goverse.testing.faults import STORE
 from goverse.testing.loop import SimLoop
@@ -154,7 +156,11 @@ class Traffic:
 
     async def check(self, cluster: Cluster, run: str) -> None:
         balances = dict.fromkeys(ACCOUNTS, 1000)
-        rows = await cluster.store.connect().get_calls(list(self.calls))
+        store = cluster.store.connect()
+        rows: dict[str, StoredCall] = {}
+        call_ids = list(self.calls)
+        for first in range(0, len(call_ids), MAX_BATCH_ITEMS):
+            rows |= await store.get_calls(call_ids[first : first + MAX_BATCH_ITEMS])
         for call_id, (source, target, amount) in self.calls.items():
             assert rows[call_id].status.value == self.told[call_id], f"{run}: {call_id}"
             if self.told[call_id] == "success":
