@@ -18,7 +18,7 @@ from goverse.errors import Unavailable
 from goverse.ids import NUM_SLOTS, MemberId
 from goverse.objects.registry import Registry
 from goverse.sharding import NODE_SHARD
-from goverse.storage.api import Store, StoreRefused
+from goverse.storage.api import StorageUnavailable, Store, StoreRefused
 from goverse.storage.rules import wrong_cluster
 
 
@@ -67,18 +67,18 @@ def check_store(registry: Registry, store: Store | None) -> None:
 async def check_cluster(surroundings: Surroundings, cluster: ClusterSettings) -> None:
     """Raises `StoreRefused` if the store is known to be another cluster's than this node's.
 
-    Where the coordinator does not answer, or has no cluster yet, shards cannot be opened before
-    the store is ours either: `OwnedSlots`.
+    Where either does not answer, or the coordinator has no cluster yet, shards cannot be opened
+    before the store is ours: `OwnedSlots`.
     """
     if surroundings.store is None:
         return
-    stored = await surroundings.store.cluster_id()
-    if not stored:
-        return
     try:
+        stored = await surroundings.store.cluster_id()
+        if not stored:
+            return
         item = await surroundings.coordinator.get(Keys(cluster.etcd.prefix).layout)
         mine = decode_layout(item).cluster_id if item is not None else stored
-    except (CoordinatorUnavailable, BadValue):
+    except (StorageUnavailable, CoordinatorUnavailable, BadValue):
         return
     if mine != stored:
         raise StoreRefused(wrong_cluster(stored, mine))
