@@ -87,7 +87,8 @@ class Typed(goverse.Object):
 
 def pack(message: Any) -> bytes:
     packed = any_pb2.Any()
-    packed.Pack(message)
+    # Maps have no order, and the ids of tests are made of this.
+    packed.Pack(message, deterministic=True)
     return packed.SerializeToString()
 
 
