@@ -35,6 +35,13 @@ def etcd_options(version: str, data_dir: Path) -> EtcdOptions:
     return EtcdOptions(data_dir, etcd_binary(version))
 
 
+async def advance(endpoint: str, revisions: int) -> None:
+    """Let others write, so that so many revisions are used up."""
+    async with grpc.aio.insecure_channel(endpoint) as channel:
+        for number in range(revisions):
+            await rpc.KVStub(channel).Put(rpc.PutRequest(key=b"elsewhere/%d" % number, value=b"x"))
+
+
 class Etcd(EtcdProcess):
     """One member."""
 
