@@ -62,7 +62,7 @@ def play(seed: int, *, show: bool = False) -> Result:
                 "tests.simulation.objects",
                 "tests.simulation.lively",
                 "tests.simulation.foreign",
-                "tests.simulation.saved",
+                "tests.simulation.kept",
             ),
             nodes=0,
             gates=0,

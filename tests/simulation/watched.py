@@ -42,8 +42,10 @@ def _watched_replies() -> Iterator[None]:
     async def watched(self: Catalog, call: Call) -> Reply:
         reply = await invoke(self, call)
         # No await in between: this is the very step in which the activation let it go.
-        token = msgspec.msgpack.decode(call.payload)["token"] if call.payload else ""
-        current_history().reply_left(token, str(call.object_id))
+        # Deliveries between objects, whose payload is another, are looked at in `exactly`.
+        if call.payload and not call.call_id:
+            token = msgspec.msgpack.decode(call.payload).get("token", "")
+            current_history().reply_left(token, str(call.object_id))
         return reply
 
     Catalog.invoke = watched  # type: ignore[method-assign]

@@ -15,9 +15,11 @@ from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
 from goverse.testing.member import Kind, Member
+from tests.simulation import exactly
 from tests.simulation.foreign import check_descriptions
 from tests.simulation.history import CallRecord, History
-from tests.simulation.saved import Saver
+from tests.simulation.played import Game
+from tests.simulation.players import Player
 from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
 from tests.support.virtual import elapse
@@ -25,6 +27,8 @@ from tests.support.virtual import elapse
 RECOVERY_S = LEASE_TTL_S + 2.0
 CANCEL_S = 1.0
 REST_S = 5.0
+#: Backoff, a turn's deadline, backoff again.
+LEDGER_S = 40.0
 #: An orderly stop: shutdown timeout, draining, links.
 STOP_S = 15.0
 
@@ -45,7 +49,8 @@ class Run:
         )
         self._random = random.Random(f"run:{scenario.seed}")
         self._workloads: list[Workload] = []
-        self._savers: list[Saver] = []
+        self._game = Game()
+        self._players: list[Player] = []
         self._clients: list[Client] = []
         self._background: list[asyncio.Task[None]] = []
         self._disturbances = 0
@@ -58,6 +63,8 @@ class Run:
             "turns": len(self.history.turns),
             "heard": len(self.history.heard),
             "steps": len(self.scenario.steps),
+            "played": self._game.attempts(),
+            "overlapping": self._game.overlapping(),
             "virtual_s": round(self.loop.elapsed_s, 1),
             "loop_steps": self.loop.steps,
         }
@@ -70,14 +77,16 @@ class Run:
                 asyncio.create_task(self._client(f"client{number}"), name=f"client {number}")
                 for number in range(1, self.scenario.clients + 1)
             ]
-            clients.append(asyncio.create_task(self._client("saver"), name="saver"))
             await self._run_steps()
             await self._heal()
             await self._check_recovery()
-            for workload in [*self._workloads, *self._savers]:
+            for workload in self._workloads:
                 workload.stop()
+            for player in self._players:
+                player.stop()
             for client in clients:
                 await client
+            await self._check_ledger()
             await self._check_rest()
         self._check_nothing_left()
 
@@ -102,15 +111,12 @@ class Run:
     async def _call_away(self, name: str, gate: str, source: random.Random) -> None:
         client = await self.cluster.client(gate, name=name)
         self._clients.append(client)
-        if name == "saver":
-            saver = Saver(client, self.history, source)
-            self._savers.append(saver)
-            await saver.run()
-            await saver.check(self.loop.time() + RECOVERY_S)
-            return
         workload = Workload(name, client, self.history, source)
         self._workloads.append(workload)
-        await workload.run()
+        chance = random.Random(f"{self.scenario.seed}:{name}:player")
+        player = Player(f"{name}p", client, self._clients, self._game, self.history, chance)
+        self._players.append(player)
+        await asyncio.gather(workload.run(), player.run())
 
     # -- steps ----------------------------------------------------------------------------------
 
@@ -248,6 +254,27 @@ class Run:
             if member.alive and member.gate is not None:
                 await check_descriptions(member.gate, self.history, self.loop.time() + RECOVERY_S)
 
+    async def _check_ledger(self) -> None:
+        """Nothing is pending any more, and the histories of durable objects have an order."""
+        tables = self.cluster.store.tables
+
+        def pending() -> list[str]:
+            census = tables.census()
+            found = [f"{census.pending_calls} calls are pending"] * bool(census.pending_calls)
+            return found + [f"{census.outbox_rows} rows wait"] * bool(census.outbox_rows)
+
+        try:
+            await self.cluster.wait_until(lambda: not pending(), LEDGER_S)
+        except TimeoutError:
+            self.history.violate("I6", f"{LEDGER_S} s after the faults {'; '.join(pending())}")
+            return
+        settled, rows = self._game.next_moment(), list(tables._calls.values())
+        last = await self.loop.run_in(
+            "reader", self._players[0].read_all(self.loop.time() + RECOVERY_S)
+        )
+        for violation in exactly.check(self._game, rows, settled, last):
+            self.history.violations.append(violation)
+
     async def _check_rest(self) -> None:
         """Everything that waited or ran for a call is gone."""
         try:
@@ -359,6 +386,9 @@ def busy(member: Member, tasks: tuple[str, ...]) -> list[str]:
         found += [f"{state.local_calls} local calls"] * bool(state.local_calls)
         found += [f"{state.catalog.held} calls held back"] * bool(state.catalog.held)
         found += [f"shard {s.number} has {s.busy} turns" for s in state.catalog.shards if s.busy]
+        if (reliability := state.reliability) is not None:
+            left = reliability.entries or reliability.outbox or reliability.recovering
+            found += [f"{reliability}"] * bool(left)
         if (durability := state.durability) is not None:
             found += [f"{durability}"] * bool(durability.commits.bytes or durability.loading)
         found += ["pushes wait for gates"] * (not state.pushes.at_rest)
