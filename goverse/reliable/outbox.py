@@ -180,6 +180,7 @@ class Outbox:
             if lane.task is not None:
                 lane.task.cancel()
         self._rows -= len(rows.items)
+        rows.items.clear()  # those that are being acknowledged must not be counted again
         self._make_room()
 
     def issued(self, sender: Subject, calls: Sequence[ReliableCall]) -> None:

@@ -1,4 +1,4 @@
-"""Faults of one line each, planted in a copy of the packages: every one must be caught."""
+"""Faults of a line or two each, planted in a copy of the packages: every one must be caught."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Mutant:
     """One line of production code, and what a careless author would have written.
 
     :param shows: what a violation must say; another one is no proof that this fault was seen.
+    :param also: file, old and new of further lines, where one alone is no fault: what two places
+        see to is right as long as one of them does.
     """
 
     name: str
@@ -27,6 +29,11 @@ class Mutant:
     old: str
     new: str
     shows: str = ""
+    also: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def edits(self) -> tuple[tuple[str, str, str], ...]:
+        return ((self.file, self.old, self.new), *self.also)
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -135,6 +142,58 @@ MUTANTS: tuple[Mutant, ...] = (
         "            served.under_way.cancel()\n",
         "            pass\n",
     ),
+    Mutant(
+        "no fence in the store",
+        "goverse/storage/memory/tables.py",
+        "return row is not None and (row.epoch, row.opening) == (fence.epoch, fence.opening)",
+        "return True",
+        shows="I12",
+        also=(("goverse/storage/memory/tables.py", "if version != commit.version:", "if False:"),),
+    ),
+    Mutant(
+        "a finished call id runs again",
+        "goverse/storage/memory/tables.py",
+        "        if known is not None:\n",
+        "        if known is not None and not known.status.finished:\n",
+        shows="I12",
+    ),
+    Mutant(
+        "an accept answered before it is stored",
+        "goverse/reliable/entries.py",
+        "        if accepted and self.state is not ACCEPTING:\n",
+        "        if accepted:\n",
+        shows="I12",
+    ),
+    Mutant(
+        "a delivery under a new id",
+        "goverse/reliable/outbox.py",
+        "            call_id=call.call_id,\n",
+        '            call_id=f"~{self._runtime.random.random()}",\n',
+        shows="I12",
+    ),
+    Mutant(
+        "pending calls out of order",
+        "goverse/reliable/service.py",
+        "        for row in rows:\n            entry = self._entries.get(row",
+        "        for row in reversed(rows):\n            entry = self._entries.get(row",
+        shows="I12",
+        also=(
+            (
+                "goverse/reliable/orders.py",
+                "        entry.state, entry.order = PENDING, self\n"
+                "        bisect.insort(self.pending, entry, key=_seq)\n",
+                "        entry.state, entry.order = PENDING, self\n"
+                "        self.pending.append(entry)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "outbox not read when a shard opens",
+        "goverse/reliable/outbox.py",
+        "        self._by_opening[shard.opening] = shard\n        self._read_on(shard)\n",
+        "        self._by_opening[shard.opening] = shard\n"
+        "        self._shards[shard].behind = False\n",
+    ),
 )
 
 
@@ -156,19 +215,20 @@ class Verdict:
 
 
 def plant(mutant: Mutant, root: Path, folder: Path) -> None:
-    """Copy the packages below ``folder`` and change the one line. Raises ValueError."""
+    """Copy the packages below ``folder`` and change the lines. Raises ValueError."""
     for package in PACKAGES:
         shutil.copytree(
             root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
         )
-    target = folder / mutant.file
-    text = target.read_text()
-    if text.count(mutant.old) != 1:
-        raise ValueError(
-            f"mutant {mutant.name!r}: {mutant.old!r} occurs {text.count(mutant.old)} times "
-            f"in {mutant.file}, not once; the code has moved on, and so must the mutant"
-        )
-    target.write_text(text.replace(mutant.old, mutant.new))
+    for file, old, new in mutant.edits:
+        target = folder / file
+        text = target.read_text()
+        if text.count(old) != 1:
+            raise ValueError(
+                f"mutant {mutant.name!r}: {old!r} occurs {text.count(old)} times in {file}, not "
+                "once; the code has moved on, and so must the mutant"
+            )
+        target.write_text(text.replace(old, new))
 
 
 def try_mutant(mutant: Mutant, seeds: list[int], root: Path) -> Verdict:

@@ -254,6 +254,27 @@ async def test_an_acknowledgement_whose_answer_is_lost_is_repeated():
         assert await node.get(Account, "b").history() == [5]
 
 
+async def test_a_row_that_is_acknowledged_while_its_shard_leaves_is_counted_once():
+    async with reliable(Account) as node:
+        change = node.client.change_outbox
+        asked, answer = asyncio.Event(), asyncio.Event()
+
+        async def slow(changes: Any) -> Any:
+            results = await change(changes)
+            asked.set()
+            await answer.wait()
+            return results
+
+        node.client.change_outbox = slow
+        await node.get(Account, "a").transfer("b", 5)
+        await asked.wait()
+        assert node.reliability.snapshot().outbox == 1
+        node.catalog.discard_all("moved")
+        answer.set()
+        await turns_of_the_loop(20)
+        assert node.reliability.snapshot().outbox == 0
+
+
 @pytest.mark.parametrize(("kind", "method"), [("Nobody", "deposit"), ("Account", "nothing")])
 async def test_what_is_refused_for_good_is_parked_and_those_behind_it_go_on(kind, method):
     async with reliable(Account) as node:
