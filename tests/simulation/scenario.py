@@ -196,7 +196,7 @@ class _Planner:
         if self.random.random() < 0.5:
             self.add(at, "lose", COORDINATOR, name, self.random.uniform(0.4, 0.6))
         else:
-            self.add(at, "jitter", COORDINATOR, name, self.random.uniform(0.05, 0.5))
+            self.add(at, "jitter", COORDINATOR, name, self.random.uniform(0.3, 1.0))
         self.add(end, "mend", name, COORDINATOR)
         for shard in self.random.sample(range(NUM_SHARDS), 8):
             when = at

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from collections.abc import Awaitable, Callable
 
 from goverse.client import Client
 from goverse.cluster.records import ClaimValue, LeaderValue, decode
 from goverse.errors import GoverseError
 from goverse.ids import Epoch
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
+from goverse.storage.api import StorageUnavailable
 from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
@@ -27,6 +29,8 @@ from tests.support.virtual import elapse
 RECOVERY_S = LEASE_TTL_S + 2.0
 CANCEL_S = 1.0
 REST_S = 5.0
+#: After which a supervisor starts a process again that has ended by itself.
+SUPERVISOR_S = 0.2
 #: Backoff, a turn's deadline, backoff again.
 LEDGER_S = 40.0
 #: An orderly stop: shutdown timeout, draining, links.
@@ -136,7 +140,7 @@ class Run:
             case "start_node" | "start_gate", (str(name),):
                 if not self._alive(name):
                     start = self._start_node if step.action == "start_node" else cluster.start_gate
-                    self._in_background(self._start(start(name)), f"start {name}")
+                    self._in_background(self._start(start, name), f"start {name}")
             case "stop", (str(name),):
                 if self._alive(name) and not cluster.member(name).paused:
                     self._in_background(cluster.stop(name), f"stop {name}")
@@ -187,11 +191,14 @@ class Run:
     def _alive(self, name: str) -> bool:
         return any(member.name == name and member.alive for member in self.cluster.members)
 
-    async def _start(self, starting: object) -> None:
-        try:
-            await starting  # type: ignore[misc]
-        except ProcessKilled:
-            pass
+    async def _start(self, start: Callable[[str], Awaitable[object]], name: str) -> None:
+        while not self._alive(name):
+            try:
+                await start(name)
+            except ProcessKilled:
+                return
+            except StorageUnavailable:
+                await elapse(SUPERVISOR_S)  # it has ended, and is started again
 
     async def _pin(self, shard: int, node: str | None) -> None:
         try:
@@ -214,9 +221,9 @@ class Run:
                 self.cluster.resume(member.name)
         for gate in self.scenario.gates:
             if not self._alive(gate):
-                self._in_background(self._start(self.cluster.start_gate(gate)), f"start {gate}")
+                self._in_background(self._start(self.cluster.start_gate, gate), f"start {gate}")
         if not self._node_alive():
-            self._in_background(self._start(self._start_node("n1")), "start n1")
+            self._in_background(self._start(self._start_node, "n1"), "start n1")
 
     def _node_alive(self) -> bool:
         return any(m.alive for m in self.cluster.members if m.kind is Kind.NODE)
@@ -230,7 +237,7 @@ class Run:
                     await task
                     healed = self.loop.time()
                 if not self._node_alive():  # those that were alive were all stopping
-                    await self._start(self._start_node("n1"))
+                    await self._start(self._start_node, "n1")
                     healed = self.loop.time()
                 await self.cluster.wait_all_claimed(healed + RECOVERY_S - self.loop.time())
         except TimeoutError:
