@@ -34,7 +34,7 @@ def check(
     """Every violation.
 
     :param rows: the whole ledger, read at the moment ``settled``, when nothing was pending.
-    :param last: what the objects answered afterwards.
+    :param last: what the objects answered afterwards, loaded from the store again.
     """
     ledger = Ledger(rows, settled)
     operations = [one for call in game.calls.values() for one in ledger.operations(call)]
@@ -165,7 +165,8 @@ class Ledger:
         row = self.rows.get(call.token)
         if row is not None:
             return int(_result(row)) if row.status is CallStatus.SUCCESS else None
-        return int(call.sure[0].result) if call.sure else None
+        told = call.sure[0] if call.sure else None
+        return int(told.result) if told is not None and told.told == "ok" else None
 
 
 def _result(row: StoredCall) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 LEASE_TTL_S = 3.0
 NUM_SHARDS = 16
+IDLE_TIMEOUT_S = 5.0
 COORDINATOR = "coordinator"
 STORE = "store"
 
@@ -281,7 +282,10 @@ def _trouble_the_store(planner: _Planner, source: random.Random, end: float) -> 
     for _ in range(source.choice((0, 1, 2))):
         at, length_s = source.uniform(0.3, end), source.uniform(0.3, 4.0)
         name = source.choice(planner.up)
-        kind = source.choice(("lose", "lose", "cut", "slow", "close"))
+        kind = source.choice(("lose", "lose", "cut", "slow", "close", "late", "late"))
+        if kind == "late":
+            _hold_back(planner, source, name, at)
+            continue
         if kind == "close":
             planner.add(at, "close_port", STORE)
             planner.add(at + length_s, "open_port", STORE)
@@ -294,3 +298,16 @@ def _trouble_the_store(planner: _Planner, source: random.Random, end: float) -> 
         else:
             planner.add(at, "slow", name, STORE, source.uniform(0.1, 1.5))
         planner.add(at + length_s, "mend", name, STORE)
+
+
+def _hold_back(planner: _Planner, source: random.Random, name: str, at: float) -> None:
+    """What a node sends to the store as its last comes when others have its shards already."""
+    back = at + LEASE_TTL_S + source.uniform(1.0, 5.0)
+    planner.add(at, "cut", name, STORE)
+    if source.random() < 0.5:
+        planner.add(at + source.uniform(0.0, 0.3), "kill", name)
+        planner.add(back + source.uniform(-4.0, 1.0), "start_node", name)
+    else:
+        planner.add(at + source.uniform(0.0, 0.3), "pause", name)
+        planner.add(back + source.uniform(-1.0, 1.0), "resume", name)
+    planner.add(back, "mend", name, STORE)

@@ -22,7 +22,7 @@ from tests.simulation.foreign import check_descriptions
 from tests.simulation.history import CallRecord, History
 from tests.simulation.played import Game
 from tests.simulation.players import Player
-from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
+from tests.simulation.scenario import IDLE_TIMEOUT_S, LEASE_TTL_S, NUM_SHARDS, Scenario, Step
 from tests.simulation.workload import Workload
 from tests.support.virtual import elapse
 
@@ -33,6 +33,7 @@ REST_S = 5.0
 SUPERVISOR_S = 0.2
 #: Backoff, a turn's deadline, backoff again.
 LEDGER_S = 40.0
+IDLE_SLACK_S = 2.0
 #: An orderly stop: shutdown timeout, draining, links.
 STOP_S = 15.0
 
@@ -276,6 +277,7 @@ class Run:
             self.history.violate("I6", f"{LEDGER_S} s after the faults {'; '.join(pending())}")
             return
         settled, rows = self._game.next_moment(), list(tables._calls.values())
+        await elapse(IDLE_TIMEOUT_S + IDLE_SLACK_S)  # then they are loaded from the store again
         last = await self.loop.run_in(
             "reader", self._players[0].read_all(self.loop.time() + RECOVERY_S)
         )
