@@ -147,7 +147,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "goverse/storage/memory/tables.py",
         "return row is not None and (row.epoch, row.opening) == (fence.epoch, fence.opening)",
         "return True",
-        shows="I12",
+        shows="no order of the calls",
         also=(("goverse/storage/memory/tables.py", "if version != commit.version:", "if False:"),),
     ),
     Mutant(

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 LEASE_TTL_S = 3.0
 NUM_SHARDS = 16
 IDLE_TIMEOUT_S = 5.0
+#: How long is waited for a commit that can be held back.
+HELD_WITHIN_S = 2.0
 COORDINATOR = "coordinator"
 STORE = "store"
 
@@ -284,7 +286,7 @@ def _trouble_the_store(planner: _Planner, source: random.Random, end: float) -> 
         name = source.choice(planner.up)
         kind = source.choice(("lose", "lose", "cut", "slow", "close", "late", "late"))
         if kind == "late":
-            _hold_back(planner, source, name, at)
+            _hold_back(planner, source, at)
             continue
         if kind == "close":
             planner.add(at, "close_port", STORE)
@@ -300,14 +302,10 @@ def _trouble_the_store(planner: _Planner, source: random.Random, end: float) -> 
         planner.add(at + length_s, "mend", name, STORE)
 
 
-def _hold_back(planner: _Planner, source: random.Random, name: str, at: float) -> None:
-    """What a node sends to the store as its last comes when others have its shards already."""
-    back = at + LEASE_TTL_S + source.uniform(1.0, 5.0)
-    planner.add(at, "cut", name, STORE)
-    if source.random() < 0.5:
-        planner.add(at + source.uniform(0.0, 0.3), "kill", name)
-        planner.add(back + source.uniform(-4.0, 1.0), "start_node", name)
-    else:
-        planner.add(at + source.uniform(0.0, 0.3), "pause", name)
-        planner.add(back + source.uniform(-1.0, 1.0), "resume", name)
-    planner.add(back, "mend", name, STORE)
+def _hold_back(planner: _Planner, source: random.Random, at: float) -> None:
+    """What the owner of a durable object sends to the store as its last comes when others have
+    its shards already."""
+    length_s = LEASE_TTL_S + source.uniform(0.5, 4.0)
+    planner.add(at, "hold_back", source.choice(("kill", "pause")), length_s)
+    # Faults last that long; a shard that is not pinned stays as it is.
+    planner.add(at + 2 * HELD_WITHIN_S + length_s + 1.0, "unpin", 0.0)

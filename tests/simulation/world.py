@@ -14,15 +14,22 @@ from goverse.ids import Epoch
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
 from goverse.storage.api import StorageUnavailable
 from goverse.testing.cluster import Cluster
-from goverse.testing.faults import COORDINATOR
+from goverse.testing.faults import COORDINATOR, STORE
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
 from goverse.testing.member import Kind, Member
 from tests.simulation import exactly
 from tests.simulation.foreign import check_descriptions
 from tests.simulation.history import CallRecord, History
 from tests.simulation.played import Game
-from tests.simulation.players import Player
-from tests.simulation.scenario import IDLE_TIMEOUT_S, LEASE_TTL_S, NUM_SHARDS, Scenario, Step
+from tests.simulation.players import CELLS, TALLIES, Player
+from tests.simulation.scenario import (
+    HELD_WITHIN_S,
+    IDLE_TIMEOUT_S,
+    LEASE_TTL_S,
+    NUM_SHARDS,
+    Scenario,
+    Step,
+)
 from tests.simulation.workload import Workload
 from tests.support.virtual import elapse
 
@@ -146,9 +153,7 @@ class Run:
                 if self._alive(name) and not cluster.member(name).paused:
                     self._in_background(cluster.stop(name), f"stop {name}")
             case "kill", (str(name),):
-                if self._alive(name):
-                    self.history.forget_process(cluster.member(name).process)
-                    cluster.kill(name)
+                self._kill(name)
             case "pause", (str(name),):
                 if self._alive(name):
                     cluster.pause(name)
@@ -162,6 +167,8 @@ class Run:
                 cluster.coordinator.compact(cluster.coordinator.revision)
             case "depose", (float(first), float(second), float(length_s)):
                 self._in_background(self._depose(int(first), int(second), length_s), "depose")
+            case "hold_back", (str(how), float(length_s)):
+                self._in_background(self._hold_back(how, length_s), "hold back")
             case "pin", (float(shard), str(name)):
                 self._in_background(self._pin(int(shard), name), "pin")
             case "unpin", (float(shard),):
@@ -182,6 +189,46 @@ class Run:
         self.cluster.cut(name, COORDINATOR)
         await elapse(length_s)
         self.cluster.faults.mend(name, COORDINATOR)
+
+    async def _hold_back(self, how: str, length_s: float) -> None:
+        """Have a commit of an owner arrive when it has long been forgotten, and let others load
+        what that may have changed."""
+        name = self.cluster.owner_of(self._random.choice((*CELLS, *TALLIES)))
+        if not self._alive(name) or self.cluster.member(name).paused:
+            return
+        try:
+            # One that is on its way already would not be slow any more.
+            await self.cluster.wait_until(lambda: not self._commits(name), HELD_WITHIN_S)
+            self.cluster.slow(name, STORE, length_s)
+            await self.cluster.wait_until(lambda: self._commits(name), HELD_WITHIN_S)
+        except TimeoutError:
+            pass  # it had nothing to send
+        if how == "kill":
+            self._kill(name)
+        elif self._alive(name):
+            self.cluster.pause(name)
+        self.cluster.faults.mend(name, STORE)
+        await elapse(length_s + self._random.uniform(0.002, 0.03))
+        shards = self._random.sample(range(NUM_SHARDS), NUM_SHARDS // 2)
+        for shard in shards:
+            await self._pin_elsewhere(shard)
+        if how == "pause":
+            self.cluster.resume(name)
+        await self._start(self._start_node, name)
+        await elapse(0.5)
+        for shard in shards:
+            await self._pin(shard, None)
+
+    def _commits(self, name: str) -> bool:
+        """Whether a commit of ``name`` is under way."""
+        node = self.cluster.member(name).node
+        durability = node.snapshot().durability if node is not None else None
+        return durability is not None and durability.commits.in_flight > 0
+
+    def _kill(self, name: str) -> None:
+        if self._alive(name):
+            self.history.forget_process(self.cluster.member(name).process)
+            self.cluster.kill(name)
 
     async def _pin_elsewhere(self, shard: int) -> None:
         owner = self.cluster.owners().get(shard)
