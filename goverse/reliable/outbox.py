@@ -274,6 +274,10 @@ class Outbox:
                 log.warning("%s is delivered later: %s", _name(item), error)
                 await asyncio.sleep(backoff.next_s())
                 continue
+            except Exception:  # whatever it is, those behind this one wait for it
+                log.exception("%s is delivered later", _name(item))
+                await asyncio.sleep(backoff.next_s())
+                continue
             else:
                 backoff.reset()
                 self._observer.delivered()

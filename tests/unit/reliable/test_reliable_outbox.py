@@ -233,6 +233,22 @@ async def test_a_delivery_whose_answer_is_lost_is_repeated_and_known():
         assert "repeated" in node.told.seen
 
 
+async def test_a_delivery_that_ends_with_an_unexpected_exception_is_repeated():
+    async with reliable(Account) as node:
+        faults = [ValueError("a fault of the way there")]
+
+        async def faulty(call: Call) -> Any:
+            if call.verb is Verb.ENQUEUE and faults:
+                raise faults.pop()
+            return await node.catalog.invoke(call)
+
+        node.route = faulty
+        for n in range(3):
+            await node.get(Account, "a").transfer("b", n)
+        await done(node)
+        assert await node.get(Account, "b").history() == [0, 1, 2]
+
+
 async def test_an_acknowledgement_whose_answer_is_lost_is_repeated():
     async with reliable(Account) as node:
         change = node.client.change_outbox
