@@ -248,7 +248,7 @@ def try_mutant(mutant: Mutant, seeds: list[int], root: Path) -> Verdict:
     return Verdict(mutant, len(seeds), None, "", time.monotonic() - started)
 
 
-def hunt(*, root: Path, jobs: int, seeds: int = 400, names: Sequence[str] = ()) -> bool:
+def hunt(*, root: Path, jobs: int, seeds: int = 200, names: Sequence[str] = ()) -> bool:
     """Try every mutant (or those named); print the verdicts. True: all were caught."""
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
     caught = True

@@ -69,7 +69,7 @@ class Player:
             id = self._random.choice({"Cell": CELLS, "Tally": TALLIES, "Often": ("f0",)}[type])
             calls = [self._draw(type, id) for _ in range(self._random.choice((1, 1, 2, 3)))]
             await asyncio.gather(*(self._play(call) for call in calls))
-            await elapse(self._random.choice((0.02, 0.1, 0.3, 0.6)))
+            await elapse(self._random.choice((0.02, 0.1, 0.4, 0.8)))
 
     def _draw(self, type: str, id: str) -> Played:
         kinds = KINDS[type]

@@ -10,7 +10,7 @@ LEASE_TTL_S = 3.0
 NUM_SHARDS = 16
 IDLE_TIMEOUT_S = 5.0
 #: How long is waited for a commit that can be held back.
-HELD_WITHIN_S = 2.0
+HELD_WITHIN_S = 1.0
 COORDINATOR = "coordinator"
 STORE = "store"
 
@@ -305,7 +305,7 @@ def _trouble_the_store(planner: _Planner, source: random.Random, end: float) -> 
 def _hold_back(planner: _Planner, source: random.Random, at: float) -> None:
     """What the owner of a durable object sends to the store as its last comes when others have
     its shards already."""
-    length_s = LEASE_TTL_S + source.uniform(0.5, 4.0)
+    length_s = LEASE_TTL_S + source.uniform(0.5, 2.0)
     planner.add(at, "hold_back", source.choice(("kill", "pause")), length_s)
     # Faults last that long; a shard that is not pinned stays as it is.
     planner.add(at + 2 * HELD_WITHIN_S + length_s + 1.0, "unpin", 0.0)
