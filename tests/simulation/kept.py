@@ -1,6 +1,7 @@
 """Durable objects of the simulation: registers, counters, and a counter that may forget a little.
 
-Every method takes a token, which tells a call from every other one and goes on to what it issues.
+Every method takes a token, which tells a call from every other one and goes on to what it issues,
+and ``another``, by which a call differs from one that would otherwise be the same.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ class Cell(goverse.Object, durability="acknowledged"):
     notes: dict[str, str] = {}
 
     @goverse.method
-    async def write(self, token: str, value: int) -> None:
+    async def write(self, token: str, value: int, another: bool = False) -> None:
         self.value = value
 
     @goverse.method
-    async def swap(self, token: str, expected: int, value: int) -> bool:
+    async def swap(self, token: str, expected: int, value: int, another: bool = False) -> bool:
         """Write ``value`` if the expected one is there, taking its time."""
         await elapse(0.01)
         if self.value != expected:
@@ -30,7 +31,7 @@ class Cell(goverse.Object, durability="acknowledged"):
         return True
 
     @goverse.method(read_only=True)
-    async def read(self, token: str) -> int:
+    async def read(self, token: str, another: bool = False) -> int:
         return self.value
 
 
@@ -40,12 +41,14 @@ class Tally(goverse.Object, durability="acknowledged"):
     total: int = 0
 
     @goverse.method
-    async def add(self, token: str, amount: int) -> int:
+    async def add(self, token: str, amount: int, another: bool = False) -> int:
         self.total += amount
         return self.total
 
     @goverse.method
-    async def pass_on(self, token: str, amount: int, to: str, wait_s: float = 0.0) -> int:
+    async def pass_on(
+        self, token: str, amount: int, to: str, wait_s: float = 0.0, another: bool = False
+    ) -> int:
         """Add here, and have the other one add the same."""
         self.total += amount
         goverse.issue(goverse.get(Tally, to).add(token=f">{token}", amount=amount))
@@ -54,7 +57,7 @@ class Tally(goverse.Object, durability="acknowledged"):
         return self.total
 
     @goverse.method
-    async def decline(self, token: str, amount: int, to: str) -> int:
+    async def decline(self, token: str, amount: int, to: str, another: bool = False) -> int:
         """Nothing of it must be seen by anybody."""
         self.total += amount
         goverse.issue(goverse.get(Tally, to).add(token=f">{token}", amount=amount))
@@ -62,7 +65,7 @@ class Tally(goverse.Object, durability="acknowledged"):
         raise goverse.ApplicationError("declined", token)
 
     @goverse.method(read_only=True)
-    async def get(self, token: str) -> int:
+    async def get(self, token: str, another: bool = False) -> int:
         return self.total
 
 
@@ -75,10 +78,10 @@ class Often(goverse.Object, durability="interval", commit_interval_s=0.5):
         self.total += 0
 
     @goverse.method
-    async def add(self, token: str, amount: int) -> int:
+    async def add(self, token: str, amount: int, another: bool = False) -> int:
         self.total += amount
         return self.total
 
     @goverse.method(read_only=True)
-    async def get(self, token: str) -> int:
+    async def get(self, token: str, another: bool = False) -> int:
         return self.total

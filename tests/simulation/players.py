@@ -8,9 +8,12 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 import goverse
+from goverse.call import look_up
 from goverse.client import Client
-from goverse.errors import Executed, GoverseError
+from goverse.errors import Executed, GoverseError, NotFound
 from tests.simulation.history import History
 from tests.simulation.kept import Cell, Often, Tally
 from tests.simulation.played import DECLINED, Attempt, Game, Played
@@ -108,6 +111,37 @@ class Player:
             await self._attempt(call, choose.choice(self._clients))
         if choose.random() < 0.2:
             await self._attempt(call, choose.choice(self._clients))
+        if call.sure and choose.random() < 0.2:
+            await self._look_up(call, choose.choice(self._clients))
+            await self._misuse(call, choose.choice(self._clients))
+
+    async def _look_up(self, call: Played, client: Client) -> None:
+        """Who asks for its outcome is told that which its callers were told."""
+        deadline = asyncio.get_running_loop().time() + 2.0
+        try:
+            reply = await client._session.invoke(look_up(call.token, deadline))
+        except NotFound:
+            self._history.violate("I12", f"{call.token} was told its outcome, and is not found")
+        except GoverseError:
+            pass
+        else:
+            found = msgspec.msgpack.decode(reply.payload)
+            told = call.sure[0]
+            right = {"ok": ("success", told.result), DECLINED: ("failed", None)}[told.told]
+            if (found["status"], found.get("result")) != right:
+                self._history.violate("I12", f"{call.token} was told {told}, and is {found}")
+
+    async def _misuse(self, call: Played, client: Client) -> None:
+        """Its id names no other call."""
+        arguments = {"token": call.token, **call.arguments, "another": True}
+        target = goverse.options(client.get(CLASSES[call.type], call.id), timeout_s=2.0)
+        try:
+            method = getattr(goverse.options(target, call_id=call.token), call.method)
+            answer = await method(**arguments)
+        except GoverseError as error:
+            self._history.record(f"misused {call.token} {error.code}")
+        else:
+            self._history.violate("I12", f"{call.token} answered {answer} to another call")
 
     async def _attempt(self, call: Played, client: Client) -> None:
         attempt = Attempt(self._game.next_moment())
