@@ -199,13 +199,31 @@ class _Planner:
         if self.random.random() < 0.5:
             self.add(at, "lose", COORDINATOR, name, self.random.uniform(0.4, 0.6))
         else:
-            self.add(at, "jitter", COORDINATOR, name, self.random.uniform(0.3, 1.0))
+            self.add(at, "jitter", COORDINATOR, name, self.random.uniform(0.05, 0.5))
         self.add(end, "mend", name, COORDINATOR)
         for shard in self.random.sample(range(NUM_SHARDS), 8):
             when = at
             while (when := when + self.random.uniform(0.0, 1.0)) < end:
                 self.add(when, "pin", float(shard), self.random.choice((name, self.node())))
             self.add(end, "unpin", float(shard))
+
+    def move_at_once(self, at: float) -> None:
+        """A node sees its claims before they are answered, and is to let go of them again."""
+        name = self.node()
+        others = [other for other in self.up if other != name]
+        if not others:
+            return self.join(at)
+        end = at + self.random.uniform(4.0, 8.0)
+        share = self.random.uniform(0.15, 0.4)
+        self.add(at, "jitter", COORDINATOR, name, self.random.uniform(1.0, 2.0), share)
+        self.add(end, "mend", name, COORDINATOR)
+        for shard in self.random.sample(range(NUM_SHARDS), 4):
+            when, there = at, name
+            while (when := when + self.random.uniform(0.2, 0.8)) < end:
+                self.add(when, "pin", float(shard), there)
+                there = self.random.choice(others) if there == name else name
+            self.add(end, "unpin", float(shard))
+        return None
 
     def depose(self, at: float) -> None:
         """Whoever leads is cut off from the coordinator, just when there is something to plan."""
@@ -245,7 +263,7 @@ _THEMES = (
     _Planner.pause,
     _Planner.leave,
     _Planner.depose,
-    _Planner.move_in_trouble,
+    _Planner.move_at_once,
     _Planner.pause_unseen,
     _Planner.forget_unseen,
     _Planner.lose_answers,

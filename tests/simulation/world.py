@@ -12,7 +12,6 @@ from goverse.cluster.records import ClaimValue, LeaderValue, decode
 from goverse.errors import GoverseError
 from goverse.ids import Epoch
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
-from goverse.storage.api import StorageUnavailable
 from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR, STORE
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
@@ -36,8 +35,6 @@ from tests.support.virtual import elapse
 RECOVERY_S = LEASE_TTL_S + 2.0
 CANCEL_S = 1.0
 REST_S = 5.0
-#: After which a supervisor starts a process again that has ended by itself.
-SUPERVISOR_S = 0.2
 #: Backoff, a turn's deadline, backoff again.
 LEDGER_S = 40.0
 IDLE_SLACK_S = 2.0
@@ -240,13 +237,11 @@ class Run:
         return any(member.name == name and member.alive for member in self.cluster.members)
 
     async def _start(self, start: Callable[[str], Awaitable[object]], name: str) -> None:
-        while not self._alive(name):
+        if not self._alive(name):
             try:
                 await start(name)
             except ProcessKilled:
-                return
-            except StorageUnavailable:
-                await elapse(SUPERVISOR_S)  # it has ended, and is started again
+                pass
 
     async def _pin(self, shard: int, node: str | None) -> None:
         try:
