@@ -50,12 +50,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "goverse/cluster/membership.py",
         "return lease is not None and self._clock.now() < lease.deadline - self._margin_s",
         "return lease is not None",
+        seed=2,
     ),
     Mutant(
         "no check before a reply",
         "goverse/objects/activation.py",
         "        self.check_may_leave(turn)\n        if not isinstance(told, Reply):\n",
         "        if not isinstance(told, Reply):\n",
+        seed=123,
     ),
     Mutant(
         "a reply before its commit",
@@ -63,18 +65,21 @@ MUTANTS: tuple[Mutant, ...] = (
         "return self.journal is None or self.journal.has(number)",
         "return True",
         shows="I12",
+        seed=3,
     ),
     Mutant(
         "retry of unknown",
         "goverse/routing/persistence.py",
         "elif isinstance(error, LinkBroken) and not error.sent:",
         "elif isinstance(error, LinkBroken):",
+        seed=2,
     ),
     Mutant(
         "retry of a forwarded unknown",
         "goverse/routing/router.py",
         "reply = await self._persist(call, attempt.owner, error)",
         "reply = await self._persist(call, None, None)",
+        seed=2,
     ),
     Mutant(
         "a turn in place beside another",
@@ -105,6 +110,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "goverse/cluster/claims.py",
         "compares.append(Compare.created_at(key, revision))",
         "pass",
+        seed=66,
     ),
     Mutant(
         "watch resumed one revision late",
@@ -117,6 +123,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "goverse/cluster/ownership.py",
         "self._queue.forget_claim(shard)",
         "self._queue.forget(shard)",
+        seed=12,
     ),
     Mutant(
         "two leaders",
@@ -124,12 +131,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "[Compare.has_lease(self._keys.leader, registration.lease.id)], puts",
         "[], puts",
         shows="I9",
+        seed=31,
     ),
     Mutant(
         "view updated out of order",
         "goverse/coordination/feed.py",
         "item = self._items.popleft()",
         "item = self._items.pop()",
+        seed=7,
     ),
     Mutant(
         "chunk of a broken link accepted",
@@ -137,12 +146,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "    def on_message(self, message: bytes) -> None:\n        if self._stopped:\n",
         "    def on_message(self, message: bytes) -> None:\n        if False:\n",
         shows="ChunkFrame",
+        seed=36,
     ),
     Mutant(
         "dropped cancel of a forwarded call",
         "goverse/transport/inbound.py",
         "            served.under_way.cancel()\n",
         "            pass\n",
+        seed=2,
     ),
     Mutant(
         "no fence in the store",
@@ -150,6 +161,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "return row is not None and (row.epoch, row.opening) == (fence.epoch, fence.opening)",
         "return True",
         shows="no order of the calls",
+        seed=10,
         also=(("goverse/storage/memory/tables.py", "if version != commit.version:", "if False:"),),
     ),
     Mutant(
@@ -165,6 +177,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if accepted and self.state is not ACCEPTING:\n",
         "        if accepted:\n",
         shows="I12",
+        seed=27,
     ),
     Mutant(
         "a delivery under a new id",
@@ -172,6 +185,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            call_id=call.call_id,\n",
         '            call_id=f"~{self._runtime.random.random()}",\n',
         shows="I12",
+        seed=25,
     ),
     Mutant(
         "pending calls out of order",
@@ -179,6 +193,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        for row in rows:\n            entry = self._entries.get(row",
         "        for row in reversed(rows):\n            entry = self._entries.get(row",
         shows="I12",
+        seed=27,
         also=(
             (
                 "goverse/reliable/orders.py",
