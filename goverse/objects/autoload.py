@@ -47,7 +47,7 @@ class Autoload:
         """The objects to keep active while ``shard`` is open here."""
         found = []
         for entry in self._settings:
-            if entry.scope == "cluster" and shard_of(entry.name) == shard:
+            if entry.scope == "cluster" and _is_on(shard, entry.name, shard_of):
                 found.append(ObjectId(entry.type, entry.name))
             elif entry.scope == "shard" and shard != NODE_SHARD:
                 found.append(ObjectId(entry.type, f"shard#{shard}/{entry.name}"))
@@ -64,6 +64,13 @@ class Autoload:
                 if name == entry.name and id.id.startswith(prefix):
                     return True
         return False
+
+
+def _is_on(shard: int, name: str, shard_of: Callable[[str], int]) -> bool:
+    """A node's own shard opens as soon as it has joined, perhaps before it knows the layout."""
+    if name.startswith("node#"):
+        return shard == NODE_SHARD
+    return shard != NODE_SHARD and shard_of(name) == shard
 
 
 async def keep_trying(

@@ -141,6 +141,8 @@ class Ledger:
         key: Callable[[Row], int],
     ) -> Sequence[Page[Row]]:
         page = _page(await read([slot for slots in shards for slot in slots], 0), key)
+        if not page.rows:  # as nearly always, and slots are many
+            return [page] * len(shards)
         by_slot: dict[int, list[Row]] = {}
         for row in page.rows:
             by_slot.setdefault(row.slot, []).append(row)

@@ -180,6 +180,7 @@ class Outbox:
             if lane.task is not None:
                 lane.task.cancel()
         self._rows -= len(rows.items)
+        rows.items.clear()  # those that are being acknowledged must not be counted again
         self._make_room()
 
     def issued(self, sender: Subject, calls: Sequence[ReliableCall]) -> None:
@@ -271,6 +272,10 @@ class Outbox:
                 self._observer.delivery_parked()
             except GoverseError as error:
                 log.warning("%s is delivered later: %s", _name(item), error)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            except Exception:  # whatever it is, those behind this one wait for it
+                log.exception("%s is delivered later", _name(item))
                 await asyncio.sleep(backoff.next_s())
                 continue
             else:

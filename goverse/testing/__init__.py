@@ -1,4 +1,4 @@
-"""Test kit: clusters in one process, virtual time, faults. Public: for applications too.
+"""Test kit: clusters in one process, virtual time, faults, histories. Public: for applications too.
 
 What may live here: whatever makes the runtime testable from outside. What may not: anything that
 production code imports. See docs/how-to/test-your-application.md.
@@ -12,6 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from goverse.testing.cluster import TEST_SETTINGS, Cluster, ClusterSnapshot
     from goverse.testing.faults import COORDINATOR, STORE, Faults, FaultsSnapshot
+    from goverse.testing.linearizability import (
+        ANY_RESULT,
+        COUNTER,
+        REGISTER,
+        UNKNOWN,
+        Model,
+        Operation,
+        Undecided,
+        Violation,
+        find_violation,
+    )
     from goverse.testing.loop import (
         ProcessKilled,
         SimClock,
@@ -25,9 +36,13 @@ if TYPE_CHECKING:
     from goverse.testing.trace import Trace
 
 __all__ = [
+    "ANY_RESULT",
     "COORDINATOR",
+    "COUNTER",
+    "REGISTER",
     "STORE",
     "TEST_SETTINGS",
+    "UNKNOWN",
     "Cluster",
     "ClusterSnapshot",
     "Faults",
@@ -35,12 +50,17 @@ __all__ = [
     "Kind",
     "Member",
     "MemberSnapshot",
+    "Model",
+    "Operation",
     "ProcessKilled",
     "SimClock",
     "SimLoop",
     "SimulationError",
     "Trace",
+    "Undecided",
+    "Violation",
     "current_process",
+    "find_violation",
     "run_virtual",
     "sim_runtime",
 ]
@@ -49,6 +69,20 @@ _HOMES = {
     **dict.fromkeys(("TEST_SETTINGS", "Cluster", "ClusterSnapshot"), "cluster"),
     **dict.fromkeys(("COORDINATOR", "STORE", "Faults", "FaultsSnapshot"), "faults"),
     **dict.fromkeys(("Kind", "Member", "MemberSnapshot"), "member"),
+    **dict.fromkeys(
+        (
+            "ANY_RESULT",
+            "COUNTER",
+            "REGISTER",
+            "UNKNOWN",
+            "Model",
+            "Operation",
+            "Undecided",
+            "Violation",
+            "find_violation",
+        ),
+        "linearizability",
+    ),
     "Trace": "trace",
 }
 

@@ -59,7 +59,7 @@ class Faults:
         self._cut: dict[tuple[str, str], None] = {}
         self._slow: dict[tuple[str, str], float] = {}
         self._lossy: dict[tuple[str, str], float] = {}
-        self._uneven: dict[tuple[str, str], float] = {}
+        self._uneven: dict[tuple[str, str], tuple[float, float]] = {}
         self._closed: dict[str, None] = {}
         self._held: list[tuple[str, str, Deliver]] = []
         self._healed: list[Callable[[], None]] = []
@@ -90,13 +90,14 @@ class Faults:
         self._record(f"lose {source}>{target} {share:.2f}")
         self._lossy[source, target] = share
 
-    def jitter(self, a: str, b: str, max_s: float) -> None:
-        """Each message between ``a`` and ``b`` takes up to ``max_s`` more, one this, one that.
+    def jitter(self, a: str, b: str, max_s: float, share: float = 1.0) -> None:
+        """Each message between ``a`` and ``b``, or this share of them, takes up to ``max_s`` more,
+        one this, one that.
 
         Single messages overtake each other then; those of one link never do.
         """
-        self._record(f"jitter {a}-{b} {max_s:.3f}")
-        self._uneven[a, b] = self._uneven[b, a] = max_s
+        self._record(f"jitter {a}-{b} {max_s:.3f} {share:.2f}")
+        self._uneven[a, b] = self._uneven[b, a] = (max_s, share)
 
     def close_port(self, name: str) -> None:
         """Whoever asks ``name`` is refused at once, as when its process is gone."""
@@ -133,8 +134,8 @@ class Faults:
         delay_s = self._random.uniform(low, high)
         if self._random.random() < 0.02:
             delay_s *= 10
-        uneven_s = self._uneven.get((source, target), 0.0)
-        if uneven_s:
+        uneven_s, share = self._uneven.get((source, target), (0.0, 0.0))
+        if uneven_s and (share == 1.0 or self._random.random() < share):
             delay_s += self._random.uniform(0.0, uneven_s)
         return delay_s + self._slow.get((source, target), 0.0)
 

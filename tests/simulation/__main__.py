@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-MEASURED = ("cluster", "routing", "objects", "transport")
+MEASURED = ("cluster", "routing", "objects", "reliable", "transport")
 REQUIRED_PERCENT = 85.0
 #: What cannot run in a simulation: generated code, and the carrier that needs real sockets.
 UNREACHABLE = (

@@ -15,6 +15,10 @@ from pathlib import Path
 
 REPEAT = "python -m tests.simulation --seed"
 
+#: Of the calls of durable objects, how many must overlap with another of the same object: a history
+#: without concurrency is linearizable whatever the product does.
+REQUIRED_OVERLAP = 0.1
+
 
 @dataclass(frozen=True)
 class Result:
@@ -95,13 +99,18 @@ def play_all(seeds: list[int], *, jobs: int, root: Path, data_file: str) -> bool
     seconds = [result.real_s for result in results]
     calls = sum(result.stats.get("calls", 0) for result in results)
     faults = sum(result.stats.get("steps", 0) for result in results)
+    played = sum(result.stats.get("played", 0) for result in results)
+    overlap = sum(result.stats.get("overlapping", 0) for result in results) / max(played, 1)
+    if overlap < REQUIRED_OVERLAP:
+        print(f"too few calls of durable objects overlap: {overlap:.0%} of {played:.0f}")
     print(
         f"{len(results)} seeds in {time.monotonic() - started:.1f} s "
         f"(a seed: median {statistics.median(seconds):.2f} s, longest {max(seconds):.2f} s), "
-        f"{calls:.0f} calls, {faults:.0f} faults: "
+        f"{calls:.0f} calls, "
+        f"{played:.0f} of durable objects ({overlap:.0%} overlap), {faults:.0f} faults: "
         + (f"BROKEN by seeds {broken}" if broken else "every invariant held")
     )
-    return not broken and len(results) == len(seeds)
+    return not broken and len(results) == len(seeds) and overlap >= REQUIRED_OVERLAP
 
 
 def compare_traces(seeds: list[int], *, root: Path) -> bool:

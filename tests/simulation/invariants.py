@@ -13,7 +13,8 @@ I9  only who leads writes targets, and nobody leads before the one before is gon
 I10 what arrives on a link that has ended is taken by nobody
 I11 what a client gets was pushed by a turn that succeeded under its claim, comes once, and comes in
     the order in which its object pushed it
-I12 what was told of a durable object is in the store, once; see saved.py
+I12 durable objects behave as if they took one call at a time and never died, and agree with the
+    ledger of reliable calls, which has one outcome for each; see exactly.py
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from goverse.testing.loop import ProcessKilled, SimLoop, SimulationError, run_vi
 from tests.simulation import invariants
 from tests.simulation.drive import Result
 from tests.simulation.history import History, recording
-from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, generate
+from tests.simulation.scenario import IDLE_TIMEOUT_S, LEASE_TTL_S, NUM_SHARDS, generate
 from tests.simulation.watched import crashes, watched
 from tests.simulation.world import Run
 
@@ -37,7 +37,7 @@ SETTINGS = replace(
     ),
     objects=replace(
         TEST_SETTINGS.objects,
-        idle_timeout_s=5.0,
+        idle_timeout_s=IDLE_TIMEOUT_S,
         autoload=(
             AutoloadSettings(type="Lively", name="loaded"),
             AutoloadSettings(type="Lively", name="loaded", scope="shard"),
@@ -62,7 +62,7 @@ def play(seed: int, *, show: bool = False) -> Result:
                 "tests.simulation.objects",
                 "tests.simulation.lively",
                 "tests.simulation.foreign",
-                "tests.simulation.saved",
+                "tests.simulation.kept",
             ),
             nodes=0,
             gates=0,

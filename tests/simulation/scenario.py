@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 LEASE_TTL_S = 3.0
 NUM_SHARDS = 16
+IDLE_TIMEOUT_S = 5.0
+#: How long is waited for a commit that can be held back.
+HELD_WITHIN_S = 1.0
 COORDINATOR = "coordinator"
 STORE = "store"
 
@@ -204,6 +207,24 @@ class _Planner:
                 self.add(when, "pin", float(shard), self.random.choice((name, self.node())))
             self.add(end, "unpin", float(shard))
 
+    def move_at_once(self, at: float) -> None:
+        """A node sees its claims before they are answered, and is to let go of them again."""
+        name = self.node()
+        others = [other for other in self.up if other != name]
+        if not others:
+            return self.join(at)
+        end = at + self.random.uniform(4.0, 8.0)
+        share = self.random.uniform(0.15, 0.4)
+        self.add(at, "jitter", COORDINATOR, name, self.random.uniform(1.0, 2.0), share)
+        self.add(end, "mend", name, COORDINATOR)
+        for shard in self.random.sample(range(NUM_SHARDS), 4):
+            when, there = at, name
+            while (when := when + self.random.uniform(0.2, 0.8)) < end:
+                self.add(when, "pin", float(shard), there)
+                there = self.random.choice(others) if there == name else name
+            self.add(end, "unpin", float(shard))
+        return None
+
     def depose(self, at: float) -> None:
         """Whoever leads is cut off from the coordinator, just when there is something to plan."""
         first, second = (float(shard) for shard in self.random.sample(range(NUM_SHARDS), 2))
@@ -242,7 +263,7 @@ _THEMES = (
     _Planner.pause,
     _Planner.leave,
     _Planner.depose,
-    _Planner.move_in_trouble,
+    _Planner.move_at_once,
     _Planner.pause_unseen,
     _Planner.forget_unseen,
     _Planner.lose_answers,
@@ -281,7 +302,10 @@ def _trouble_the_store(planner: _Planner, source: random.Random, end: float) -> 
     for _ in range(source.choice((0, 1, 2))):
         at, length_s = source.uniform(0.3, end), source.uniform(0.3, 4.0)
         name = source.choice(planner.up)
-        kind = source.choice(("lose", "lose", "cut", "slow", "close"))
+        kind = source.choice(("lose", "lose", "cut", "slow", "close", "late", "late"))
+        if kind == "late":
+            _hold_back(planner, source, at)
+            continue
         if kind == "close":
             planner.add(at, "close_port", STORE)
             planner.add(at + length_s, "open_port", STORE)
@@ -294,3 +318,12 @@ def _trouble_the_store(planner: _Planner, source: random.Random, end: float) -> 
         else:
             planner.add(at, "slow", name, STORE, source.uniform(0.1, 1.5))
         planner.add(at + length_s, "mend", name, STORE)
+
+
+def _hold_back(planner: _Planner, source: random.Random, at: float) -> None:
+    """What the owner of a durable object sends to the store as its last comes when others have
+    its shards already."""
+    length_s = LEASE_TTL_S + source.uniform(0.5, 2.0)
+    planner.add(at, "hold_back", source.choice(("kill", "pause")), length_s)
+    # Faults last that long; a shard that is not pinned stays as it is.
+    planner.add(at + 2 * HELD_WITHIN_S + length_s + 1.0, "unpin", 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from collections.abc import Awaitable, Callable
 
 from goverse.client import Client
 from goverse.cluster.records import ClaimValue, LeaderValue, decode
@@ -12,19 +13,31 @@ from goverse.errors import GoverseError
 from goverse.ids import Epoch
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of
 from goverse.testing.cluster import Cluster
-from goverse.testing.faults import COORDINATOR
+from goverse.testing.faults import COORDINATOR, STORE
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
 from goverse.testing.member import Kind, Member
+from tests.simulation import exactly
 from tests.simulation.foreign import check_descriptions
 from tests.simulation.history import CallRecord, History
-from tests.simulation.saved import Saver
-from tests.simulation.scenario import LEASE_TTL_S, NUM_SHARDS, Scenario, Step
+from tests.simulation.played import Game
+from tests.simulation.players import CELLS, TALLIES, Player
+from tests.simulation.scenario import (
+    HELD_WITHIN_S,
+    IDLE_TIMEOUT_S,
+    LEASE_TTL_S,
+    NUM_SHARDS,
+    Scenario,
+    Step,
+)
 from tests.simulation.workload import Workload
 from tests.support.virtual import elapse
 
 RECOVERY_S = LEASE_TTL_S + 2.0
 CANCEL_S = 1.0
 REST_S = 5.0
+#: Backoff, a turn's deadline, backoff again.
+LEDGER_S = 40.0
+IDLE_SLACK_S = 2.0
 #: An orderly stop: shutdown timeout, draining, links.
 STOP_S = 15.0
 
@@ -45,7 +58,8 @@ class Run:
         )
         self._random = random.Random(f"run:{scenario.seed}")
         self._workloads: list[Workload] = []
-        self._savers: list[Saver] = []
+        self._game = Game()
+        self._players: list[Player] = []
         self._clients: list[Client] = []
         self._background: list[asyncio.Task[None]] = []
         self._disturbances = 0
@@ -58,6 +72,8 @@ class Run:
             "turns": len(self.history.turns),
             "heard": len(self.history.heard),
             "steps": len(self.scenario.steps),
+            "played": self._game.attempts(),
+            "overlapping": self._game.overlapping(),
             "virtual_s": round(self.loop.elapsed_s, 1),
             "loop_steps": self.loop.steps,
         }
@@ -70,14 +86,16 @@ class Run:
                 asyncio.create_task(self._client(f"client{number}"), name=f"client {number}")
                 for number in range(1, self.scenario.clients + 1)
             ]
-            clients.append(asyncio.create_task(self._client("saver"), name="saver"))
             await self._run_steps()
             await self._heal()
             await self._check_recovery()
-            for workload in [*self._workloads, *self._savers]:
+            for workload in self._workloads:
                 workload.stop()
+            for player in self._players:
+                player.stop()
             for client in clients:
                 await client
+            await self._check_ledger()
             await self._check_rest()
         self._check_nothing_left()
 
@@ -102,15 +120,12 @@ class Run:
     async def _call_away(self, name: str, gate: str, source: random.Random) -> None:
         client = await self.cluster.client(gate, name=name)
         self._clients.append(client)
-        if name == "saver":
-            saver = Saver(client, self.history, source)
-            self._savers.append(saver)
-            await saver.run()
-            await saver.check(self.loop.time() + RECOVERY_S)
-            return
         workload = Workload(name, client, self.history, source)
         self._workloads.append(workload)
-        await workload.run()
+        chance = random.Random(f"{self.scenario.seed}:{name}:player")
+        player = Player(f"{name}p", client, self._clients, self._game, self.history, chance)
+        self._players.append(player)
+        await asyncio.gather(workload.run(), player.run())
 
     # -- steps ----------------------------------------------------------------------------------
 
@@ -130,14 +145,12 @@ class Run:
             case "start_node" | "start_gate", (str(name),):
                 if not self._alive(name):
                     start = self._start_node if step.action == "start_node" else cluster.start_gate
-                    self._in_background(self._start(start(name)), f"start {name}")
+                    self._in_background(self._start(start, name), f"start {name}")
             case "stop", (str(name),):
                 if self._alive(name) and not cluster.member(name).paused:
                     self._in_background(cluster.stop(name), f"stop {name}")
             case "kill", (str(name),):
-                if self._alive(name):
-                    self.history.forget_process(cluster.member(name).process)
-                    cluster.kill(name)
+                self._kill(name)
             case "pause", (str(name),):
                 if self._alive(name):
                     cluster.pause(name)
@@ -151,6 +164,8 @@ class Run:
                 cluster.coordinator.compact(cluster.coordinator.revision)
             case "depose", (float(first), float(second), float(length_s)):
                 self._in_background(self._depose(int(first), int(second), length_s), "depose")
+            case "hold_back", (str(how), float(length_s)):
+                self._in_background(self._hold_back(how, length_s), "hold back")
             case "pin", (float(shard), str(name)):
                 self._in_background(self._pin(int(shard), name), "pin")
             case "unpin", (float(shard),):
@@ -172,6 +187,46 @@ class Run:
         await elapse(length_s)
         self.cluster.faults.mend(name, COORDINATOR)
 
+    async def _hold_back(self, how: str, length_s: float) -> None:
+        """Have a commit of an owner arrive when it has long been forgotten, and let others load
+        what that may have changed."""
+        name = self.cluster.owner_of(self._random.choice((*CELLS, *TALLIES)))
+        if not self._alive(name) or self.cluster.member(name).paused:
+            return
+        try:
+            # One that is on its way already would not be slow any more.
+            await self.cluster.wait_until(lambda: not self._commits(name), HELD_WITHIN_S)
+            self.cluster.slow(name, STORE, length_s)
+            await self.cluster.wait_until(lambda: self._commits(name), HELD_WITHIN_S)
+        except TimeoutError:
+            pass  # it had nothing to send
+        if how == "kill":
+            self._kill(name)
+        elif self._alive(name):
+            self.cluster.pause(name)
+        self.cluster.faults.mend(name, STORE)
+        await elapse(length_s + self._random.uniform(0.002, 0.03))
+        shards = self._random.sample(range(NUM_SHARDS), NUM_SHARDS // 2)
+        for shard in shards:
+            await self._pin_elsewhere(shard)
+        if how == "pause":
+            self.cluster.resume(name)
+        await self._start(self._start_node, name)
+        await elapse(0.5)
+        for shard in shards:
+            await self._pin(shard, None)
+
+    def _commits(self, name: str) -> bool:
+        """Whether a commit of ``name`` is under way."""
+        node = self.cluster.member(name).node
+        durability = node.snapshot().durability if node is not None else None
+        return durability is not None and durability.commits.in_flight > 0
+
+    def _kill(self, name: str) -> None:
+        if self._alive(name):
+            self.history.forget_process(self.cluster.member(name).process)
+            self.cluster.kill(name)
+
     async def _pin_elsewhere(self, shard: int) -> None:
         owner = self.cluster.owners().get(shard)
         others = [m.name for m in self.cluster.members if m.node is not None and m.name != owner]
@@ -181,11 +236,12 @@ class Run:
     def _alive(self, name: str) -> bool:
         return any(member.name == name and member.alive for member in self.cluster.members)
 
-    async def _start(self, starting: object) -> None:
-        try:
-            await starting  # type: ignore[misc]
-        except ProcessKilled:
-            pass
+    async def _start(self, start: Callable[[str], Awaitable[object]], name: str) -> None:
+        if not self._alive(name):
+            try:
+                await start(name)
+            except ProcessKilled:
+                pass
 
     async def _pin(self, shard: int, node: str | None) -> None:
         try:
@@ -208,9 +264,9 @@ class Run:
                 self.cluster.resume(member.name)
         for gate in self.scenario.gates:
             if not self._alive(gate):
-                self._in_background(self._start(self.cluster.start_gate(gate)), f"start {gate}")
+                self._in_background(self._start(self.cluster.start_gate, gate), f"start {gate}")
         if not self._node_alive():
-            self._in_background(self._start(self._start_node("n1")), "start n1")
+            self._in_background(self._start(self._start_node, "n1"), "start n1")
 
     def _node_alive(self) -> bool:
         return any(m.alive for m in self.cluster.members if m.kind is Kind.NODE)
@@ -224,7 +280,7 @@ class Run:
                     await task
                     healed = self.loop.time()
                 if not self._node_alive():  # those that were alive were all stopping
-                    await self._start(self._start_node("n1"))
+                    await self._start(self._start_node, "n1")
                     healed = self.loop.time()
                 await self.cluster.wait_all_claimed(healed + RECOVERY_S - self.loop.time())
         except TimeoutError:
@@ -247,6 +303,28 @@ class Run:
         for member in self.cluster.members:
             if member.alive and member.gate is not None:
                 await check_descriptions(member.gate, self.history, self.loop.time() + RECOVERY_S)
+
+    async def _check_ledger(self) -> None:
+        """Nothing is pending any more, and the histories of durable objects have an order."""
+        tables = self.cluster.store.tables
+
+        def pending() -> list[str]:
+            census = tables.census()
+            found = [f"{census.pending_calls} calls are pending"] * bool(census.pending_calls)
+            return found + [f"{census.outbox_rows} rows wait"] * bool(census.outbox_rows)
+
+        try:
+            await self.cluster.wait_until(lambda: not pending(), LEDGER_S)
+        except TimeoutError:
+            self.history.violate("I6", f"{LEDGER_S} s after the faults {'; '.join(pending())}")
+            return
+        settled, rows = self._game.next_moment(), list(tables._calls.values())
+        await elapse(IDLE_TIMEOUT_S + IDLE_SLACK_S)  # then they are loaded from the store again
+        last = await self.loop.run_in(
+            "reader", self._players[0].read_all(self.loop.time() + RECOVERY_S)
+        )
+        for violation in exactly.check(self._game, rows, settled, last):
+            self.history.violations.append(violation)
 
     async def _check_rest(self) -> None:
         """Everything that waited or ran for a call is gone."""
@@ -359,6 +437,9 @@ def busy(member: Member, tasks: tuple[str, ...]) -> list[str]:
         found += [f"{state.local_calls} local calls"] * bool(state.local_calls)
         found += [f"{state.catalog.held} calls held back"] * bool(state.catalog.held)
         found += [f"shard {s.number} has {s.busy} turns" for s in state.catalog.shards if s.busy]
+        if (reliability := state.reliability) is not None:
+            left = reliability.entries or reliability.outbox or reliability.recovering
+            found += [f"{reliability}"] * bool(left)
         if (durability := state.durability) is not None:
             found += [f"{durability}"] * bool(durability.commits.bytes or durability.loading)
         found += ["pushes wait for gates"] * (not state.pushes.at_rest)

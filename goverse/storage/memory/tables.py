@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from goverse.aio.runtime import Runtime
 from goverse.ids import NO_EPOCH, NUM_SLOTS, Epoch, ObjectId
@@ -39,11 +40,15 @@ from goverse.storage.values import (
 NOBODY = ""
 
 
-@dataclass(slots=True)
-class _FenceRow:
+class _FenceRow(NamedTuple):
+    """One for all slots that were raised together: there are thousands of them."""
+
     epoch: Epoch = NO_EPOCH
     incarnation: str = NOBODY
     opening: int = 0
+
+
+_NEVER_RAISED = _FenceRow()
 
 
 class MemoryTables:
@@ -71,8 +76,8 @@ class MemoryTables:
 
     def adopt(self, cluster_id: str) -> None:
         self.cluster_id = cluster_id
-        for row in self._fences.values():
-            row.incarnation, row.opening = NOBODY, row.opening + 1
+        for slot, row in self._fences.items():
+            self._fences[slot] = _FenceRow(row.epoch, NOBODY, row.opening + 1)
 
     def node_slot(self, node: str) -> int:
         return self._nodes.setdefault(node, NUM_SLOTS + len(self._nodes))
@@ -83,20 +88,25 @@ class MemoryTables:
     def raise_fence(
         self, slots: Sequence[int], epoch: Epoch, incarnation: str, opening: int
     ) -> None:
-        standing: list[tuple[Epoch, int, str]] = []
-        for slot in sorted(slots):
+        ascending = sorted(slots)
+        for slot in ascending[:1] + ascending[-1:]:
             self._check_slot(slot)
-            row = self._fences.setdefault(slot, _FenceRow())
-            mine = row.epoch == epoch and row.incarnation == incarnation
-            if row.epoch < epoch or (mine and row.opening < opening):
-                row.epoch, row.incarnation, row.opening = epoch, incarnation, opening
-            elif not mine:
-                standing.append((row.epoch, -slot, row.incarnation))
-            else:
+        raised = _FenceRow(epoch, incarnation, opening)
+        rows = [self._fences.get(slot, _NEVER_RAISED) for slot in ascending]
+        passing = {row: _passes(row, raised) for row in dict.fromkeys(rows)}
+        if all(passing.values()):
+            self._fences.update(dict.fromkeys(ascending, raised))
+            return
+        standing: list[tuple[Epoch, int, str]] = []
+        for slot, row in zip(ascending, rows, strict=True):
+            if passing[row]:
+                self._fences[slot] = raised
+            elif (row.epoch, row.incarnation) == (epoch, incarnation):
                 raise ValueError(reused_opening(slot, opening))
-        if standing:
-            found, slot, who = max(standing)
-            raise HigherEpoch(-slot, found, who)
+            else:
+                standing.append((row.epoch, -slot, row.incarnation))
+        found, slot, who = max(standing)
+        raise HigherEpoch(-slot, found, who)
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < NUM_SLOTS + len(self._nodes):
@@ -249,8 +259,9 @@ class MemoryTables:
         return {call_id: self._calls[call_id] for call_id in call_ids if call_id in self._calls}
 
     def live_calls(self, slots: Sequence[int], status: CallStatus) -> list[StoredCall]:
+        wanted = dict.fromkeys(slots)
         found = (
-            self._calls[id] for slot in dict.fromkeys(slots) for id in self._live.get(slot, ())
+            self._calls[id] for slot, ids in self._live.items() if slot in wanted for id in ids
         )
         return [call for call in found if call.status is status]
 
@@ -272,3 +283,9 @@ class MemoryTables:
             len(self._outbox) - parked,
             parked,
         )
+
+
+def _passes(row: _FenceRow, raised: _FenceRow) -> bool:
+    """Whether ``raised`` may take the place of ``row``."""
+    mine = (row.epoch, row.incarnation) == (raised.epoch, raised.incarnation)
+    return row.epoch < raised.epoch or (mine and row.opening < raised.opening)

@@ -9,6 +9,9 @@ import goverse
 from goverse.call import Verb
 from goverse.config.settings import AutoloadSettings, LimitSettings, ObjectSettings
 from goverse.errors import Fenced, NotOwner
+from goverse.objects import Registry
+from goverse.objects.autoload import Autoload
+from goverse.sharding import NODE_SHARD
 from tests.support.eventually import eventually
 
 
@@ -416,6 +419,22 @@ async def test_autoload_objects_are_active_without_being_called():
         await node.call("Thing", "other", "bump")
         await eventually(lambda: "deactivate other 101" in world.log)
         assert node.ids() == expected  # these are never idle
+
+
+def test_a_nodes_own_shard_needs_no_layout_to_load_its_objects():
+    registry = Registry()
+    registry.add(make(World()))
+    entries = (
+        AutoloadSettings(type="Thing", name="main", scope="cluster"),
+        AutoloadSettings(type="Thing", name="node#n1/main", scope="cluster"),
+        AutoloadSettings(type="Thing", name="here", scope="node"),
+    )
+
+    def unknown(id: str) -> int:
+        raise ValueError("the layout of the cluster is not known yet")
+
+    loaded = Autoload(entries, registry, "n1").objects_of(NODE_SHARD, unknown)
+    assert [one.id for one in loaded] == ["node#n1/main", "node#n1/here"]
 
 
 async def test_an_autoload_object_whose_hook_fails_is_tried_again(caplog):

@@ -233,6 +233,22 @@ async def test_a_delivery_whose_answer_is_lost_is_repeated_and_known():
         assert "repeated" in node.told.seen
 
 
+async def test_a_delivery_that_ends_with_an_unexpected_exception_is_repeated():
+    async with reliable(Account) as node:
+        faults = [ValueError("a fault of the way there")]
+
+        async def faulty(call: Call) -> Any:
+            if call.verb is Verb.ENQUEUE and faults:
+                raise faults.pop()
+            return await node.catalog.invoke(call)
+
+        node.route = faulty
+        for n in range(3):
+            await node.get(Account, "a").transfer("b", n)
+        await done(node)
+        assert await node.get(Account, "b").history() == [0, 1, 2]
+
+
 async def test_an_acknowledgement_whose_answer_is_lost_is_repeated():
     async with reliable(Account) as node:
         change = node.client.change_outbox
@@ -252,6 +268,27 @@ async def test_an_acknowledgement_whose_answer_is_lost_is_repeated():
         await done(node)
         assert not losses and await rows(node) == []
         assert await node.get(Account, "b").history() == [5]
+
+
+async def test_a_row_that_is_acknowledged_while_its_shard_leaves_is_counted_once():
+    async with reliable(Account) as node:
+        change = node.client.change_outbox
+        asked, answer = asyncio.Event(), asyncio.Event()
+
+        async def slow(changes: Any) -> Any:
+            results = await change(changes)
+            asked.set()
+            await answer.wait()
+            return results
+
+        node.client.change_outbox = slow
+        await node.get(Account, "a").transfer("b", 5)
+        await asked.wait()
+        assert node.reliability.snapshot().outbox == 1
+        node.catalog.discard_all("moved")
+        answer.set()
+        await turns_of_the_loop(20)
+        assert node.reliability.snapshot().outbox == 0
 
 
 @pytest.mark.parametrize(("kind", "method"), [("Nobody", "deposit"), ("Account", "nothing")])

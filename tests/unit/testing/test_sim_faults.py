@@ -99,3 +99,13 @@ def test_a_closed_port_refuses_at_once() -> None:
         assert await FaultyChannel(cables, "n1").request(lambda: 1) == 1
 
     run_virtual(main)
+
+
+def test_jitter_can_be_that_of_a_share_of_the_messages():
+    cables = faults()
+    cables.jitter("a", "b", 10.0, 0.25)
+    delays = [cables.delay("a", "b") or 0.0 for _ in range(1000)]
+    assert 150 < sum(delay > 0.1 for delay in delays) < 350
+    assert max(delays) > 5.0
+    cables.mend("a", "b")
+    assert max(cables.delay("a", "b") or 0.0 for _ in range(100)) < 0.1
