@@ -126,6 +126,10 @@ class Reliability:
         """Unfinished calls of each type, as a gauge wants it."""
         return self._unfinished.count_by_type()
 
+    def oldest_by_type(self) -> dict[tuple[str, ...], float]:
+        """Seconds since the oldest of them was accepted."""
+        return self._unfinished.oldest_by_type(self.wall())
+
     # -- calls
 
     async def invoke(self, call: Call) -> Reply:
@@ -181,6 +185,7 @@ class Reliability:
         calls = self._unfinished.shards[entry.shard]
         self._unfinished.landed(entry)
         entry.accepted_at = asyncio.get_running_loop().time()
+        entry.waits_since = self.wall()
         stored = result.stored
         if stored is None:
             entry.seq = result.seq

@@ -10,7 +10,7 @@ from goverse.config.settings import LimitSettings
 from goverse.errors import Overloaded
 from goverse.ids import ObjectId
 from goverse.objects.shard import Shard
-from goverse.reliable.entries import Answer, Entry
+from goverse.reliable.entries import PARKED, Answer, Entry
 from goverse.reliable.orders import Order
 from goverse.storage.values import ReliableCall
 
@@ -66,12 +66,27 @@ class Unfinished:
         return tuple(lengths[:count])
 
     def count_by_type(self) -> dict[tuple[str, ...], float]:
-        """Unfinished calls of each type, as a gauge wants it."""
+        """Unfinished calls of each type, as a gauge wants it. A parked one is not pending."""
         counts: dict[tuple[str, ...], float] = {}
         for entry in self._entries.values():
-            labels = (entry.object.type,)
-            counts[labels] = counts.get(labels, 0) + 1
+            if entry.state is not PARKED:
+                labels = (entry.object.type,)
+                counts[labels] = counts.get(labels, 0) + 1
         return counts
+
+    def oldest_by_type(self, wall: float) -> dict[tuple[str, ...], float]:
+        """Seconds since the oldest of each type was accepted.
+
+        :param wall: seconds since 1970.
+        """
+        oldest: dict[tuple[str, ...], float] = {}
+        for entry in self._entries.values():
+            if entry.state is not PARKED:
+                # The clock of the store and this one's may differ: no age is below zero.
+                age = max(0.0, wall - (entry.waits_since or wall))
+                labels = (entry.object.type,)
+                oldest[labels] = max(age, oldest.get(labels, 0.0))
+        return oldest
 
     def limits(self) -> Iterator[Limit]:
         limits = self._limits
