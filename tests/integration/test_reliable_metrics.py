@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import goverse
 from goverse.errors import ApplicationError, Conflict, GoverseError
 from goverse.observability.metrics import Metrics
+from goverse.storage.values import CallStatus
 from goverse.testing import Cluster
 from goverse.testing.cluster import TEST_SETTINGS
 from goverse.testing.member import STORE
@@ -26,11 +29,17 @@ pytestmark = pytest.mark.virtual_time
 
 class Till(goverse.Object, durability="acknowledged"):
     amount: int = 0
+    added: list[int] = []
 
     @goverse.method
     async def add(self, amount: int) -> int:
         self.amount += amount
+        self.added.append(amount)
         return self.amount
+
+    @goverse.method(read_only=True)
+    async def all_added(self) -> list[int]:
+        return self.added
 
     @goverse.method
     async def refuse(self) -> None:
@@ -49,11 +58,11 @@ class Till(goverse.Object, durability="acknowledged"):
 
 
 @asynccontextmanager
-async def running(nodes: int = 1, **limits: Any) -> AsyncGenerator[Cluster, None]:
+async def running(nodes: int = 1, seed: int = 0, **limits: Any) -> AsyncGenerator[Cluster, None]:
     settings = dataclasses.replace(
         TEST_SETTINGS, limits=dataclasses.replace(TEST_SETTINGS.limits, **limits)
     )
-    async with Cluster(Till, nodes=nodes, settings=settings) as cluster:
+    async with Cluster(Till, nodes=nodes, settings=settings, seed=seed) as cluster:
         yield cluster
 
 
@@ -222,3 +231,38 @@ async def test_a_call_that_nobody_could_run_in_time_is_skipped_and_says_so() -> 
         metrics = owner_metrics(cluster)
         assert observed(metrics.reliable_seconds, "Till", "skipped") == 1
         assert observed(metrics.turn_seconds, "Till", "add", "ok") == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_an_expired_call_has_no_effect_and_one_with_effect_never_expires(seed: int) -> None:
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    async with running(nodes=3, seed=seed) as cluster:
+        client = await cluster.client()
+        issuer = client.get(Till, "issuer")
+        calls: dict[str, int] = {}
+        for number in range(1, 41):
+            if number % 8 == 0:
+                # Holds the queue up, and is cut off where its owner dies.
+                slow = goverse.options(client.get(Till, "a"), call_id=f"s{number}", timeout_s=0.2)
+                with contextlib.suppress(GoverseError):
+                    await slow.slow(chance.uniform(2.0, 4.0))
+            calls[await issuer.order("a", number, chance.uniform(0.05, 6.0))] = number
+            await elapse(chance.uniform(0.0, 0.3))
+            if number in (15, 30):
+                victim = cluster.owner_of("a")
+                if victim != cluster.owner_of("issuer"):
+                    cluster.kill(victim)
+
+        def over() -> bool:
+            rows = cluster.store.tables.get_calls(list(calls))
+            return len(rows) == len(calls) and all(row.status.finished for row in rows.values())
+
+        await cluster.wait_until(over, timeout_s=120.0)
+        rows = cluster.store.tables.get_calls(list(calls))
+        ran = [calls[id] for id in calls if rows[id].status is CallStatus.SUCCESS]
+        skipped = [row for row in rows.values() if row.status is CallStatus.SKIPPED]
+        assert ran and skipped, "too mild: nothing expired, or everything"
+        assert all(row.reason == "expired" for row in skipped)
+        assert len(ran) + len(skipped) == len(calls)
+        assert await client.get(Till, "a").all_added() == ran

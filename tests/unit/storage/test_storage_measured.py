@@ -17,6 +17,7 @@ from goverse.storage.memory import MemoryStore
 from goverse.storage.metrics import StoreMetrics
 from goverse.storage.values import Verdict
 from goverse.testing.conformance.store_kit import Owner
+from tests.support.eventually import eventually
 
 
 @pytest.fixture
@@ -71,11 +72,14 @@ async def test_batches_are_measured_by_their_items(store: MeasuredStore, metrics
 
 
 async def test_errors_and_cancelled_waits_have_a_status_of_their_own(metrics: Metrics) -> None:
+    begun: list[int] = []
+
     class Broken:
         async def load(self, objects: Any) -> Any:
             raise StorageUnavailable("away")
 
         async def commit(self, batch: Any) -> Any:
+            begun.append(1)
             await asyncio.get_running_loop().create_future()
 
     broken: Any = Broken()
@@ -83,7 +87,7 @@ async def test_errors_and_cancelled_waits_have_a_status_of_their_own(metrics: Me
     with pytest.raises(StorageUnavailable):
         await store.load([])
     waiting = asyncio.ensure_future(store.commit([]))
-    await asyncio.sleep(0)
+    await eventually(lambda: begun)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
