@@ -12,6 +12,7 @@ from goverse_cli.commands.dev import dev
 from goverse_cli.commands.gate import gate
 from goverse_cli.commands.node import node
 from goverse_cli.commands.object import object_group
+from goverse_cli.commands.reliable_calls import reliable_calls
 from goverse_cli.commands.shard import shard
 from goverse_cli.commands.status import status
 from goverse_cli.commands.type import type_group
@@ -43,7 +44,7 @@ def cli() -> None:
 
 
 for _command in (
-    status, check, node, gate, shard, object_group, type_group, db, dev, version_command,
-    completion,
+    status, check, node, gate, shard, object_group, type_group, reliable_calls, db, dev,
+    version_command, completion,
 ):  # fmt: skip
     cli.add_command(_command)

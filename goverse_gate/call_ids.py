@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 from goverse.errors import InvalidArgument
@@ -9,6 +10,9 @@ from goverse.storage.checks import check_call_id
 
 #: What ids begin with that are not a client's to choose: ids made by the system, and scoped ones.
 RESERVED = "~"
+
+#: What `goverse.issue` returns: 128 random bits, which nobody has whom nobody told.
+_ISSUED = re.compile(r"~[0-9a-f]{32}")
 
 
 def scoped(call_id: str, principal: str) -> str:
@@ -27,3 +31,13 @@ def scoped(call_id: str, principal: str) -> str:
         return check_call_id(f"{RESERVED}{quote(principal, safe='')}/{call_id}")
     except ValueError as error:
         raise InvalidArgument(str(error), details={"field": "call_id"}) from None
+
+
+def looked_for(call_id: str, principal: str) -> str:
+    """As `scoped`, for a look-up: that may name an issued call, too.
+
+    Whoever was told such an id may know what became of the call; nobody may make one with it.
+    """
+    if _ISSUED.fullmatch(call_id):
+        return call_id
+    return scoped(call_id, principal)

@@ -35,7 +35,7 @@ from goverse.errors import (
 from goverse.ids import MAX_ID_BYTES, MAX_TYPE_CHARS, check_id, check_type
 from goverse.observability.metrics import Metrics, status_of
 from goverse.sharding.placement import shard_of
-from goverse_gate.call_ids import scoped
+from goverse_gate.call_ids import looked_for, scoped
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,10 @@ class Ingress:
             raise PermissionDenied(f"{call.verb.name} is for members only")
         if call.client_id and call.client_id != door.client_id:
             raise PermissionDenied("client_id was not issued on this connection")
-        call_id = scoped(call.call_id, door.principal) if call.call_id else ""
+        call_id = call.call_id
+        if call_id:
+            name = looked_for if call.verb is Verb.LOOKUP else scoped
+            call_id = name(call_id, door.principal)
         if len(call.payload) > self._limits.max_payload_bytes:
             raise TooLarge(
                 f"arguments of {len(call.payload)} bytes are above the limit of "

@@ -30,6 +30,8 @@ from goverse.reliable.service import Reliability, ReliableSnapshot
 from goverse.routing import Router
 from goverse.routing.metrics import RouterMetrics
 from goverse.security.operators import OperatorRule, read_token
+from goverse.storage.measured import MeasuredStore
+from goverse.storage.metrics import StoreMetrics
 from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import LinkConfig
 from goverse.transport.pool import LinkPool, PoolSnapshot
@@ -171,12 +173,11 @@ async def run_node(
         links = LinkConfig(limits, runtime, name, term)
         pool = LinkPool(network, hello, links)
         stack.push_async_callback(pool.close, LINK_CLOSE_S)
-        durability = None
+        store = durability = None
         if surroundings.store is not None:
-            slots = OwnedSlots(name, member, surroundings.store)
-            durability = Durability(
-                surroundings.store, slots, limits, runtime, CommitMetrics(metrics)
-            )
+            store = MeasuredStore(surroundings.store, StoreMetrics(metrics))
+            slots = OwnedSlots(name, member, store)
+            durability = Durability(store, slots, limits, runtime, CommitMetrics(metrics))
             stack.push_async_callback(durability.close)
             durability.start()
         local = LocalCalls(limits.max_inflight_calls)
@@ -184,9 +185,9 @@ async def run_node(
         router = Router(member.view, pool, name, local, limits, runtime, observer=observer)
         pushes = Pushes(member.view, member.membership.valid, limits, metrics)
         reliability = None
-        if surroundings.store is not None and durability is not None:
+        if store is not None and durability is not None:
             reliability = Reliability(
-                surroundings.store,
+                store,
                 durability.fences,
                 router,
                 registry,
@@ -293,3 +294,4 @@ def _watch(metrics: Metrics, node: Node) -> None:
     metrics.activations.watch(node.catalog.count_by_type)
     if node.reliability is not None:
         metrics.reliable_pending.watch(node.reliability.count_by_type)
+        metrics.reliable_oldest_seconds.watch(node.reliability.oldest_by_type)

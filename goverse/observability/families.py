@@ -65,7 +65,8 @@ class Counter:
 
 
 class Histogram:
-    """How long things took. ``bounds`` are upper limits of the buckets, in seconds."""
+    """How long things took, or how many there were. ``bounds`` are upper limits of the buckets, in
+    seconds unless the name says otherwise."""
 
     def __init__(self, name: str, help: str, labels: Labels, bounds: tuple[float, ...]) -> None:
         self.name, self.help, self.labels, self.bounds = name, help, labels, bounds

@@ -38,6 +38,9 @@ SECONDS = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 
+#: Of batches.
+ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
 Sample = Mapping[str, Mapping[Labels, float]]
 
 
@@ -119,10 +122,37 @@ class Metrics:
             ("reason",),
         )
 
+        # The store. Operations are named as in `goverse.storage.api.Store`.
+        self.store_seconds = Histogram(
+            "goverse_store_operation_duration_seconds",
+            "Moves when an operation of the store ends: ok, fenced, unavailable (nothing was "
+            "written), unknown (no answer to a write), refused, cancelled, error.",
+            ("operation", "status"),
+            SECONDS,
+        )
+        self.store_batch_items = Histogram(
+            "goverse_store_batch_items",
+            "Moves when a batch is handed to the store, by its items.",
+            ("operation",),
+            ITEMS,
+        )
+        self.fence_rejections = Counter(
+            "goverse_fence_rejections",
+            "Moves when a fence has refused an item, or a claim that is over: another owner, or a "
+            "later opening of this one, has the slot.",
+            ("operation",),
+        )
+
         # Reliable calls.
         self.reliable_pending = Gauge(
             "goverse_reliable_pending_calls",
-            "Reliable calls that this node has accepted or is accepting and not finished.",
+            "Reliable calls that this node has accepted or is accepting and not finished. Of a "
+            "shard that was just opened those count that have been read.",
+            ("type",),
+        )
+        self.reliable_oldest_seconds = Gauge(
+            "goverse_reliable_oldest_pending_seconds",
+            "How long the oldest of the pending calls has been accepted, also by former owners.",
             ("type",),
         )
         self.reliable_accepted = Counter(

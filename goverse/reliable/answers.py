@@ -14,9 +14,6 @@ from goverse.objects.recording import error_of
 from goverse.objects.registry import Registry
 from goverse.storage.values import CallStatus, Outcome, Payload, StoredCall
 
-#: What callers are told of a row that is not finished.
-_UNFINISHED = "pending"
-
 
 def outcome_of(stored: StoredCall) -> Outcome:
     """The outcome of a finished call."""
@@ -80,13 +77,12 @@ def found(call: Call, stored: StoredCall | None, registry: Registry) -> Reply:
             details={"call_id": call.call_id, "status": "unknown"},
         )
     told = stored.call
-    finished = stored.status.finished
     answer = Found(
         told.call_id,
         told.object.type,
         told.object.id,
         told.method,
-        stored.status.value if finished else _UNFINISHED,
+        stored.status.value,
         reason=stored.reason,
     )
     if stored.status is CallStatus.SUCCESS:

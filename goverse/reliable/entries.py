@@ -72,6 +72,7 @@ class Entry:
         "size",
         "slot",
         "state",
+        "waits_since",
     )
 
     def __init__(self, call: ReliableCall, shard: Shard) -> None:
@@ -86,7 +87,10 @@ class Entry:
         self.state = ACCEPTING
         self.seq = 0
         self.attempts = 0
+        #: By the clock of this loop, when its accept was known here.
         self.accepted_at = 0.0
+        #: Seconds since 1970 when it was accepted, by whomever; 0: it is being accepted.
+        self.waits_since = 0.0
         #: Whether a batch with it was ever handed to the store.
         self.sent = False
         self.order: Order | None = None
@@ -132,6 +136,7 @@ class Entry:
         """Its row, as the store has it."""
         self.call = stored.call
         self.seq, self.attempts = stored.seq, stored.attempts
+        self.waits_since = stored.created_at
 
     def turn_call(self, method: MethodType | None, timeout_s: float) -> Call:
         """The call of its turn, with a deadline of its own."""

@@ -6,7 +6,7 @@ from goverse.observability.metrics import Metrics
 
 
 class ReliableMetrics:
-    """A `goverse.reliable.service.ReliableObserver`."""
+    """A `goverse.reliable.observer.ReliableObserver`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._accepted = metrics.reliable_accepted

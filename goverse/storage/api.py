@@ -97,6 +97,39 @@ class Census:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveCalls:
+    """Unfinished calls of the objects of one type, counted when asked.
+
+    :param oldest_pending_s: seconds since the oldest pending one was accepted; 0: there is none.
+    """
+
+    type: str
+    pending: int
+    delayed: int
+    parked: int
+    oldest_pending_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedCalls:
+    """Pending calls of one object. ``oldest_s``: seconds since the oldest was accepted."""
+
+    object: ObjectId
+    pending: int
+    oldest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedCalls:
+    """Finished calls of the objects of one type that were not cleaned up."""
+
+    type: str
+    success: int
+    failed: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoreSnapshot:
     """State of one process's store client. ``place`` never holds a password."""
 
@@ -140,6 +173,19 @@ class Administration(Protocol):
         ...
 
     async def census(self) -> Census: ...
+
+    async def live_calls(self) -> Sequence[LiveCalls]:
+        """By type, in the order of names. Reads live rows alone."""
+        ...
+
+    async def longest_queues(self, limit: int) -> Sequence[QueuedCalls]:
+        """The objects with the most pending calls, longest first, ties in the order of objects.
+        Reads live rows alone. ValueError for a limit that is not 1 to `MAX_PAGE`."""
+        ...
+
+    async def finished_calls(self) -> Sequence[FinishedCalls]:
+        """By type, in the order of names. Reads the whole ledger."""
+        ...
 
 
 class Store(Administration, Protocol):

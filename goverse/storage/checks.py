@@ -62,6 +62,10 @@ def check_objects(objects: Sequence[ObjectId]) -> None:
 
 def check_page(slots: Sequence[int], limit: int) -> None:
     check_slots(slots)
+    check_limit(limit)
+
+
+def check_limit(limit: int) -> None:
     if not 1 <= limit <= MAX_PAGE:
         raise ValueError(f"limit is {limit}; a page has 1 to {MAX_PAGE} rows")
 

@@ -6,6 +6,7 @@ import pytest
 
 from goverse.aio.runtime import Runtime
 from goverse.storage.api import Store
+from goverse.storage.measured import MeasuredStore
 from goverse.storage.memory import MemoryStore
 from goverse.testing.conformance.store import StoreBackend, StoreConformance, WriteGate
 from tests.support.store_gate import GatedChannel
@@ -30,3 +31,36 @@ class TestMemory(StoreConformance):
     @pytest.fixture
     async def backend(self) -> StoreBackend:
         return MemoryBackend()
+
+
+class Unheard:
+    """A `StoreObserver` that counts nothing."""
+
+    def ended(self, operation: str, status: str, seconds: float) -> None:
+        pass
+
+    def batch(self, operation: str, items: int) -> None:
+        pass
+
+    def fenced(self, operation: str, items: int) -> None:
+        pass
+
+
+class MeasuredBackend(MemoryBackend):
+    """As a node uses a store."""
+
+    async def connect(self) -> Store:
+        return MeasuredStore(await super().connect(), Unheard())
+
+    async def connect_new(self) -> Store:
+        return MeasuredStore(await super().connect_new(), Unheard())
+
+    async def connect_gated(self) -> tuple[Store, WriteGate]:
+        store, gate = await super().connect_gated()
+        return MeasuredStore(store, Unheard()), gate
+
+
+class TestMeasured(StoreConformance):
+    @pytest.fixture
+    async def backend(self) -> StoreBackend:
+        return MeasuredBackend()

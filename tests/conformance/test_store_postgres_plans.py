@@ -107,6 +107,26 @@ def test_the_census_counts_live_rows_by_their_indexes(session: psycopg.Connectio
     assert not [node for node in touching if node["Node Type"] == "Seq Scan"]
 
 
+@pytest.mark.parametrize(
+    ("statement", "values", "indexes"),
+    [
+        (
+            calls.LIVE_CALLS,
+            (),
+            {"goverse_reliable_calls_pending", "goverse_reliable_calls_held"},
+        ),
+        (calls.LONGEST_QUEUES, (10,), {"goverse_reliable_calls_pending"}),
+    ],
+    ids=["live calls", "longest queues"],
+)
+def test_queues_are_counted_without_reading_what_is_finished(
+    session: psycopg.Connection, statement: str, values: Any, indexes: set[str]
+) -> None:
+    found = plan(session, statement, values)
+    assert indexes == {node["Index Name"] for node in found if "Index Name" in node}
+    assert not [node for node in found if node["Node Type"] == "Seq Scan"]
+
+
 def owner() -> Owner:
     return Owner(None, 1, NO_EPOCH, "x", 1)  # type: ignore[arg-type]
 

@@ -11,7 +11,10 @@ from goverse.ids import Epoch, ObjectId
 from goverse.storage import checks
 from goverse.storage.api import (
     Census,
+    FinishedCalls,
+    LiveCalls,
     OutcomeUnknown,
+    QueuedCalls,
     SchemaStatus,
     StorageUnavailable,
     Store,
@@ -73,6 +76,16 @@ class MemoryClient(Store):
 
     async def census(self) -> Census:
         return await self._read(self._tables.census)
+
+    async def live_calls(self) -> Sequence[LiveCalls]:
+        return await self._read(self._tables.live_calls_by_type)
+
+    async def longest_queues(self, limit: int) -> Sequence[QueuedCalls]:
+        checks.check_limit(limit)
+        return await self._read(lambda: self._tables.longest_queues(limit))
+
+    async def finished_calls(self) -> Sequence[FinishedCalls]:
+        return await self._read(self._tables.finished_calls)
 
     # ---- fences
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from goverse.aio.runtime import Runtime
 from goverse.ids import NO_EPOCH, NUM_SLOTS, Epoch, ObjectId
-from goverse.storage.api import Census, HigherEpoch, StoreRefused
+from goverse.storage import stats
+from goverse.storage.api import (
+    Census,
+    FinishedCalls,
+    HigherEpoch,
+    LiveCalls,
+    QueuedCalls,
+    StoreRefused,
+)
 from goverse.storage.rules import (
     STEP_FROM,
     fenced,
@@ -272,6 +281,36 @@ class MemoryTables:
             for row in self._outbox.values()
             if row.slot in wanted and row.position > after and bool(row.parked) == parked
         ]
+
+    def live_calls_by_type(self) -> tuple[LiveCalls, ...]:
+        rows: dict[tuple[str, str], list[float]] = {}
+        for call in self._unfinished():
+            rows.setdefault((call.call.object.type, call.status.value), []).append(call.created_at)
+        return stats.live_calls((*key, len(made), self._age(made)) for key, made in rows.items())
+
+    def longest_queues(self, limit: int) -> tuple[QueuedCalls, ...]:
+        queues: dict[ObjectId, list[float]] = {}
+        for call in self._unfinished():
+            if call.status is CallStatus.PENDING:
+                queues.setdefault(call.call.object, []).append(call.created_at)
+        longest = sorted(queues.items(), key=lambda one: (-len(one[1]), one[0]))
+        return stats.queued_calls(
+            (*object, len(made), self._age(made)) for object, made in longest[:limit]
+        )
+
+    def finished_calls(self) -> tuple[FinishedCalls, ...]:
+        counts = Counter(
+            (call.call.object.type, call.status.value)
+            for call in self._calls.values()
+            if call.status.finished
+        )
+        return stats.finished_calls((*key, count) for key, count in counts.items())
+
+    def _unfinished(self) -> Iterator[StoredCall]:
+        return (self._calls[id] for ids in self._live.values() for id in ids)
+
+    def _age(self, created_at: Sequence[float]) -> float:
+        return (self._wall() - min(created_at)) * 1_000_000
 
     def census(self) -> Census:
         live = [self._calls[id].status for ids in self._live.values() for id in ids]

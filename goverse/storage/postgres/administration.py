@@ -7,8 +7,16 @@ from collections.abc import Sequence
 from goverse.aio.runtime import Runtime
 from goverse.config.settings import StorageSettings
 from goverse.ids import NO_EPOCH, Epoch
-from goverse.storage import checks
-from goverse.storage.api import Census, SchemaStatus, Store, StoreRefused
+from goverse.storage import checks, stats
+from goverse.storage.api import (
+    Census,
+    FinishedCalls,
+    LiveCalls,
+    QueuedCalls,
+    SchemaStatus,
+    Store,
+    StoreRefused,
+)
 from goverse.storage.counts import Counts
 from goverse.storage.postgres import calls, schema
 from goverse.storage.postgres.connections import Connection, Connections
@@ -92,6 +100,16 @@ class PostgresAdministration(Store):
     async def census(self) -> Census:
         [row] = await self._work.read(calls.CENSUS)
         return Census(*row)
+
+    async def live_calls(self) -> Sequence[LiveCalls]:
+        return stats.live_calls(await self._work.read(calls.LIVE_CALLS))
+
+    async def longest_queues(self, limit: int) -> Sequence[QueuedCalls]:
+        checks.check_limit(limit)
+        return stats.queued_calls(await self._work.read(calls.LONGEST_QUEUES, (limit,)))
+
+    async def finished_calls(self) -> Sequence[FinishedCalls]:
+        return stats.finished_calls(await self._work.read(stats.FINISHED))
 
     # ---- fences
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from goverse.storage import stats
 from goverse.storage.columns import (
     CALL_COLUMNS,
     LEDGER_ROW,
@@ -128,6 +129,9 @@ SELECT {OUTBOX_ROW} FROM goverse_outbox
 WHERE parked = '' AND slot = ANY (%s::int4[]) AND position > %s ORDER BY position LIMIT %s
 """
 PARKED_OUTBOX = OUTBOX.replace("parked = ''", "parked <> ''")
+
+LIVE_CALLS = stats.live_statement(NOW)
+LONGEST_QUEUES = stats.longest_statement(NOW, "%s")
 
 CENSUS = """
 SELECT

@@ -7,7 +7,8 @@ import sqlite3
 from collections.abc import Sequence
 
 from goverse.ids import ObjectId
-from goverse.storage.api import Census
+from goverse.storage import stats
+from goverse.storage.api import Census, FinishedCalls, LiveCalls, QueuedCalls
 from goverse.storage.columns import LEDGER_ROW, OUTBOX_ROW, outbox_row, stored_call
 from goverse.storage.values import OutboxRow, State, StoredCall, StoredObject
 
@@ -75,6 +76,18 @@ def outbox(
         (json.dumps(list(slots)), after, limit),
     )
     return [outbox_row(row) for row in rows]
+
+
+def live_calls(connection: sqlite3.Connection, now: int) -> tuple[LiveCalls, ...]:
+    return stats.live_calls(connection.execute(stats.live_statement("?"), (now, now)))
+
+
+def longest_queues(connection: sqlite3.Connection, now: int, limit: int) -> tuple[QueuedCalls, ...]:
+    return stats.queued_calls(connection.execute(stats.longest_statement("?", "?"), (now, limit)))
+
+
+def finished_calls(connection: sqlite3.Connection) -> tuple[FinishedCalls, ...]:
+    return stats.finished_calls(connection.execute(stats.FINISHED))
 
 
 def census(connection: sqlite3.Connection) -> Census:

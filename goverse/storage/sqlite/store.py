@@ -15,7 +15,10 @@ from goverse.ids import Epoch, ObjectId
 from goverse.storage import checks
 from goverse.storage.api import (
     Census,
+    FinishedCalls,
+    LiveCalls,
     OutcomeUnknown,
+    QueuedCalls,
     SchemaStatus,
     StorageUnavailable,
     Store,
@@ -85,6 +88,16 @@ class SqliteStore(Store):
 
     async def census(self) -> Census:
         return await self._read(reading.census)
+
+    async def live_calls(self) -> Sequence[LiveCalls]:
+        return await self._read(partial(reading.live_calls, now=self._now()))
+
+    async def longest_queues(self, limit: int) -> Sequence[QueuedCalls]:
+        checks.check_limit(limit)
+        return await self._read(partial(reading.longest_queues, now=self._now(), limit=limit))
+
+    async def finished_calls(self) -> Sequence[FinishedCalls]:
+        return await self._read(reading.finished_calls)
 
     # ---- fences
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from goverse.storage.api import StorageUnavailable
+from goverse.ids import ObjectId
+from goverse.storage.api import MAX_PAGE, StorageUnavailable
 from goverse.storage.values import (
     Acceptance,
     CallStatus,
@@ -313,6 +314,47 @@ class CallTests(StoreTests):
         census = await store.census()
         assert (census.pending_calls, census.delayed_calls, census.parked_calls) == (1, 0, 1)
         assert (census.outbox_rows, census.parked_outbox_rows) == (1, 1)
+
+    async def test_queues_and_outcomes_are_counted_by_type(self, owners: Owners) -> None:
+        store = await owners.new_store()
+        await store.migrate()
+        assert not await store.live_calls() and not await store.longest_queues(10)
+        owner = await owners.owner(store)
+        await owner.accept("a", "b", "c", object="long")
+        await owner.accept("d", object="Long")
+        other = replace(owner.call("e"), object=ObjectId("Other", owner.id("e")))
+        gone = replace(owner.call("f"), object=ObjectId("Other", owner.id("f")))
+        for acceptance in (
+            Acceptance(owner.fence, other),
+            Acceptance(owner.fence, gone, skip="cancelled"),
+        ):
+            [result] = await store.accept([acceptance])
+            assert result.verdict is Verdict.DONE
+        await step(owner, "e", Step.PARK, "r")
+        outcome = Outcome(owner.id("a"), CallStatus.SUCCESS, Payload(b""))
+        await owner.commit(b"1", id="long", outcomes=(outcome,))
+
+        live = await store.live_calls()
+        assert [(one.type, one.pending, one.delayed, one.parked) for one in live] == [
+            ("Other", 0, 0, 1),
+            ("Thing", 3, 0, 0),
+        ]
+        assert live[0].oldest_pending_s == 0 <= live[1].oldest_pending_s < 60
+        queues = await store.longest_queues(10)
+        assert [(queue.object, queue.pending) for queue in queues] == [
+            (owner.object("long"), 2),
+            (owner.object("Long"), 1),
+        ]
+        assert all(0 <= queue.oldest_s < 60 for queue in queues)
+        assert [queue.pending for queue in await store.longest_queues(1)] == [2]
+        finished = await store.finished_calls()
+        assert [(one.type, one.success, one.failed, one.skipped) for one in finished] == [
+            ("Other", 0, 0, 1),
+            ("Thing", 1, 0, 0),
+        ]
+        for limit in (0, MAX_PAGE + 1):
+            with pytest.raises(ValueError, match="limit"):
+                await store.longest_queues(limit)
 
     async def test_a_closed_store_says_so(self, owners: Owners) -> None:
         store = await owners.store()

@@ -184,6 +184,19 @@ async def test_a_look_up_goes_where_its_id_leads_and_nothing_else_of_it() -> Non
     assert seen.call_id == "r1" and seen.id == look_up("r1", 0.0).id
 
 
+async def test_an_issued_call_can_be_looked_for_by_whoever_was_told_its_id() -> None:
+    gate = Gate()
+    issued = f"~{'0a' * 16}"
+    door = gate.ingress.door(client_id="", max_calls=100, principal="bob")
+    await door.invoke(a_call(verb=Verb.LOOKUP, call_id=issued))
+    assert gate.router.calls[-1].call_id == issued
+    for other in (f"{issued}/x", f"~{'0A' * 16}", "~alice/c1", issued[:-1]):
+        with pytest.raises(InvalidArgument):
+            await door.invoke(a_call(verb=Verb.LOOKUP, call_id=other))
+    with pytest.raises(InvalidArgument):
+        await door.invoke(a_call(call_id=issued))
+
+
 async def test_L06_call_ids_are_scoped_by_their_principal() -> None:
     gate = Gate()
     seen = []

@@ -220,7 +220,7 @@ def test_names_follow_the_conventions() -> None:
         if family.name != "goverse_log_records_dropped":
             assert family.help.startswith("Moves when"), f"{family.name} says when it moves"
         if isinstance(family, Histogram):
-            assert family.name.endswith("_seconds")
+            assert family.name.endswith(("_seconds", "_items"))
 
 
 def test_an_observation_costs_less_than_a_microsecond() -> None:

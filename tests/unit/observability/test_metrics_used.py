@@ -38,3 +38,12 @@ def test_L35_every_metric_is_moved_by_production_code(name: str) -> None:
     pattern = how_it_moves(name)
     moved = re.search(pattern, production_code()) is not None
     assert moved, f"nothing in production code matches {pattern}: use the metric or remove it"
+
+
+def test_the_metrics_that_pages_name_exist() -> None:
+    metrics = Metrics()
+    names = {getattr(metrics, name).name for name in metrics.names()}
+    page = (ROOT / "docs" / "how-to" / "watch-reliable-calls.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\bgoverse_\w+", page))
+    assert len(named) > 10
+    assert {name.removesuffix("_total") for name in named} <= names

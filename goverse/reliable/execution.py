@@ -1,0 +1,149 @@
+"""How the calls of a node's orders are run, counted and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from typing import Any, Protocol
+
+from goverse.aio.runtime import Runtime
+from goverse.aio.tasks import Tasks
+from goverse.call import Call, Codec
+from goverse.config.settings import LimitSettings
+from goverse.errors import FailedPrecondition, GoverseError
+from goverse.ids import ObjectId
+from goverse.objects.arrival import Arrival
+from goverse.objects.registry import Registry
+from goverse.objects.shard import Shard
+from goverse.objects.turn import Turn
+from goverse.reliable.entries import PARKED, Entry
+from goverse.reliable.ledger import Ledger
+from goverse.reliable.observer import ReliableObserver
+from goverse.reliable.orders import Order
+from goverse.reliable.unfinished import Unfinished
+from goverse.storage.values import Outcome, Step, StoredCall
+
+log = logging.getLogger(__name__)
+
+
+class CatalogDoor(Protocol):
+    """What is needed of the catalog."""
+
+    @property
+    def arrival(self) -> Arrival: ...
+
+    async def wait_open(self, call: Call) -> Shard: ...
+
+    async def run_recorded(self, turn: Turn) -> None: ...
+
+
+class Execution:
+    """A `goverse.reliable.orders.OrderHost`. Set `door` before use."""
+
+    door: CatalogDoor
+
+    def __init__(
+        self,
+        unfinished: Unfinished,
+        ledger: Ledger,
+        registry: Registry,
+        limits: LimitSettings,
+        tasks: Tasks,
+        runtime: Runtime,
+        observer: ReliableObserver,
+    ) -> None:
+        self.runtime = runtime
+        self.max_attempts = limits.max_call_attempts
+        self._unfinished = unfinished
+        self._ledger = ledger
+        self._registry = registry
+        self._timeout_s = limits.default_call_timeout_s
+        self._tasks = tasks
+        self._observer = observer
+
+    def order(self, entry: Entry) -> Order:
+        """The order of ``entry``'s object, in its shard, which is open."""
+        orders = self._unfinished.shards[entry.shard].orders
+        order = orders.get(entry.object)
+        if order is None:
+            order = orders[entry.object] = Order(self, entry.object, entry.shard)
+        return order
+
+    def wall(self) -> float:
+        return self.runtime.clock.wall()
+
+    def blocks_on_parked(self, object: ObjectId) -> bool:
+        return self._registry.get(object.type).options.on_parked == "block"
+
+    def spawn_runner(self, order: Order) -> asyncio.Task[None]:
+        return self._tasks.spawn(f"calls of {order.object}", order.run())
+
+    async def run(self, entry: Entry) -> None:
+        arrival = self.door.arrival
+        object_type = self._registry.get(entry.object.type)
+        if object_type.stored is None:
+            raise FailedPrecondition(f"class {object_type.name} is not durable here")
+        method = object_type.methods.get(entry.call.method)
+        call = entry.turn_call(method, self._timeout_s)
+        if entry.refusal is None:
+            turn = arrival.turn(call, object_type, asyncio.get_running_loop().time())
+        else:
+            turn = Turn(call, _Refused(entry.refusal), None, call.deadline)
+        turn.record = entry
+        await self.door.run_recorded(turn)
+
+    async def step(self, entry: Entry, step: Step, reason: str) -> int | None:
+        return await self._ledger.step(entry, step, reason)
+
+    async def rows(self, entries: list[Entry]) -> dict[str, StoredCall]:
+        return await self._ledger.rows(entry.call_id for entry in entries)
+
+    def finished(self, entry: Entry, outcome: Outcome) -> None:
+        now = asyncio.get_running_loop().time()
+        self._observer.finished(
+            entry.object.type, outcome.status.value, now - (entry.accepted_at or now)
+        )
+        self._unfinished.end(entry, lambda: outcome)
+
+    def parked(self, entry: Entry, reason: str) -> None:
+        log.error(
+            "call %s of %s.%s is parked: %s",
+            entry.call_id,
+            entry.object,
+            entry.call.method,
+            reason,
+        )
+        self._observer.parked(entry.object.type)
+
+    def left(self, entry: Entry) -> None:
+        entry.state = PARKED
+        if not entry.awaited:
+            self._unfinished.remove(entry)
+
+    def emptied(self, order: Order) -> None:
+        self._unfinished.emptied(order)
+
+
+class _Refused:
+    """The work of a call whose state the store will not take: it fails, in a turn of its own."""
+
+    read_only = False
+    shared = False
+    tracked = False
+
+    def __init__(self, error: GoverseError) -> None:
+        self._error = error
+
+    async def start(self, instance: Any, arguments: Any) -> None:
+        """Nothing runs any more."""
+
+    def encode(self, result: Any, codec: Codec) -> bytes:
+        raise own_copy(self._error)
+
+
+def own_copy(error: GoverseError) -> GoverseError:
+    """Each who is told gets an error of its own: a raised error is written to."""
+    own: GoverseError = copy.copy(error)
+    own.details = dict(error.details)
+    return own
