@@ -16,7 +16,7 @@ from goverse.aio.runtime import Runtime
 from goverse.config.settings import ClusterSettings, StorageSettings
 from goverse.coordination.supervised import EtcdOptions, EtcdProcess
 from goverse.storage.postgres import PostgresStore
-from goverse.storage.supervised import PostgresOptions, PostgresProcess
+from goverse.storage.supervised import DATABASE, USER, PostgresOptions, PostgresProcess
 from goverse.testing.processes import ProcessCluster, http_get, process_cluster
 
 SETTLE_S = 60.0
@@ -47,7 +47,9 @@ async def postgres_process() -> AsyncIterator[PostgresProcess]:
     """
     folder = Path(tempfile.mkdtemp(prefix="goverse-benchmark."))
     folder.chmod(0o755)
-    server = PostgresProcess(PostgresOptions(folder / "data", settings=POSTGRES_SETTINGS))
+    data = folder / "data"
+    settings = (*POSTGRES_SETTINGS, f"unix_socket_directories={data}")
+    server = PostgresProcess(PostgresOptions(data, settings=settings))
     try:
         await server.start()
         durability = postgres_durability(server)
@@ -57,6 +59,12 @@ async def postgres_process() -> AsyncIterator[PostgresProcess]:
     finally:
         await server.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def socket_url(server: PostgresProcess) -> str:
+    """The server's address as a socket of this machine."""
+    options = server.options
+    return f"postgresql://{USER}@/{DATABASE}?host={options.data_dir}&port={options.port}"
 
 
 def postgres_durability(server: PostgresProcess) -> dict[str, str]:
@@ -84,10 +92,10 @@ async def one_node_and_a_gate(
     kept = {}
     if store is not None:
         kept = {
-            "GOVERSE_STORAGE__URL": store.url,
+            "GOVERSE_STORAGE__URL": socket_url(store),
             "GOVERSE_STORAGE__PASSWORD": store.password,
         }
-        settings = StorageSettings(url=store.url, password=store.password)
+        settings = StorageSettings(url=socket_url(store), password=store.password)
         prepared = PostgresStore(settings, Runtime())
         await prepared.migrate()
         await prepared.close()

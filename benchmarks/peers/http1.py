@@ -60,12 +60,16 @@ class Http1:
     async def post(self, path: str, body: Any, headers: str = "") -> Any:
         """The decoded answer; None for an empty one. Raises OSError, RuntimeError.
 
+        :param body: None: nothing is sent.
         :param headers: further lines, each with its end.
         """
-        payload = json.dumps(body).encode()
+        payload = b""
+        if body is not None:
+            payload = json.dumps(body).encode()
+            headers += "content-type: application/json\r\n"
         head = (
             f"POST {path} HTTP/1.1\r\nhost: {self._host}:{self._port}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(payload)}\r\n{headers}\r\n"
+            f"content-length: {len(payload)}\r\n{headers}\r\n"
         )
         connection = await self._connected()
         status, answer = await connection.request(head.encode() + payload)

@@ -20,7 +20,16 @@ from goverse.aio.deadlines import Deadlines
 from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
-from goverse.call import Call, CallTarget, Codec, Reply, Verb
+from goverse.call import (
+    OVER,
+    Call,
+    CallTarget,
+    Codec,
+    Forwarded,
+    Receiver,
+    Reply,
+    Verb,
+)
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     Conflict,
@@ -44,12 +53,7 @@ from goverse.objects.shard import Shard
 from goverse.objects.turn import Turn
 from goverse.reliable.accepts import Accepts
 from goverse.reliable.answers import found, outcome_of, reply_of
-from goverse.reliable.entries import (
-    ACCEPTING,
-    PARKED,
-    Answer,
-    Entry,
-)
+from goverse.reliable.entries import ACCEPTING, PARKED, Answer, Entry
 from goverse.reliable.ledger import Ledger, Page
 from goverse.reliable.orders import Order
 from goverse.reliable.outbox import Envelope, Outbox, OutboxObserver
@@ -69,6 +73,9 @@ log = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 16
 
+#: What is told to who waits for the row alone.
+_RECORDED = Reply(encoding.NONE[Codec.MSGPACK])
+
 _decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 
 
@@ -80,7 +87,11 @@ class CatalogDoor(Protocol):
 
     async def wait_open(self, call: Call) -> Shard: ...
 
+    def open_shard_of(self, call: Call) -> Shard | None: ...
+
     async def run_recorded(self, turn: Turn) -> None: ...
+
+    def run_recorded_in_place(self, turn: Turn) -> bool: ...
 
 
 class ReliableObserver(OutboxObserver, Protocol):
@@ -218,8 +229,41 @@ class Reliability:
         if call.verb is Verb.LOOKUP:
             return await self._look_up(call)
         wanted, method = self._understand(call)
-        shard = await self._door.wait_open(call)
         # No await from here to the entry: the shard cannot leave in between.
+        entry = self._entry_of(call, wanted, await self._door.wait_open(call))
+        if call.verb is Verb.ENQUEUE:
+            await entry.wait(call, self._deadlines, accepted=True, gone=self._nobody_waits)
+            return _RECORDED
+        outcome = await entry.wait(call, self._deadlines, accepted=False, gone=self._nobody_waits)
+        return reply_of(outcome, call, method)
+
+    def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
+        """`invoke` without a task; None if the store has to be asked, or the shard is not open."""
+        shard = self._door.open_shard_of(call)
+        if call.verb is Verb.LOOKUP or shard is None:
+            return None
+        wanted, method = self._understand(call)
+        entry = self._entry_of(call, wanted, shard)
+        accepted = call.verb is Verb.ENQUEUE
+        if accepted and entry.state is not ACCEPTING:
+            receiver.succeed(_RECORDED)
+            return OVER
+
+        def tell(answer: Answer) -> None:
+            if isinstance(answer, GoverseError):
+                receiver.fail(answer)
+                return
+            try:
+                reply = _RECORDED if accepted else reply_of(answer, call, method)
+            except GoverseError as error:
+                receiver.fail(error)
+            else:
+                receiver.succeed(reply)
+
+        return entry.when(call, self._deadlines, tell, accepted=accepted, gone=self._nobody_waits)
+
+    def _entry_of(self, call: Call, wanted: ReliableCall, shard: Shard) -> Entry:
+        """The entry of ``call``'s id, new or not. Raises Conflict, Overloaded."""
         entry = self._entries.get(call.call_id)
         if entry is None:
             entry = self._accept(wanted, shard)
@@ -230,11 +274,7 @@ class Reliability:
             )
         else:
             self._observer.repeated(call.type)
-        if call.verb is Verb.ENQUEUE:
-            await entry.wait(call, self._deadlines, accepted=True, gone=self._nobody_waits)
-            return Reply(encoding.NONE[Codec.MSGPACK])
-        outcome = await entry.wait(call, self._deadlines, accepted=False, gone=self._nobody_waits)
-        return reply_of(outcome, call, method)
+        return entry
 
     def _understand(self, call: Call) -> tuple[ReliableCall, MethodType]:
         """Raises what refuses ``call`` for good, without a row."""
@@ -310,11 +350,14 @@ class Reliability:
             raise Unavailable(f"the ledger cannot be read, the store is away: {error}") from None
         return found(call, stored.get(call.call_id), self._registry)
 
+    @property
+    def unfinished(self) -> int:
+        return len(self._entries)
+
     # -- what becomes of accepts
 
     def recorded(self, entry: Entry, result: AcceptResult) -> None:
         calls = self._shards[entry.shard]
-        self._landed(entry)
         entry.accepted_at = asyncio.get_running_loop().time()
         stored = result.stored
         if stored is None:
@@ -323,17 +366,21 @@ class Reliability:
         else:
             self._observer.repeated(entry.object.type)
             entry.adopt(stored)
-            if stored.status.finished:
-                self._end(entry, lambda: outcome_of(stored))
-                return
             if stored.status is not CallStatus.PENDING:
-                entry.tell_accepted()
-                self.left(entry)
+                self._landed(entry)
+                if stored.status.finished:
+                    self._end(entry, lambda: outcome_of(stored))
+                else:
+                    entry.tell_accepted()
+                    self.left(entry)
                 return
         entry.tell_accepted()
         if calls.cursor is None:
-            self._order(calls, entry).join(entry)
+            order = self._order(calls, entry)
+            order.accept_landed()
+            order.join(entry)
         else:
+            self._landed(entry)
             entry.wait_for_page()
             calls.late.append(entry)
 
@@ -451,6 +498,16 @@ class Reliability:
         return self._tasks.spawn(f"calls of {order.object}", order.run())
 
     async def run(self, entry: Entry) -> None:
+        await self._door.run_recorded(self._turn(entry))
+
+    def run_at_once(self, entry: Entry) -> bool:
+        try:
+            return self._door.run_recorded_in_place(self._turn(entry))
+        except GoverseError:
+            return False  # whatever it is, it meets a turn with a task again, and is told there
+
+    def _turn(self, entry: Entry) -> Turn:
+        """Raises why it cannot run here."""
         arrival = self._door.arrival
         object_type = self._registry.get(entry.object.type)
         if object_type.stored is None:
@@ -462,7 +519,7 @@ class Reliability:
         else:
             turn = Turn(call, _Refused(entry.refusal), None, call.deadline)
         turn.record = entry
-        await self._door.run_recorded(turn)
+        return turn
 
     async def step(self, entry: Entry, step: Step, reason: str) -> int | None:
         return await self._ledger.step(entry, step, reason)

@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from goverse.ids import ObjectId
-from goverse.storage.columns import CALL_COLUMNS, NOW, call_columns, integers
+from goverse.storage.columns import CALL_COLUMNS, NOW
+from goverse.storage.postgres.arrays import (
+    Array,
+    blobs,
+    int2s,
+    int4s,
+    int8s,
+    numbered,
+    texts,
+)
+from goverse.storage.postgres.calls import call_columns, fence_columns, slots
 from goverse.storage.rules import fenced
 from goverse.storage.values import (
     Act,
-    CallStatus,
     CommitResult,
     ObjectCommit,
-    Outcome,
-    Payload,
-    ReliableCall,
     State,
     Verdict,
 )
 
 _WRITE, _KEEP, _DELETE = 0, 1, 2
 
-_NO_OUTCOME = Outcome("", CallStatus.SKIPPED, Payload(b""))
-_NO_CALL = ReliableCall("", ObjectId("", ""), "", Payload(b""), b"")
-
 # Each CTE locks one table, and the ORDER BY below a locking clause makes it wait for all that it
 # reads from: every fence is locked before the first call, every call before the first object.
-COMMIT = f"""
+COMMIT = numbered(f"""
 WITH batch AS MATERIALIZED (
     SELECT * FROM unnest(
         %s::int4[], %s::int8[], %s::int8[], %s::int8[], %s::text[], %s::text[], %s::int8[],
@@ -138,43 +140,32 @@ LEFT JOIN standing s ON s.ord = b.ord
 LEFT JOIN eligible e ON e.ord = b.ord
 LEFT JOIN passed p ON p.ord = b.ord
 ORDER BY b.ord
-"""
+""")
 
 
-def parameters(batch: Sequence[ObjectCommit]) -> list[Any]:
-    """What `COMMIT` is executed with, column by column.
-
-    No array is empty or all NULL, as psycopg gives such a one another type, and each mixture of
-    types would be prepared as a statement of its own: outcomes and outbox begin with a row that
-    joins nothing.
-    """
+def parameters(batch: Sequence[ObjectCommit]) -> list[Array]:
+    """What `COMMIT` is executed with, column by column."""
     fences = [commit.fence for commit in batch]
     states = [commit.state for commit in batch]
-    outcomes = [(0, _NO_OUTCOME)]
-    outbox = [(0, _NO_CALL)]
-    for ord, commit in enumerate(batch, 1):
-        outcomes += [(ord, outcome) for outcome in commit.outcomes]
-        outbox += [(ord, call) for call in commit.outbox]
+    outcomes = [(ord, o) for ord, commit in enumerate(batch, 1) for o in commit.outcomes]
+    outbox = [(ord, call) for ord, commit in enumerate(batch, 1) for call in commit.outbox]
     return [
-        integers(fence.slot for fence in fences),
-        integers(fence.epoch.generation for fence in fences),
-        integers(fence.epoch.revision for fence in fences),
-        integers(fence.opening for fence in fences),
-        [commit.object.type for commit in batch],
-        [commit.object.id for commit in batch],
-        integers(commit.version for commit in batch),
-        integers(_act(state) for state in states),
-        [state.data if isinstance(state, State) else b"" for state in states],
-        integers(state.schema if isinstance(state, State) else 0 for state in states),
-        integers(len(commit.outcomes) for commit in batch),
-        integers(ord for ord, _ in outcomes),
-        [outcome.call_id for _, outcome in outcomes],
-        [outcome.status.value for _, outcome in outcomes],
-        [outcome.result.data if outcome.result else None for _, outcome in outcomes],
-        integers(outcome.result.codec if outcome.result else None for _, outcome in outcomes),
-        [outcome.reason for _, outcome in outcomes],
-        integers(sorted({fence.slot: None for fence in fences})),
-        integers(ord for ord, _ in outbox),
+        *fence_columns(fences),
+        texts([commit.object.type for commit in batch]),
+        texts([commit.object.id for commit in batch]),
+        int8s([commit.version for commit in batch]),
+        int2s([_act(state) for state in states]),
+        blobs([state.data if isinstance(state, State) else b"" for state in states]),
+        int4s([state.schema if isinstance(state, State) else 0 for state in states]),
+        int4s([len(commit.outcomes) for commit in batch]),
+        int8s([ord for ord, _ in outcomes]),
+        texts([outcome.call_id for _, outcome in outcomes]),
+        texts([outcome.status.value for _, outcome in outcomes]),
+        blobs([outcome.result.data if outcome.result else None for _, outcome in outcomes]),
+        int2s([outcome.result.codec if outcome.result else None for _, outcome in outcomes]),
+        texts([outcome.reason for _, outcome in outcomes]),
+        slots(fences),
+        int8s([ord for ord, _ in outbox]),
         *call_columns([call for _, call in outbox]),
     ]
 

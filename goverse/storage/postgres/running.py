@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+from psycopg import AsyncRawCursor
+
+from goverse.storage.postgres.arrays import Array
 from goverse.storage.postgres.connections import Connection, abort
 
 T = TypeVar("T")
@@ -19,6 +22,13 @@ async def run(
 ) -> list[tuple[Any, ...]]:
     """The rows of ``statement``. Raises psycopg.Error; the connection is then perhaps closed."""
     return await bounded(connection, _execute(connection, statement, values), limit_s)
+
+
+async def run_batch(
+    connection: Connection, statement: bytes, columns: Sequence[Array], limit_s: float
+) -> list[tuple[Any, ...]]:
+    """`run` for a statement with numbered parameters, each of them a column."""
+    return await bounded(connection, _execute_batch(connection, statement, columns), limit_s)
 
 
 async def bounded(connection: Connection, work: Coroutine[Any, Any, T], limit_s: float | None) -> T:
@@ -49,3 +59,11 @@ async def _execute(
     cursor = await connection.execute(statement, values, prepare=True, binary=True)
     rows: list[tuple[Any, ...]] = await cursor.fetchall() if cursor.description else []
     return rows
+
+
+async def _execute_batch(
+    connection: Connection, statement: bytes, columns: Sequence[Array]
+) -> list[tuple[Any, ...]]:
+    cursor = AsyncRawCursor(connection)
+    await cursor.execute(statement, columns, prepare=True, binary=True)
+    return await cursor.fetchall()

@@ -13,9 +13,10 @@ from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable
 from goverse.storage.counts import Counts
+from goverse.storage.postgres.arrays import Array
 from goverse.storage.postgres.connections import Connection, Connections
 from goverse.storage.postgres.failures import Again, of_read, of_write, words
-from goverse.storage.postgres.running import bounded, run
+from goverse.storage.postgres.running import bounded, run, run_batch
 
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
@@ -57,8 +58,8 @@ class Work:
             raise error
         return result  # type: ignore[no-any-return]
 
-    async def write(self, statement: str, values: Sequence[Any]) -> Rows:
-        """The rows of a statement that writes, sent again after deadlocks.
+    async def write(self, statement: bytes, columns: Sequence[Array]) -> Rows:
+        """The rows of a statement that writes a batch, sent again after deadlocks.
 
         Raises `BatchRefused`, `StorageUnavailable`, `OutcomeUnknown`.
         """
@@ -66,7 +67,7 @@ class Work:
         for attempt in range(MAX_TRIES):
             async with self._connections.use() as connection:
                 try:
-                    return await run(connection, statement, values, self._limit_s)
+                    return await run_batch(connection, statement, columns, self._limit_s)
                 except psycopg.Error as error:
                     meaning = of_write(error, broken=connection.closed)
                     if not isinstance(meaning, Again):
