@@ -10,7 +10,6 @@ password is in the environment.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -151,7 +150,9 @@ async def _states(cluster: ProcessCluster, options: Options) -> dict[str, dict[s
         address = cluster.servers["gate"].address
         work = f"state-{size}"
         runs = [
-            await load("benchmarks.durable", address, work, STATE_CALLERS, WARMUP_S, options.seconds)
+            await load(
+                "benchmarks.durable", address, work, STATE_CALLERS, WARMUP_S, options.seconds
+            )
             for _ in range(options.rounds)
         ]
         per_s = statistics.median(one.per_second for one in runs)
@@ -168,9 +169,7 @@ async def _states(cluster: ProcessCluster, options: Options) -> dict[str, dict[s
 # -- the load generator
 
 
-async def _generate(
-    address: str, work: str, callers: int, warmup_s: float, seconds: float
-) -> Load:
+async def _generate(address: str, work: str, callers: int, warmup_s: float, seconds: float) -> Load:
     name = secrets.token_hex(8)
     async with goverse.client.connect(address) as client:
         if work.startswith("state-"):

@@ -149,9 +149,7 @@ async def _measured(
 # -- the load generator
 
 
-async def _generate(
-    address: str, work: str, callers: int, warmup_s: float, seconds: float
-) -> None:
+async def _generate(address: str, work: str, callers: int, warmup_s: float, seconds: float) -> None:
     works = {"counter": _counter, "bank": _bank}
     async with goverse.client.connect(address) as client:
         result = await works[work](client, callers, warmup_s, seconds)

@@ -101,10 +101,9 @@ class Accepts:
     def _take(self) -> list[Entry]:
         batch: list[Entry] = []
         size = 0
-        most = self._most()
         blocked: dict[Opening, None] = {}
         for entry in list(self._queue):
-            if len(batch) >= most or size >= MAX_BATCH_BYTES:
+            if len(batch) >= MAX_BATCH_CALLS or size >= MAX_BATCH_BYTES:
                 break
             opening = entry.shard.opening
             if opening is not None and opening.settling:
@@ -117,11 +116,6 @@ class Accepts:
             for opening in blocked:
                 opening.when_settled(self._settled)
         return batch
-
-    def _most(self) -> int:
-        import os
-        share = int(open("/tmp/benchrel/share").read())
-        return min(MAX_BATCH_CALLS, max(8, -(-self._host.unfinished // share)))
 
     def _settled(self) -> None:
         if self._wake is not None and not self._wake.done():

@@ -350,10 +350,6 @@ class Reliability:
             raise Unavailable(f"the ledger cannot be read, the store is away: {error}") from None
         return found(call, stored.get(call.call_id), self._registry)
 
-    @property
-    def unfinished(self) -> int:
-        return len(self._entries)
-
     # -- what becomes of accepts
 
     def recorded(self, entry: Entry, result: AcceptResult) -> None:
