@@ -113,8 +113,8 @@ async def _measured(
 ) -> Load:
     """One run of ours; with the mean size of a commit's batch, if objects are durable."""
     before, commits_before = cpu_seconds(cluster), await _commits(cluster)
-    address = cluster.servers["gate"].address
-    seen = await load("benchmarks.durable", address, work, CALLERS, WARMUP_S, seconds)
+    address, warmup_s = cluster.servers["gate"].address, min(WARMUP_S, seconds)
+    seen = await load("benchmarks.durable", address, work, CALLERS, warmup_s, seconds)
     after, commits_after = cpu_seconds(cluster), await _commits(cluster)
     used = {"client": seen.cpu_s, **{name: after[name] - before[name] for name in after}}
     us = {name: round(s / seen.all_calls * 1e6, 1) for name, s in used.items()}
@@ -139,7 +139,7 @@ async def _commits(cluster: ProcessCluster) -> tuple[float, float]:
 
 async def _bare(store: PostgresProcess, batches: list[float], seconds: float) -> Load:
     batch = max(1, round(statistics.median(batches)))
-    arguments = ("commits", socket_url(store), CONNECTIONS, batch, WARMUP_S, seconds)
+    arguments = ("commits", socket_url(store), CONNECTIONS, batch, min(WARMUP_S, seconds), seconds)
     return await load("benchmarks.durable", *arguments)
 
 

@@ -75,7 +75,8 @@ async def run(options: Options, report: Report) -> None:
                 ]
                 for peer in running:
                     report.settings[peer.name] = peer.about
-                    run_of = partial(peer.run, callers, WARMUP_S, work=work)
+                    warmup_s = min(WARMUP_S, options.seconds)
+                    run_of = partial(peer.run, callers, warmup_s, work=work)
                     name = f"{PEERS[peer.name]}, {shape}"
                     subjects.append(Subject(name, run_of, required=False))
                 samples |= await interleaved(
@@ -119,7 +120,7 @@ def _latencies(ours: list[Load], theirs: list[Load]) -> float:
 
 
 def _settled_per_s(run: Load) -> float:
-    return run.all_calls / (WARMUP_S + run.seconds + run.settled_s)
+    return run.all_calls / (min(WARMUP_S, run.seconds) + run.seconds + run.settled_s)
 
 
 def _of_processor(cpu: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -137,8 +138,8 @@ async def _measured(
     cluster: ProcessCluster, cpu: list[dict[str, Any]], work: str, callers: int, seconds: float
 ) -> Load:
     before = cpu_seconds(cluster)
-    address = cluster.servers["gate"].address
-    seen = await load("benchmarks.reliable", address, work, callers, WARMUP_S, seconds)
+    address, warmup_s = cluster.servers["gate"].address, min(WARMUP_S, seconds)
+    seen = await load("benchmarks.reliable", address, work, callers, warmup_s, seconds)
     after = cpu_seconds(cluster)
     used = {"client": seen.cpu_s, **{name: after[name] - before[name] for name in after}}
     per_call = {name: round(s / seen.all_calls * 1e6, 1) for name, s in used.items()}
