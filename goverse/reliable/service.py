@@ -255,7 +255,7 @@ class Reliability:
                 return
             try:
                 reply = _RECORDED if accepted else reply_of(answer, call, method)
-            except GoverseError as error:
+            except Exception as error:  # it belongs to the caller, and not to who commits
                 receiver.fail(error)
             else:
                 receiver.succeed(reply)
@@ -499,8 +499,8 @@ class Reliability:
     def run_at_once(self, entry: Entry) -> bool:
         try:
             return self._door.run_recorded_in_place(self._turn(entry))
-        except GoverseError:
-            return False  # whatever it is, it meets a turn with a task again, and is told there
+        except Exception:
+            return False  # whatever it is, it meets the task of the order again, and is told there
 
     def _turn(self, entry: Entry) -> Turn:
         """Raises why it cannot run here."""

@@ -14,6 +14,7 @@ import goverse
 from goverse.call import OVER, Forwarded, Reply, Verb
 from goverse.errors import Conflict, DeadlineExceeded, Executed, InvalidArgument, ObjectFailed
 from goverse.objects import encoding
+from goverse.reliable import answers
 from goverse.reliable.outbox import Envelope
 from goverse.storage.values import CallStatus
 from tests.support.eventually import eventually
@@ -213,3 +214,36 @@ async def test_with_a_closed_shard_a_call_is_declined():
         node.catalog.discard_all("the lease ended")
         call = make_call("Account", "a", "deposit", call_id="c1")
         assert node.catalog.forward(call, Receiver()) is None
+
+
+async def test_a_result_that_cannot_be_told_to_one_caller_stops_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async with reliable(Account) as node:
+        await awake(node)
+
+        def reply_of(answer: Any, call: Any, method: Any) -> Reply:
+            if call.call_id == "odd":
+                raise ZeroDivisionError
+            return answers.reply_of(answer, call, method)
+
+        monkeypatch.setattr("goverse.reliable.service.reply_of", reply_of)
+        odd = Sent(node, "odd", "deposit", amount=1)
+        others = [Sent(node, f"c{n}", "deposit", amount=1) for n in range(5)]
+        with pytest.raises(ZeroDivisionError):
+            await odd.answer()
+        assert [await one.value() for one in others] == [3, 4, 5, 6, 7]
+
+
+async def test_a_turn_that_cannot_be_made_in_place_is_left_to_the_task_of_its_order(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async with reliable(Account) as node:
+        await awake(node)
+
+        def broken(turn: Any) -> bool:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(node.catalog, "run_recorded_in_place", broken)
+        many = [Sent(node, f"c{n}", "deposit", amount=1) for n in range(5)]
+        assert [await one.value() for one in many] == [2, 3, 4, 5, 6]
