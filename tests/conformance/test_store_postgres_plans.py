@@ -108,7 +108,7 @@ def test_the_census_counts_live_rows_by_their_indexes(session: psycopg.Connectio
 
 #: The statements that write, and how many parameters each has.
 WRITING = {
-    "commit": (commit.COMMIT, 30),
+    **{f"commit {parts}": (text, 30 if parts[1] else 18) for parts, text in commit.COMMITS.items()},
     "accept": (calls.ACCEPT, 17),
     "change calls": (calls.CHANGE_CALLS, 8),
     "change outbox": (calls.CHANGE_OUTBOX, 8),
@@ -131,7 +131,7 @@ def test_the_statements_that_write_read_no_table_whole(
 def test_a_commit_compares_no_batch_with_itself(session: psycopg.Connection) -> None:
     """In time that grows with the square of the batch."""
     batch = {"batch", "outcomes", "standing", "calls", "eligible", "inserted", "passed", "numbered"}
-    for name in ("commit", "accept"):
+    for name in WRITING:
         for node in plan(session, *WRITING[name]):
             if node["Node Type"] == "Nested Loop" and node.get("Join Filter"):
                 within = [one.get("CTE Name") for one in nodes(node)]
@@ -148,7 +148,7 @@ def test_calls_are_finished_by_their_ids_also_when_none_was_pending(
         session.execute("ANALYZE goverse_reliable_calls")
         [locking] = [
             node
-            for node in plan(session, *WRITING["commit"])
+            for node in plan(session, *WRITING["commit (True, True)"])
             if node.get("Subplan Name") == "CTE calls"
         ]
     found = {node["Index Name"] for node in nodes(locking) if "Index Name" in node}

@@ -118,7 +118,9 @@ class Connections:
             await _discard(connection)
 
     def abort_all(self) -> None:
-        """Break what is used: whoever waits for an answer learns that none will come."""
+        """Break what is used: whoever waits for an answer learns that none will come. No others
+        are made from now on."""
+        self._closed = True
         for connection in self._used:
             abort(connection)
 

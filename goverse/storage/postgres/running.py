@@ -27,8 +27,22 @@ async def run(
 async def run_batch(
     connection: Connection, statement: bytes, columns: Sequence[Array], limit_s: float
 ) -> list[tuple[Any, ...]]:
-    """`run` for a statement with numbered parameters, each of them a column."""
-    return await bounded(connection, _execute_batch(connection, statement, columns), limit_s)
+    """`run` for a statement with numbered parameters, each of them a column.
+
+    To be awaited by a task that nobody cancels as long as the socket stands: it has none of its
+    own, as two tasks and a timer cost as much as the journey to the database and back.
+    """
+    timer = asyncio.get_running_loop().call_later(limit_s + GRACE_S, abort, connection)
+    try:
+        cursor = AsyncRawCursor(connection)
+        await cursor.execute(statement, columns, prepare=True, binary=True)
+        return await cursor.fetchall()
+    except asyncio.CancelledError:
+        abort(connection)
+        await connection.close()
+        raise
+    finally:
+        timer.cancel()
 
 
 async def bounded(connection: Connection, work: Coroutine[Any, Any, T], limit_s: float | None) -> T:
@@ -59,11 +73,3 @@ async def _execute(
     cursor = await connection.execute(statement, values, prepare=True, binary=True)
     rows: list[tuple[Any, ...]] = await cursor.fetchall() if cursor.description else []
     return rows
-
-
-async def _execute_batch(
-    connection: Connection, statement: bytes, columns: Sequence[Array]
-) -> list[tuple[Any, ...]]:
-    cursor = AsyncRawCursor(connection)
-    await cursor.execute(statement, columns, prepare=True, binary=True)
-    return await cursor.fetchall()

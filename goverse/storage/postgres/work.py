@@ -23,6 +23,7 @@ Rows = list[tuple[Any, ...]]
 
 MAX_TRIES = 5
 CLOSE_S = 2.0
+BROKEN_S = 1.0
 
 
 class Work:
@@ -113,6 +114,9 @@ class Work:
         if self._running:
             await asyncio.wait(list(self._running), timeout=CLOSE_S)
         self._connections.abort_all()
+        if self._running:
+            # They learn of it from their sockets; psycopg answers a cancellation by a journey.
+            await asyncio.wait(list(self._running), timeout=BROKEN_S)
         await self._tasks.close()
         await self._connections.close()
 
