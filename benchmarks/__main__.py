@@ -27,9 +27,11 @@ NAMES = {
     "bootstrap": "three nodes claim all shards: time and etcd transactions",
     "memory": "bytes per resident object and per idle session",
     "ledger": "the store on PostgreSQL: batches, fences, accepts beside 2,000,000 finished calls",
+    "reliable": "calls that take effect once, through gate and node, beside peers",
+    "durable": "calls of durable objects, beside volatile ones and bare commits of PostgreSQL",
 }
-#: Benchmarks that know peers.
-COMPARED = ("calls",)
+#: Benchmarks that know peers, and which.
+COMPARED = {"calls": ("xoscar", "ray"), "reliable": ("restate",)}
 #: Rounds where fewer or more are worth their time than the default.
 ROUNDS = {"memory": 3, "ledger": 4}
 DEFAULT_ROUNDS = 5
@@ -69,11 +71,10 @@ def _arguments() -> tuple[str, Options, Path | None]:
     parser.add_argument("--output", type=Path, help="file for the samples of every run")
     arguments = parser.parse_args()
     peers = tuple(dict.fromkeys(peer for peer in arguments.peers.split(",") if peer))
-    unknown = [peer for peer in peers if peer not in PEERS]
-    if unknown:
-        parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
-    if peers and arguments.name not in COMPARED:
-        parser.error(f"{arguments.name} is compared with no peers")
+    known = COMPARED.get(arguments.name, ())
+    if unknown := [peer for peer in peers if peer not in known]:
+        there_are = f"there are {', '.join(known)}" if known else "it is compared with none"
+        parser.error(f"{arguments.name} has no peer {', '.join(unknown)}; {there_are}")
     if arguments.rounds is None:
         arguments.rounds = ROUNDS.get(arguments.name, DEFAULT_ROUNDS)
     if arguments.rounds < 1 or not 0 < arguments.seconds < 3600:

@@ -5,14 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from goverse.config.settings import ClusterSettings
+import psycopg
+
+from goverse.aio.runtime import Runtime
+from goverse.config.settings import ClusterSettings, StorageSettings
 from goverse.coordination.supervised import EtcdOptions, EtcdProcess
+from goverse.storage.postgres import PostgresStore
+from goverse.storage.supervised import DATABASE, USER, PostgresOptions, PostgresProcess
 from goverse.testing.processes import ProcessCluster, http_get, process_cluster
 
 SETTLE_S = 60.0
+#: With which a confirmed commit survives a crash of the machine.
+DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
+#: No checkpoint within a run: after one, each page is written whole when it is touched.
+POSTGRES_SETTINGS = ("shared_buffers=512MB", "max_wal_size=4GB", "checkpoint_timeout=30min")
 NUM_SHARDS = ClusterSettings().initial_num_shards
 
 _OPEN_SHARDS = re.compile(r'^goverse_shards\{[^}]*state="open"[^}]*\} (\d+)', re.MULTILINE)
@@ -29,18 +40,74 @@ async def etcd_process(folder: Path) -> AsyncIterator[EtcdProcess]:
 
 
 @contextlib.asynccontextmanager
+async def postgres_process() -> AsyncIterator[PostgresProcess]:
+    """The PostgreSQL that comes with the extra ``dev``, in a folder that nobody can reach as well.
+
+    Raises RuntimeError if what it confirms could be lost.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="goverse-benchmark."))
+    folder.chmod(0o755)
+    data = folder / "data"
+    settings = (*POSTGRES_SETTINGS, f"unix_socket_directories={data}")
+    server = PostgresProcess(PostgresOptions(data, settings=settings))
+    try:
+        await server.start()
+        durability = postgres_durability(server)
+        if set(durability.values()) != {"on"}:
+            raise RuntimeError(f"PostgreSQL would lose what it confirms: {durability}")
+        yield server
+    finally:
+        await server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def socket_url(server: PostgresProcess) -> str:
+    """The server's address as a socket of this machine."""
+    options = server.options
+    return f"postgresql://{USER}@/{DATABASE}?host={options.data_dir}&port={options.port}"
+
+
+def postgres_durability(server: PostgresProcess) -> dict[str, str]:
+    """The settings that durability depends on, as the server says them."""
+    with psycopg.connect(server.url, password=server.password) as session:
+        return {
+            name: str(*session.execute("SELECT current_setting(%s)", (name,)).fetchone() or "")
+            for name in DURABLE
+        }
+
+
+@contextlib.asynccontextmanager
 async def one_node_and_a_gate(
-    folder: Path, environment: Mapping[str, str] | None = None
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    modules: Sequence[str] = (),
+    store: PostgresProcess | None = None,
 ) -> AsyncIterator[ProcessCluster]:
-    """etcd, ``node`` with the objects of the benchmarks, and ``gate``; all shards are open."""
+    """etcd, ``node`` with the objects of the benchmarks, and ``gate``; all shards are open.
+
+    :param modules: further ones that the node hosts.
+    :param store: where it keeps durable objects and reliable calls.
+    """
+    kept = {}
+    if store is not None:
+        kept = {
+            "GOVERSE_STORAGE__URL": socket_url(store),
+            "GOVERSE_STORAGE__PASSWORD": store.password,
+        }
+        settings = StorageSettings(url=socket_url(store), password=store.password)
+        prepared = PostgresStore(settings, Runtime())
+        await prepared.migrate()
+        await prepared.close()
     async with (
         etcd_process(folder) as etcd,
         process_cluster(
             etcd.endpoint,
             folder,
-            modules=("benchmarks.objects",),
+            modules=("benchmarks.objects", *modules),
             environment={
                 "GOVERSE_CLUSTER__STABILITY_DURATION": "200ms",
+                **kept,
                 **(environment or {}),
             },
         ) as cluster,

@@ -11,24 +11,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import shutil
 import statistics
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psycopg
 
+from benchmarks.cluster import postgres_process
 from benchmarks.report import Check, Options, Report
 from goverse.aio.runtime import Runtime
 from goverse.config.settings import StorageSettings
 from goverse.ids import NUM_SLOTS, Epoch, ObjectId, new_token
 from goverse.storage.api import Store
 from goverse.storage.postgres import PostgresStore
-from goverse.storage.supervised import PostgresOptions, PostgresProcess
+from goverse.storage.supervised import PostgresProcess
 from goverse.storage.values import (
     Acceptance,
     CallStatus,
@@ -107,7 +104,7 @@ class Load:
 
 
 async def run(options: Options, report: Report) -> None:
-    async with _server() as server:
+    async with postgres_process() as server:
         empty = await _database(server, "without")
         full = await _database(server, "with")
         began = time.perf_counter()
@@ -119,26 +116,6 @@ async def run(options: Options, report: Report) -> None:
         report.figures["raise_65536_fences_s"] = await _fences(empty)
         await empty.close()
         await full.close()
-
-
-@asynccontextmanager
-async def _server() -> AsyncIterator[PostgresProcess]:
-    folder = _folder()
-    settings = ("shared_buffers=512MB", "max_wal_size=4GB", "checkpoint_timeout=30min")
-    server = PostgresProcess(PostgresOptions(folder / "data", settings=settings))
-    try:
-        await server.start()
-        yield server
-    finally:
-        await server.kill()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _folder() -> Path:
-    """One that the user nobody can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="goverse-benchmark."))
-    folder.chmod(0o755)
-    return folder
 
 
 async def _database(server: PostgresProcess, name: str) -> Store:

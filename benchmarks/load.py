@@ -18,6 +18,7 @@ class Load:
     :param p50_ms: median latency. :param p99_ms: 99th percentile.
     :param all_calls: finished at all, in the warm-up and at the end too.
     :param cpu_s: processor time that this process used for all of them.
+    :param settled_s: from the last answer until all that the calls have set going was over.
     """
 
     calls: int
@@ -26,6 +27,7 @@ class Load:
     p99_ms: float
     all_calls: int
     cpu_s: float
+    settled_s: float = 0.0
 
     @property
     def per_second(self) -> float:

@@ -10,9 +10,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from benchmarks.load import drive
+from benchmarks.load import Load, drive
 
 PAYLOAD = bytes(64)
+
+#: Name of the work, callers, seconds of warm-up, measured seconds.
+Run = Callable[[str, int, float, float], Awaitable[Load]]
 
 
 def private_stdout() -> TextIO:
@@ -31,11 +34,16 @@ async def answer_runs(
     """
     if await call(0) != PAYLOAD:
         raise RuntimeError("the echo of a peer answered something else than it was asked")
+    await serve_runs(lambda _, *shape: drive(call, *shape), about, answers)
+
+
+async def serve_runs(run: Run, about: dict[str, Any], answers: TextIO) -> None:
+    """Serve runs of any kind of work until standard input ends."""
     _tell(answers, {"python": sys.version.split()[0], **about})
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        callers, warmup_s, seconds = line.split()
-        load = await drive(call, int(callers), float(warmup_s), float(seconds))
+        work, callers, warmup_s, seconds = line.split()
+        load = await run(work, int(callers), float(warmup_s), float(seconds))
         _tell(answers, asdict(load))
 
 

@@ -24,6 +24,9 @@ START_S = 120.0
 ANSWER_S = 60.0
 STOP_S = 15.0
 
+#: What packages would run when they are installed is not needed.
+_NPM_OPTIONS = ("--ignore-scripts", "--no-audit", "--no-fund", "--silent", "--no-package-lock")
+
 
 class PeerFailed(RuntimeError):
     """A peer could not be installed or started, or gave up."""
@@ -41,10 +44,15 @@ class Peer:
     _process: asyncio.subprocess.Process
     _log: Path
 
-    async def run(self, callers: int, warmup_s: float, seconds: float) -> Load:
-        """One run. Raises PeerFailed."""
+    async def run(
+        self, callers: int, warmup_s: float, seconds: float, *, work: str = "calls"
+    ) -> Load:
+        """One run. Raises PeerFailed.
+
+        :param work: for drivers that know several.
+        """
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{callers} {warmup_s} {seconds}\n".encode())
+        self._process.stdin.write(f"{work} {callers} {warmup_s} {seconds}\n".encode())
         return Load(**await _line(self.name, self._process, self._log, seconds + ANSWER_S))
 
 
@@ -111,18 +119,23 @@ async def driver_commands(names: Sequence[str]) -> tuple[dict[str, list[str]], l
 
 async def _driver_command(name: str) -> list[str]:
     """The command of a peer's driver, whose environment is made if need be."""
-    python = await installed(REQUIREMENTS / f"{name}.txt", CACHE / name)
+    requirements = REQUIREMENTS / f"{name}.txt"
+    packages = REQUIREMENTS / f"{name}.json"
+    python = await installed(requirements, CACHE / name, packages if packages.exists() else None)
     return [str(python), "-m", f"benchmarks.peers.{name}_calls"]
 
 
-async def installed(requirements: Path, folder: Path) -> Path:
+async def installed(requirements: Path, folder: Path, packages: Path | None = None) -> Path:
     """The Python of the environment in ``folder``, which has exactly ``requirements``.
 
     Made again when those change. Raises PeerFailed.
+
+    :param packages: a package.json of what comes from npm, into ``node_modules`` there.
     """
     python = folder / "bin" / "python"
     stamp = folder / "requirements.sha256"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    wanted = requirements.read_bytes() + (packages.read_bytes() if packages else b"")
+    digest = hashlib.sha256(wanted).hexdigest()
     if stamp.exists() and stamp.read_text() == digest and python.exists():
         return python
     shutil.rmtree(folder, ignore_errors=True)
@@ -135,11 +148,22 @@ async def installed(requirements: Path, folder: Path) -> Path:
         await output([base, "-m", "venv", "--without-pip", str(folder)])
         _say(f"installing what {requirements} names (a minute or two)")
         await output([*pip, "install", "--quiet", "--progress-bar", "off", "-r", str(requirements)])
+        if packages is not None:
+            shutil.copy(packages, folder / "package.json")
+            await output([_npm(), "install", *_NPM_OPTIONS, "--prefix", str(folder)])
     except RuntimeError as error:
         raise PeerFailed(f"could not be installed: {error}") from None
     stamp.write_text(digest)
     _say(f"{folder} is ready")
     return python
+
+
+def _npm() -> str:
+    """By its path, as children are started."""
+    found = shutil.which("npm")
+    if found is None:
+        raise RuntimeError("npm is missing, and the peer comes from there")
+    return found
 
 
 def _say(text: str) -> None:

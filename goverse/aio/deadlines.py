@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
@@ -23,6 +24,7 @@ class Deadlines:
     def __init__(self, *, step_s: float = 0.02) -> None:
         self._step_s = step_s
         self._buckets: dict[int, dict[int, Callable[[], None]]] = {}
+        self._steps: list[int] = []  # a heap of the keys of the buckets
         self._next_token = 0
         self._timer: asyncio.TimerHandle | None = None
         self._armed = 0
@@ -35,6 +37,7 @@ class Deadlines:
         bucket = self._buckets.get(step)
         if bucket is None:
             bucket = self._buckets[step] = {}
+            heapq.heappush(self._steps, step)
             if self._timer is None or step < self._armed:
                 self._arm(step)
         bucket[token] = callback
@@ -55,6 +58,7 @@ class Deadlines:
             self._timer.cancel()
             self._timer = None
         self._buckets.clear()
+        self._steps.clear()
 
     def _arm(self, step: int) -> None:
         if self._timer is not None:
@@ -66,11 +70,14 @@ class Deadlines:
     def _fire(self) -> None:
         self._timer = None
         now_step = int(asyncio.get_running_loop().time() / self._step_s + 1e-6)
-        for step in sorted(step for step in self._buckets if step <= now_step):
-            for callback in self._buckets.pop(step).values():
+        due = []
+        while self._steps and self._steps[0] <= now_step:
+            due.append(heapq.heappop(self._steps))
+        for step in due:  # a callback may cancel what is due later
+            for callback in self._buckets.pop(step, {}).values():
                 callback()
-        if self._buckets and not self._closed:
-            self._arm(min(self._buckets))
+        if self._steps and not self._closed:
+            self._arm(self._steps[0])
 
 
 class Reminders(Generic[T]):

@@ -45,6 +45,7 @@ from goverse.objects.arrival import Arrival
 from goverse.objects.autoload import Autoload, keep_trying
 from goverse.objects.background import Action, timer_turn
 from goverse.objects.context import CallDefaults
+from goverse.objects.definition import MethodType
 from goverse.objects.description import TypesDescription
 from goverse.objects.durability.service import Durability
 from goverse.objects.messages import PushSink
@@ -163,6 +164,26 @@ class Catalog:
         self._place(turn, self._activations.get((turn.call.type, turn.call.id)))
         await self._run(turn)
 
+    def run_recorded_in_place(self, turn: Turn) -> bool:
+        """`run_recorded` for a method that never suspends. False: it left no outcome, or has not
+        begun because it would have to wait. Raises what stands in its way."""
+        activation = self._activations.get((turn.call.type, turn.call.id))
+        method = turn.work
+        if (
+            activation is None
+            or not isinstance(method, MethodType)
+            or not _can_run_in_place(activation, method)
+        ):
+            return False
+        return running.run_recorded_in_place(activation, turn, method)
+
+    def open_shard_of(self, call: Call) -> Shard | None:
+        """The shard of ``call``'s object, if it is open at this moment."""
+        shard = self._shards.get(self._shard_of(call.id))
+        if shard is None or shard.state is not OPEN or not self._services.lease_valid():
+            return None
+        return shard
+
     async def wait_open(self, call: Call) -> Shard:
         """The shard of ``call``'s object, once it is open. Raises NotOwner, Overloaded,
         DeadlineExceeded."""
@@ -186,17 +207,14 @@ class Catalog:
     def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
         """Run ``call`` at once if its method never suspends and nothing is in its way; otherwise
         decline, as waiting needs a task. See `goverse.call.Forwarder`."""
+        if call.call_id:
+            reliable = self._services.reliable
+            return reliable.forward(call, receiver) if reliable is not None else None
         activation = self._activations.get((call.type, call.id))
-        if activation is None or call.verb is not Verb.CALL or call.call_id:
+        if activation is None or call.verb is not Verb.CALL:
             return None
         method = activation.object_type.methods.get(call.method)
-        if (
-            method is None
-            or not method.in_place
-            or not activation.mailbox.idle
-            or activation.state is not ACTIVE
-            or activation.shard.state is not OPEN
-        ):
+        if method is None or not _can_run_in_place(activation, method):
             return None
         arguments, deadline = self.arrival.bind(call, method, self._now())
         return running.run_in_place(activation, call, method, arguments, deadline, receiver)
@@ -522,3 +540,13 @@ def _stopping(turn: Turn) -> GoverseError:
 
 def _superseded(turn: Turn) -> GoverseError:
     return Fenced(f"{turn.call}: its shard has another epoch now")
+
+
+def _can_run_in_place(activation: Activation, method: MethodType) -> bool:
+    """Whether a turn of ``method`` would begin and end in this step."""
+    return (
+        method.in_place
+        and activation.mailbox.idle
+        and activation.state is ACTIVE
+        and activation.shard.state is OPEN
+    )

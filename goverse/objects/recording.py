@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from goverse.call import Call, Reply
+from goverse.call import Call, Forwarded, Receiver, Reply
 from goverse.errors import BY_CODE, ApplicationError, Executed, GoverseError, Internal
 from goverse.ids import ObjectId
 from goverse.objects import encoding
@@ -45,6 +45,10 @@ class ReliableCalls(Protocol):
 
     async def invoke(self, call: Call) -> Reply:
         """Carry out a call that has a call id, or one that looks for one."""
+        ...
+
+    def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
+        """`invoke`, as `goverse.call.Forwarder` has it."""
         ...
 
     async def opening(self, shard: Shard, *, released: bool) -> None:

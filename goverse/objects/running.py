@@ -74,13 +74,34 @@ def run_in_place(
     It begins and ends in this very step, in which nothing else happens: so nobody can find it in
     the mailbox or among the turns, or interrupt it.
     """
-    services, durable = activation.services, activation.durable
+    turn = Turn(call, method, arguments, deadline, method.shared)
+    durable = activation.durable
+    told = _in_place(activation, turn, method)
+    if durable is not None and not durable.is_committed(turn.ticket):
+        return durable.tell_later(turn, told, receiver)
+    receiver.succeed(activation.tell(turn, told))
+    return OVER
+
+
+def run_recorded_in_place(activation: Activation, turn: Turn, method: MethodType) -> bool:
+    """`run_recorded` under the conditions of `run_in_place`. False: there is no outcome. Raises
+    why it has not begun."""
+    record, durable = turn.record, activation.durable
+    assert record is not None and durable is not None, "a reliable call is one of a durable object"
+    _in_place(activation, turn, method)
+    if turn.noted is None:
+        return False
+    record.ran(turn.noted)
+    durable.when(turn.ticket, record)
+    return True
+
+
+def _in_place(activation: Activation, turn: Turn, method: MethodType) -> Reply | BaseException:
+    """Run ``turn`` in this step: what its caller will be told."""
+    services, durable, call = activation.services, activation.durable, turn.call
     if not services.lease_valid():
         raise activation.shard.not_owner()
-    number = services.next_turn()
-    turn = Turn(
-        call, method, arguments, deadline, method.shared, RUNNING, number, False, activation
-    )
+    turn.state, turn.number, turn.activation = RUNNING, services.next_turn(), activation
     if durable is not None:
         _check_durable(activation, turn, durable)
     if activation.has_state and method.tracked:
@@ -101,10 +122,7 @@ def run_in_place(
     if observer is not None:
         status = "ok" if isinstance(told, Reply) else outcome.status_of(told)
         observer.turn_ended(call.type, call.method, status, ended - started)
-    if durable is not None and not durable.is_committed(turn.ticket):
-        return durable.tell_later(turn, told, receiver)
-    receiver.succeed(activation.tell(turn, told))
-    return OVER
+    return told
 
 
 async def _run(activation: Activation, turn: Turn) -> Reply | BaseException:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from goverse.aio.deadlines import Deadlines
@@ -101,8 +100,8 @@ class Entry:
         #: Why the store would not take what its turn left.
         self.refusal: GoverseError | None = None
         self.refusals = 0
-        self._waiters: dict[asyncio.Future[Answer], None] = {}
-        self._accept_waiters: dict[asyncio.Future[Answer], None] = {}
+        self._waiters: dict[Waiting, None] = {}
+        self._accept_waiters: dict[Waiting, None] = {}
 
     @property
     def call_id(self) -> str:
@@ -189,33 +188,47 @@ class Entry:
         """
         if accepted and self.state is not ACCEPTING:
             return ACCEPTED
-        waiters = self._accept_waiters if accepted else self._waiters
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        waiters[future] = None
-        handle = deadlines.add(call.deadline, partial(self._expire, future, call))
+
+        def tell(answer: Answer) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        waiting = self.when(call, deadlines, tell, accepted=accepted, gone=gone)
         try:
             answer = await future
         finally:
-            deadlines.cancel(handle)
-            waiters.pop(future, None)
-            if not self.awaited:
-                gone(self)
+            waiting.cancel()
         if isinstance(answer, GoverseError):
             raise answer
         return answer
 
-    def _expire(self, future: asyncio.Future[Answer], call: Call) -> None:
-        if not future.done():
-            late = DeadlineExceeded(
-                f"{call} is {self.state.value} and was not finished before the deadline; ask "
-                "again under the same call id",
-                executed=Executed.UNKNOWN if self.sent else Executed.NO,
-                details={
-                    "call_id": self.call_id,
-                    "status": "unknown" if self.state is ACCEPTING else "pending",
-                },
-            )
-            future.set_result(late)
+    def when(
+        self,
+        call: Call,
+        deadlines: Deadlines,
+        tell: Callable[[Answer], None],
+        *,
+        accepted: bool,
+        gone: Callable[[Entry], None],
+    ) -> Waiting:
+        """`wait` for who has no task: ``tell`` is called once, unless the waiting is cancelled."""
+        waiters = self._accept_waiters if accepted else self._waiters
+        waiting = Waiting(self, call, tell, waiters, deadlines, gone)
+        waiters[waiting] = None
+        return waiting
+
+    def late(self, call: Call) -> DeadlineExceeded:
+        """What is known of it at the deadline of ``call``."""
+        return DeadlineExceeded(
+            f"{call} is {self.state.value} and was not finished before the deadline; ask "
+            "again under the same call id",
+            executed=Executed.UNKNOWN if self.sent else Executed.NO,
+            details={
+                "call_id": self.call_id,
+                "status": "unknown" if self.state is ACCEPTING else "pending",
+            },
+        )
 
     def tell_accepted(self) -> None:
         self._tell(self._accept_waiters, lambda: ACCEPTED)
@@ -226,10 +239,52 @@ class Entry:
         self._tell(self._accept_waiters, answer)
         self._tell(self._waiters, answer)
 
-    def _tell(
-        self, waiters: dict[asyncio.Future[Answer], None], answer: Callable[[], Answer]
-    ) -> None:
-        for future in waiters:
-            if not future.done():
-                future.set_result(answer())
+    def _tell(self, waiters: dict[Waiting, None], answer: Callable[[], Answer]) -> None:
+        waiting = list(waiters)
         waiters.clear()
+        for one in waiting:
+            one.answer(answer())
+
+
+class Waiting:
+    """Somebody who waits for an entry until the deadline of a call.
+
+    It is the `goverse.call.Forwarded` of a call that has no task.
+    """
+
+    __slots__ = ("_call", "_deadlines", "_entry", "_gone", "_handle", "_tell", "_waiters")
+
+    def __init__(
+        self,
+        entry: Entry,
+        call: Call,
+        tell: Callable[[Answer], None],
+        waiters: dict[Waiting, None],
+        deadlines: Deadlines,
+        gone: Callable[[Entry], None],
+    ) -> None:
+        self._entry = entry
+        self._call = call
+        self._tell = tell
+        self._waiters = waiters
+        self._deadlines = deadlines
+        self._gone = gone
+        self._handle = deadlines.add(call.deadline, self._expire)
+
+    def answer(self, answer: Answer) -> None:
+        """It waits no more, and is not among the waiters."""
+        self._deadlines.cancel(self._handle)
+        self._tell(answer)
+
+    def _expire(self) -> None:
+        late = self._entry.late(self._call)
+        self.cancel()
+        self._tell(late)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more. Harmless afterwards."""
+        if self._waiters.pop(self, self) is self:
+            return
+        self._deadlines.cancel(self._handle)
+        if not self._entry.awaited:
+            self._gone(self._entry)

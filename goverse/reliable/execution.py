@@ -35,7 +35,11 @@ class CatalogDoor(Protocol):
 
     async def wait_open(self, call: Call) -> Shard: ...
 
+    def open_shard_of(self, call: Call) -> Shard | None: ...
+
     async def run_recorded(self, turn: Turn) -> None: ...
+
+    def run_recorded_in_place(self, turn: Turn) -> bool: ...
 
 
 class Execution:
@@ -80,6 +84,16 @@ class Execution:
         return self._tasks.spawn(f"calls of {order.object}", order.run())
 
     async def run(self, entry: Entry) -> None:
+        await self.door.run_recorded(self._turn(entry))
+
+    def run_at_once(self, entry: Entry) -> bool:
+        try:
+            return self.door.run_recorded_in_place(self._turn(entry))
+        except Exception:
+            return False  # whatever it is, it meets the task of the order again, and is told there
+
+    def _turn(self, entry: Entry) -> Turn:
+        """Raises why it cannot run here."""
         arrival = self.door.arrival
         object_type = self._registry.get(entry.object.type)
         if object_type.stored is None:
@@ -91,7 +105,7 @@ class Execution:
         else:
             turn = Turn(call, _Refused(entry.refusal), None, call.deadline)
         turn.record = entry
-        await self.door.run_recorded(turn)
+        return turn
 
     async def step(self, entry: Entry, step: Step, reason: str) -> int | None:
         return await self._ledger.step(entry, step, reason)

@@ -62,6 +62,10 @@ class OrderHost(Protocol):
         """One turn. Raises why it left no outcome."""
         ...
 
+    def run_at_once(self, entry: Entry) -> bool:
+        """One turn in place. False: it left no outcome, or has to wait for something."""
+        ...
+
     async def step(self, entry: Entry, step: Step, reason: str) -> int | None:
         """Change the row; its attempts. None: look at the rows again."""
         ...
@@ -176,8 +180,26 @@ class Order:
     # -- running
 
     def _start(self) -> None:
-        if self.pending and self._runner is None and not (self._blocked or self._closed):
-            self._runner = self._host.spawn_runner(self)
+        if self._runner is None and not (self._blocked or self._closed):
+            self._run_at_once()
+            if self.pending and self._runner is None:
+                self._runner = self._host.spawn_runner(self)
+
+    def _run_at_once(self) -> None:
+        """Turns that need no task, as long as nothing asks for care."""
+        for _ in range(_TURNS_IN_A_ROW):
+            if not self.pending or self.doubtful or self._careful is not None:
+                return
+            entry = self.pending[0]
+            if entry is self._suspect or entry.refusal is not None or self._expired(entry):
+                return
+            if not self._host.run_at_once(entry):
+                self._interrupted(entry)
+                return
+
+    def _expired(self, entry: Entry) -> bool:
+        expires_at = entry.call.expires_at
+        return expires_at is not None and expires_at <= self._host.wall()
 
     async def run(self) -> None:
         """The body of its task."""
@@ -202,8 +224,7 @@ class Order:
         if self.doubtful:
             return await self._look_again()
         entry = self.pending[0]
-        expires_at = entry.call.expires_at
-        if expires_at is not None and expires_at <= self._host.wall():
+        if self._expired(entry):
             return await self._skip(entry, "expired")
         if entry is self._suspect:
             return await self._count(entry)

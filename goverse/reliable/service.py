@@ -13,7 +13,16 @@ from goverse.aio.deadlines import Deadlines
 from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
-from goverse.call import Call, CallTarget, Codec, Reply, Verb
+from goverse.call import (
+    OVER,
+    Call,
+    CallTarget,
+    Codec,
+    Forwarded,
+    Receiver,
+    Reply,
+    Verb,
+)
 from goverse.config.settings import LimitSettings
 from goverse.errors import Conflict, GoverseError, InvalidArgument, Unavailable
 from goverse.ids import ObjectId, new_token
@@ -24,7 +33,7 @@ from goverse.objects.registry import Registry
 from goverse.objects.shard import Shard
 from goverse.reliable.accepts import Accepts
 from goverse.reliable.answers import found, outcome_of, reply_of
-from goverse.reliable.entries import ACCEPTING, PARKED, Entry
+from goverse.reliable.entries import ACCEPTING, PARKED, Answer, Entry
 from goverse.reliable.execution import CatalogDoor, Execution, own_copy
 from goverse.reliable.ledger import Ledger
 from goverse.reliable.observer import ReliableObserver
@@ -36,6 +45,9 @@ from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
 from goverse.storage.values import AcceptResult, CallStatus, ReliableCall
 
 _LONGEST = 10
+
+#: What is told to who waits for the row alone.
+_RECORDED = Reply(encoding.NONE[Codec.MSGPACK])
 
 
 @dataclass(frozen=True)
@@ -136,8 +148,41 @@ class Reliability:
         if call.verb is Verb.LOOKUP:
             return await self._look_up(call)
         wanted, method = understand(call, self._door.arrival)
-        shard = await self._door.wait_open(call)
         # No await from here to the entry: the shard cannot leave in between.
+        entry = self._entry_of(call, wanted, await self._door.wait_open(call))
+        if call.verb is Verb.ENQUEUE:
+            await entry.wait(call, self._deadlines, accepted=True, gone=self._nobody_waits)
+            return _RECORDED
+        outcome = await entry.wait(call, self._deadlines, accepted=False, gone=self._nobody_waits)
+        return reply_of(outcome, call, method)
+
+    def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
+        """`invoke` without a task; None if the store has to be asked, or the shard is not open."""
+        shard = self._door.open_shard_of(call)
+        if call.verb is Verb.LOOKUP or shard is None:
+            return None
+        wanted, method = understand(call, self._door.arrival)
+        entry = self._entry_of(call, wanted, shard)
+        accepted = call.verb is Verb.ENQUEUE
+        if accepted and entry.state is not ACCEPTING:
+            receiver.succeed(_RECORDED)
+            return OVER
+
+        def tell(answer: Answer) -> None:
+            if isinstance(answer, GoverseError):
+                receiver.fail(answer)
+                return
+            try:
+                reply = _RECORDED if accepted else reply_of(answer, call, method)
+            except Exception as error:  # it belongs to the caller, and not to who commits
+                receiver.fail(error)
+            else:
+                receiver.succeed(reply)
+
+        return entry.when(call, self._deadlines, tell, accepted=accepted, gone=self._nobody_waits)
+
+    def _entry_of(self, call: Call, wanted: ReliableCall, shard: Shard) -> Entry:
+        """The entry of ``call``'s id, new or not. Raises Conflict, Overloaded."""
         entry = self._unfinished.get(call.call_id)
         if entry is None:
             entry = self._accept(wanted, shard)
@@ -148,11 +193,7 @@ class Reliability:
             )
         else:
             self._observer.repeated(call.type)
-        if call.verb is Verb.ENQUEUE:
-            await entry.wait(call, self._deadlines, accepted=True, gone=self._nobody_waits)
-            return Reply(encoding.NONE[Codec.MSGPACK])
-        outcome = await entry.wait(call, self._deadlines, accepted=False, gone=self._nobody_waits)
-        return reply_of(outcome, call, method)
+        return entry
 
     def _accept(self, wanted: ReliableCall, shard: Shard) -> Entry:
         """Raises Overloaded."""
@@ -183,7 +224,6 @@ class Reliability:
 
     def recorded(self, entry: Entry, result: AcceptResult) -> None:
         calls = self._unfinished.shards[entry.shard]
-        self._unfinished.landed(entry)
         entry.accepted_at = asyncio.get_running_loop().time()
         entry.waits_since = self.wall()
         stored = result.stored
@@ -193,17 +233,21 @@ class Reliability:
         else:
             self._observer.repeated(entry.object.type)
             entry.adopt(stored)
-            if stored.status.finished:
-                self._unfinished.end(entry, lambda: outcome_of(stored))
-                return
             if stored.status is not CallStatus.PENDING:
-                entry.tell_accepted()
-                self._execution.left(entry)
+                self._unfinished.landed(entry)
+                if stored.status.finished:
+                    self._unfinished.end(entry, lambda: outcome_of(stored))
+                else:
+                    entry.tell_accepted()
+                    self._execution.left(entry)
                 return
         entry.tell_accepted()
         if calls.cursor is None:
-            self._execution.order(entry).join(entry)
+            order = self._execution.order(entry)
+            order.accept_landed()
+            order.join(entry)
         else:
+            self._unfinished.landed(entry)
             entry.wait_for_page()
             calls.late.append(entry)
 

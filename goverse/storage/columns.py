@@ -67,25 +67,8 @@ def seconds(micros: int | None) -> float | None:
     return None if micros is None else micros / 1_000_000
 
 
-def call_columns(calls: Sequence[ReliableCall]) -> list[Any]:
-    """One array per column of `CALL_COLUMNS`."""
-    return [
-        [call.call_id for call in calls],
-        [call.object.type for call in calls],
-        [call.object.id for call in calls],
-        [call.method for call in calls],
-        [call.arguments.data for call in calls],
-        integers(call.arguments.codec for call in calls),
-        [call.digest for call in calls],
-        [call.principal for call in calls],
-        [call.context for call in calls],
-        [call.parent for call in calls],
-        integers(micros(call.expires_at) for call in calls),
-    ]
-
-
 def call_values(call: ReliableCall) -> tuple[Any, ...]:
-    """The same of one call, for a database that is given rows."""
+    """What `CALL_COLUMNS` are of one call, for a database that is given rows."""
     return (
         call.call_id,
         call.object.type,

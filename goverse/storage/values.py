@@ -128,8 +128,7 @@ class OutboxRow:
     created_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a commit finishes one pending call of its object. ``status`` is a finished one."""
 
     call_id: str
@@ -138,8 +137,7 @@ class Outcome:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectCommit:
+class ObjectCommit(NamedTuple):
     """Everything that one object's turns did since its last commit; written all or none.
 
     :param version: the version it replaces; 0: there is no row. Every commit raises it by one,
@@ -170,8 +168,7 @@ class Verdict(enum.Enum):
     REFUSED = "refused"  # the database refuses this very item, whatever stands beside it
 
 
-@dataclass(frozen=True, slots=True)
-class CommitResult:
+class CommitResult(NamedTuple):
     """``version`` is the object's after the commit, if it is DONE. ``message`` is for people."""
 
     verdict: Verdict
@@ -179,8 +176,7 @@ class CommitResult:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Acceptance:
+class Acceptance(NamedTuple):
     """A call to be recorded.
 
     :param skip: not empty: record it as skipped for this reason, so that it can never run.
@@ -191,8 +187,7 @@ class Acceptance:
     skip: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptResult:
+class AcceptResult(NamedTuple):
     """DONE: recorded, at ``seq``. KNOWN: ``stored`` is what is there. Else nothing is written."""
 
     verdict: Verdict

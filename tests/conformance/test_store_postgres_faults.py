@@ -211,7 +211,7 @@ async def test_a_commit_that_waited_for_a_raiser_decides_on_what_that_left(
     batch = [
         first.commit_of(b"1", id="new"),
         first.commit_of(b"1", id="old", version=1),
-        replace(first.commit_of(b"1", id="stale"), version=9),
+        first.commit_of(b"1", id="stale")._replace(version=9),
         second.commit_of(b"1", id="new"),
     ]
     raiser = server.connect()

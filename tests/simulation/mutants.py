@@ -84,7 +84,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a turn in place beside another",
         "goverse/objects/catalog.py",
-        "            or not activation.mailbox.idle\n",
+        "        and activation.mailbox.idle\n",
         "",
     ),
     Mutant(

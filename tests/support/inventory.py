@@ -99,6 +99,7 @@ UNLIMITED = {
     "goverse/aio/batcher.py:Batcher._waiting": "max_waiting, see durability.loads and the shards "
     "of a layout",
     "goverse/aio/deadlines.py:Deadlines._buckets": _CALLS,
+    "goverse/aio/deadlines.py:Deadlines._steps": _CALLS,
     "goverse/aio/deadlines.py:Reminders._deadlines": _RESIDENT,
     "goverse/aio/deadlines.py:Reminders._steps": _RESIDENT,
     "goverse/aio/tasks.py:Tasks._tasks": _OWNED,

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.peers import outside
+from benchmarks.peers.http1 import Http1
 from benchmarks.processes import descendants, output
 from benchmarks.report import ROOT, Check, Report
 from tests.support.eventually import eventually
@@ -124,6 +125,8 @@ async def test_a_benchmark_that_cannot_run_says_why_and_fails(tmp_path: Path) ->
         ("nothing",),
         ("calls", "--peers", "akka"),
         ("http", "--peers", "ray"),
+        ("calls", "--peers", "restate"),
+        ("durable", "--peers", "restate"),
         ("calls", "--rounds", "0"),
     ],
 )
@@ -132,6 +135,78 @@ async def test_a_mistyped_benchmark_is_refused(arguments: tuple[str, ...]) -> No
     _, err = await process.communicate()
     assert process.returncode == 2
     assert b"error:" in err
+
+
+#: What each shows, and how many calls had their sums compared or were committed.
+SHORT = {
+    "reliable": {"64 callers", "1 caller", "bank, 64 callers"},
+    "durable": {"volatile objects", "durable objects", "one durable object", "bare commits"},
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+async def test_a_benchmark_of_durable_objects_runs_in_a_short_form(
+    tmp_path: Path, name: str
+) -> None:
+    kept = tmp_path / "samples.json"
+    process = await benchmark(name, "--rounds", "1", "--seconds", "0.3", "--output", str(kept))
+    out, _ = await process.communicate()
+    line = closing_line(out)
+    assert line["faults"] == []
+    shown = {subject.removeprefix("reliable calls, ") for subject in line["figures"]["medians"]}
+    assert shown == SHORT[name]
+    assert all(one["per_s"] > 0 for one in line["figures"]["medians"].values())
+    assert len(line["checks"]) == (1 if name == "reliable" else 3)
+    assert process.returncode == (0 if line["ok"] else 1)
+    if name == "durable":
+        assert set(line["figures"]["states"]) == {"1 KiB", "64 KiB", "1 MiB"}
+        assert line["figures"]["objects_per_commit"] > 1
+    assert json.loads(kept.read_text())["samples"]
+
+
+async def test_a_peers_packages_from_npm_need_npm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requirements, packages = tmp_path / "peer.txt", tmp_path / "peer.json"
+    requirements.write_text("# none\n")
+    packages.write_text('{"private": true}')
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(outside.PeerFailed, match="npm is missing"):
+        await outside.installed(requirements, tmp_path / "env", packages)
+
+
+async def test_the_client_of_peers_speaks_http_over_kept_connections() -> None:
+    asked: list[bytes] = []
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+            asked.append(head + await reader.readexactly(length))
+            if b"/bad" in head:
+                writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnone")
+            elif b"/gone" in head:
+                break
+            else:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n[1, ")
+                await writer.drain()
+                writer.write(b"2]")
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        http = Http1(*server.sockets[0].getsockname())
+        assert await http.post("/good", {"a": 1}, "x: y\r\n") == [1, 2]
+        assert asked[0].endswith(b'x: y\r\ncontent-type: application/json\r\n\r\n{"a": 1}')
+        with pytest.raises(RuntimeError, match="/bad was answered 404: none"):
+            await http.post("/bad", None)
+        assert b"content-type" not in asked[1]
+        assert connections == 1
+        with pytest.raises(OSError):
+            await http.post("/gone", 1)
+        http.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -11,8 +11,16 @@ from goverse.storage.columns import (
     LEDGER_ROW,
     NOW,
     OUTBOX_ROW,
-    call_columns,
-    integers,
+    micros,
+)
+from goverse.storage.postgres.arrays import (
+    Array,
+    blobs,
+    int2s,
+    int4s,
+    int8s,
+    numbered,
+    texts,
 )
 from goverse.storage.rules import fenced
 from goverse.storage.values import (
@@ -20,6 +28,7 @@ from goverse.storage.values import (
     CallStep,
     Fence,
     OutboxChange,
+    ReliableCall,
     StepResult,
     Verdict,
 )
@@ -34,7 +43,7 @@ fences AS MATERIALIZED (
 
 # ``seq`` is drawn in the order of the batch, and rows are inserted in the order of their ids: two
 # owners that meet the same ids wait for each other and never in a circle.
-ACCEPT = f"""
+ACCEPT = numbered(f"""
 WITH batch AS MATERIALIZED (
     SELECT * FROM unnest(
         %s::int4[], %s::int8[], %s::int8[], %s::int8[], %s::text[],
@@ -59,7 +68,7 @@ WITH batch AS MATERIALIZED (
 SELECT s.ord IS NOT NULL, i.seq
 FROM batch b LEFT JOIN standing s ON s.ord = b.ord LEFT JOIN inserted i ON i.call_id = b.call_id
 ORDER BY b.ord
-"""
+""")
 
 _STEPS = f"""
 WITH batch AS MATERIALIZED (
@@ -68,7 +77,7 @@ WITH batch AS MATERIALIZED (
     ) WITH ORDINALITY AS b (slot, generation, revision, opening, call_id, step, reason, ord)
 ), {_FENCES}"""
 
-CHANGE_CALLS = f"""
+CHANGE_CALLS = numbered(f"""
 {_STEPS}, targets AS MATERIALIZED (
     SELECT c.call_id, s.ord, s.step, s.reason
     FROM standing s JOIN goverse_reliable_calls c ON c.call_id = s.call_id AND c.slot = s.slot
@@ -93,9 +102,9 @@ CHANGE_CALLS = f"""
 SELECT s.ord IS NOT NULL, c.ord IS NOT NULL, coalesce(c.attempts, 0), coalesce(c.seq, 0)
 FROM batch b LEFT JOIN standing s ON s.ord = b.ord LEFT JOIN changed c ON c.ord = b.ord
 ORDER BY b.ord
-"""
+""")
 
-CHANGE_OUTBOX = f"""
+CHANGE_OUTBOX = numbered(f"""
 {_STEPS}, targets AS MATERIALIZED (
     SELECT x.call_id, s.ord, s.step, s.reason
     FROM standing s JOIN goverse_outbox x ON x.call_id = s.call_id AND x.slot = s.slot
@@ -110,7 +119,7 @@ CHANGE_OUTBOX = f"""
 SELECT s.ord IS NOT NULL, t.ord IS NOT NULL OR b.step = 'delivered', 0, 0
 FROM batch b LEFT JOIN standing s ON s.ord = b.ord LEFT JOIN targets t ON t.ord = b.ord
 ORDER BY b.ord
-"""
+""")
 
 GET_CALLS = f"SELECT {LEDGER_ROW} FROM goverse_reliable_calls WHERE call_id = ANY (%s::text[])"
 
@@ -145,37 +154,54 @@ SELECT
 """
 
 
-def _fence_columns(fences: Sequence[Fence]) -> list[str]:
+def fence_columns(fences: Sequence[Fence]) -> list[Array]:
     return [
-        integers(fence.slot for fence in fences),
-        integers(fence.epoch.generation for fence in fences),
-        integers(fence.epoch.revision for fence in fences),
-        integers(fence.opening for fence in fences),
+        int4s([fence.slot for fence in fences]),
+        int8s([fence.epoch.generation for fence in fences]),
+        int8s([fence.epoch.revision for fence in fences]),
+        int8s([fence.opening for fence in fences]),
     ]
 
 
-def _slots(fences: Sequence[Fence]) -> str:
-    return integers(sorted({fence.slot: None for fence in fences}))
+def slots(fences: Sequence[Fence]) -> Array:
+    return int4s(sorted({fence.slot for fence in fences}))
 
 
-def accept_parameters(calls: Sequence[Acceptance]) -> list[Any]:
+def call_columns(calls: Sequence[ReliableCall]) -> list[Array]:
+    """One array per column of `CALL_COLUMNS`."""
+    return [
+        texts([call.call_id for call in calls]),
+        texts([call.object.type for call in calls]),
+        texts([call.object.id for call in calls]),
+        texts([call.method for call in calls]),
+        blobs([call.arguments.data for call in calls]),
+        int2s([call.arguments.codec for call in calls]),
+        blobs([call.digest for call in calls]),
+        texts([call.principal for call in calls]),
+        blobs([call.context for call in calls]),
+        texts([call.parent for call in calls]),
+        int8s([micros(call.expires_at) for call in calls]),
+    ]
+
+
+def accept_parameters(calls: Sequence[Acceptance]) -> list[Array]:
     fences = [acceptance.fence for acceptance in calls]
     return [
-        *_fence_columns(fences),
-        [acceptance.skip for acceptance in calls],
+        *fence_columns(fences),
+        texts([acceptance.skip for acceptance in calls]),
         *call_columns([acceptance.call for acceptance in calls]),
-        _slots(fences),
+        slots(fences),
     ]
 
 
-def step_parameters(steps: Sequence[CallStep | OutboxChange]) -> list[Any]:
+def step_parameters(steps: Sequence[CallStep | OutboxChange]) -> list[Array]:
     fences = [step.fence for step in steps]
     return [
-        *_fence_columns(fences),
-        [step.call_id for step in steps],
-        [step.step.value for step in steps],
-        [step.reason for step in steps],
-        _slots(fences),
+        *fence_columns(fences),
+        texts([step.call_id for step in steps]),
+        texts([step.step.value for step in steps]),
+        texts([step.reason for step in steps]),
+        slots(fences),
     ]
 
 

@@ -17,6 +17,7 @@ from goverse.aio.backoff import Backoff
 from goverse.aio.runtime import Runtime
 from goverse.config.settings import StorageSettings
 from goverse.storage.api import StorageUnavailable
+from goverse.storage.postgres.arrays import register
 from goverse.storage.postgres.failures import words
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -106,6 +107,7 @@ class Connections:
             said = words(error) if isinstance(error, psycopg.Error) else str(error) or "no answer"
             raise StorageUnavailable(f"no connection to PostgreSQL: {said}") from None
         self._backoff.reset()
+        register(connection)
         return connection
 
     async def close(self) -> None:
@@ -116,7 +118,9 @@ class Connections:
             await _discard(connection)
 
     def abort_all(self) -> None:
-        """Break what is used: whoever waits for an answer learns that none will come."""
+        """Break what is used: whoever waits for an answer learns that none will come. No others
+        are made from now on."""
+        self._closed = True
         for connection in self._used:
             abort(connection)
 
@@ -155,6 +159,9 @@ def _parameters(settings: StorageSettings, lock_timeout_s: float | None) -> dict
         "lock_timeout": limit_ms if lock_timeout_s is None else round(lock_timeout_s * 1000),
         # A plan is made for tables that are still empty, and kept while they grow.
         "enable_seqscan": "off",
+        # One plan for every size of a batch. Planning such a statement for the batch at hand takes
+        # longer than carrying it out, and the server may choose that for ever.
+        "plan_cache_mode": "force_generic_plan",
         # The statements are written for it; a role or a database may have another default.
         "default_transaction_isolation": r"read\ committed",
     }

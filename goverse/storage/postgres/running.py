@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+from psycopg import AsyncRawCursor
+
+from goverse.storage.postgres.arrays import Array
 from goverse.storage.postgres.connections import Connection, abort
 
 T = TypeVar("T")
@@ -19,6 +22,27 @@ async def run(
 ) -> list[tuple[Any, ...]]:
     """The rows of ``statement``. Raises psycopg.Error; the connection is then perhaps closed."""
     return await bounded(connection, _execute(connection, statement, values), limit_s)
+
+
+async def run_batch(
+    connection: Connection, statement: bytes, columns: Sequence[Array], limit_s: float
+) -> list[tuple[Any, ...]]:
+    """`run` for a statement with numbered parameters, each of them a column.
+
+    To be awaited by a task that nobody cancels as long as the socket stands: it has none of its
+    own, as two tasks and a timer cost as much as the journey to the database and back.
+    """
+    timer = asyncio.get_running_loop().call_later(limit_s + GRACE_S, abort, connection)
+    try:
+        cursor = AsyncRawCursor(connection)
+        await cursor.execute(statement, columns, prepare=True, binary=True)
+        return await cursor.fetchall()
+    except asyncio.CancelledError:
+        abort(connection)
+        await connection.close()
+        raise
+    finally:
+        timer.cancel()
 
 
 async def bounded(connection: Connection, work: Coroutine[Any, Any, T], limit_s: float | None) -> T:

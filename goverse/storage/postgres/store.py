@@ -64,7 +64,7 @@ class PostgresStore(PostgresAdministration):
         checks.check_commits(batch)
 
         async def send(part: Sequence[ObjectCommit]) -> list[CommitResult]:
-            rows = await self._work.write(commit.COMMIT, commit.parameters(part))
+            rows = await self._work.write(*commit.statement(part))
             return commit.results(part, rows)
 
         with self._committing.holding(item.object for item in batch):

@@ -13,15 +13,17 @@ from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable
 from goverse.storage.counts import Counts
+from goverse.storage.postgres.arrays import Array
 from goverse.storage.postgres.connections import Connection, Connections
 from goverse.storage.postgres.failures import Again, of_read, of_write, words
-from goverse.storage.postgres.running import bounded, run
+from goverse.storage.postgres.running import bounded, run, run_batch
 
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
 
 MAX_TRIES = 5
 CLOSE_S = 2.0
+BROKEN_S = 1.0
 
 
 class Work:
@@ -57,8 +59,8 @@ class Work:
             raise error
         return result  # type: ignore[no-any-return]
 
-    async def write(self, statement: str, values: Sequence[Any]) -> Rows:
-        """The rows of a statement that writes, sent again after deadlocks.
+    async def write(self, statement: bytes, columns: Sequence[Array]) -> Rows:
+        """The rows of a statement that writes a batch, sent again after deadlocks.
 
         Raises `BatchRefused`, `StorageUnavailable`, `OutcomeUnknown`.
         """
@@ -66,7 +68,7 @@ class Work:
         for attempt in range(MAX_TRIES):
             async with self._connections.use() as connection:
                 try:
-                    return await run(connection, statement, values, self._limit_s)
+                    return await run_batch(connection, statement, columns, self._limit_s)
                 except psycopg.Error as error:
                     meaning = of_write(error, broken=connection.closed)
                     if not isinstance(meaning, Again):
@@ -112,6 +114,9 @@ class Work:
         if self._running:
             await asyncio.wait(list(self._running), timeout=CLOSE_S)
         self._connections.abort_all()
+        if self._running:
+            # They learn of it from their sockets; psycopg answers a cancellation by a journey.
+            await asyncio.wait(list(self._running), timeout=BROKEN_S)
         await self._tasks.close()
         await self._connections.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -57,7 +56,7 @@ class FenceTests(StoreTests):
             "opening": owner.fence._replace(opening=2),
             "no row": owner.fence._replace(slot=NUM_SLOTS + 1_000_000),
         }[change]
-        [result] = await owner.store.commit([replace(owner.commit_of(b"1"), fence=stated)])
+        [result] = await owner.store.commit([owner.commit_of(b"1")._replace(fence=stated)])
         assert result.verdict is Verdict.FENCED
         [accepted] = await owner.store.accept([Acceptance(stated, owner.call("c"))])
         assert accepted.verdict is Verdict.FENCED
@@ -67,7 +66,7 @@ class FenceTests(StoreTests):
     async def test_a_slot_that_nobody_raised_takes_nothing(self, owners: Owners) -> None:
         owner = await owners.owner()
         untouched = Fence(NUM_SLOTS - 1, Epoch(0, 0), 1)
-        [result] = await owner.store.commit([replace(owner.commit_of(b"1"), fence=untouched)])
+        [result] = await owner.store.commit([owner.commit_of(b"1")._replace(fence=untouched)])
         assert result.verdict is Verdict.FENCED
 
     async def test_a_lower_epoch_raises_nothing(self, owners: Owners) -> None:
@@ -101,7 +100,7 @@ class FenceTests(StoreTests):
             await owner.store.raise_fence([owner.slot], owner.epoch, owner.incarnation, 1)
         before = owner.fence
         await owner.open()
-        [result] = await owner.store.commit([replace(owner.commit_of(b"1"), fence=before)])
+        [result] = await owner.store.commit([owner.commit_of(b"1")._replace(fence=before)])
         assert result.verdict is Verdict.FENCED
         assert (await owner.commit(b"1")).verdict is Verdict.DONE
 
