@@ -160,19 +160,31 @@ def money_conserved(final: Final, effects: Effects) -> Iterator[str]:
 def orders_kept(history: History, final: Final, effects: Effects) -> Iterator[str]:
     """Each account did its calls in the order of the ledger, and nobody saw another order."""
     attempts: dict[str, list[Attempt]] = {}
+    sent: dict[int, float] = {}
     for attempt in history.attempts:
         attempts.setdefault(attempt.op.account, []).append(attempt)
+        sent[attempt.op.amount] = min(attempt.began, sent.get(attempt.op.amount, attempt.began))
     for account in sorted(final.balances):
         ledger = final.of("Account", account)
-        order = _Order(account, ledger, effects.by_account.get(account, []))
+        order = _Order(account, ledger, effects.by_account.get(account, []), sent)
         yield from order.problems(attempts.get(account, []))
 
 
 class _Order:
-    """The order of one account's turns."""
+    """The order of one account's turns.
 
-    def __init__(self, account: str, ledger: list[Row], heard: list[tuple[str, str, int]]) -> None:
+    :param heard: what the auditor heard of it. :param sent: when each amount was first asked for.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        ledger: list[Row],
+        heard: list[tuple[str, str, int]],
+        sent: dict[int, float],
+    ) -> None:
         self._account = account
+        self._sent = sent
         self._ledger = ledger
         #: Position in the ledger of what the auditor heard of.
         self._in_ledger = {
@@ -220,7 +232,12 @@ class _Order:
         """What was answered before another call began comes before it."""
         number = {row.call_id: n for n, row in enumerate(self._ledger)}
         plain = {key: n for n, key in enumerate(self._plain)}
-        began: dict[tuple[int, int], float] = {}
+        # What others have sent cannot arrive before they were asked to send it.
+        began = {
+            (0, n): self._sent.get(row.arguments["amount"], 0.0)
+            for n, row in enumerate(self._ledger)
+            if row.method == "receive"
+        }
         ended: dict[tuple[int, int], float] = {}
         for attempt in attempts:
             place = _place(attempt.op, number, plain)
@@ -338,10 +355,10 @@ def _place(
 
 
 def _reliable_step(row: Row) -> Step:
-    if row.status == FAILED:
-        code, details = row.value
-        if code == "no_money":
-            return Step(row.call_id, 0, before=row.arguments["amount"] - details["missing"])
+    if row.status != SUCCESS:
+        match row.value:
+            case ("no_money", {"missing": missing}):
+                return Step(row.call_id, 0, before=row.arguments["amount"] - missing)
         return Step(row.call_id, 0)
     amount = row.arguments["amount"]
     if row.method == "receive":

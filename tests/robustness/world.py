@@ -69,6 +69,13 @@ class Counters:
         )
 
 
+async def read_counters(server: Server, counters: Counters) -> None:
+    """What a process has counted; of one that does not answer, what it had counted before."""
+    with suppress(OSError, TimeoutError):
+        _, text = await http_get(server.ops_address, "/metrics", timeout_s=1.0)
+        counters.seen(server.name, text)
+
+
 @dataclass
 class World:
     """What faults can happen to."""
@@ -147,13 +154,8 @@ class World:
     async def scrape(self, *names: str) -> None:
         """Read the counters of processes; what is paused or gone is left as it was."""
 
-        async def one(name: str) -> None:
-            with suppress(OSError, TimeoutError):
-                address = self.servers[name].ops_address
-                _, text = await http_get(address, "/metrics", timeout_s=1.0)
-                self.counters.seen(name, text)
-
-        await asyncio.gather(*(one(name) for name in names or self.servers))
+        servers = [self.servers[name] for name in names or list(self.servers)]
+        await asyncio.gather(*(read_counters(server, self.counters) for server in servers))
 
     async def keep_scraping(self, every_s: float = 2.0) -> None:
         while True:
@@ -198,17 +200,23 @@ class World:
                 "SELECT count(*), count(*) FILTER (WHERE parked <> '') FROM goverse_outbox"
             ).fetchone()
         assert outbox is not None
-        states = {(type, id): msgspec.msgpack.decode(state) for type, id, state in objects}
-        expected, paid_in = states["Auditor", "main"]  # in the order of their names
+        states = {(type, id): _fields(state) for type, id, state in objects}
+        auditor = states["Auditor", "main"]
         return Final(
             rows=tuple(_row(*row) for row in rows),
-            balances={id: state[0] for (type, id), state in states.items() if type == "Account"},
+            balances={id: s["balance"] for (type, id), s in states.items() if type == "Account"},
             answered=answered,
-            paid_in=paid_in,
-            expected=expected,
+            paid_in=auditor["paid_in"],
+            expected=auditor["expected"],
             outbox=outbox[0],
             parked=outbox[1] + sum(1 for row in rows if row[2] == "parked"),
         )
+
+
+def _fields(state: bytes) -> dict[str, Any]:
+    """A stored state: the names of its fields, then their values."""
+    names, values = msgspec.msgpack.decode(state)
+    return dict(zip(names, values, strict=True))
 
 
 def _row(
