@@ -57,7 +57,8 @@ class EtcdOptions:
 
 
 class EtcdProcess:
-    """One etcd, on the loopback interface unless told otherwise. It is killed when this process ends, however it ends.
+    """One etcd, on the loopback interface unless told otherwise. It is killed when this process
+    ends, however it ends.
 
     The kernel ties it to the *thread* that starts it: start it from one that lives as long as
     the process, such as the main thread.

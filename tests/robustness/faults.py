@@ -82,7 +82,9 @@ def plan(seed: int, minima: Minima) -> list[Step]:
     late = math.ceil(pairs / 3)
     steps = [_late_commit(faults, chance) for _ in range(late)]
     for _ in range(pairs - late):
-        first = faults.pop()
+        # One that lasts, so that another can begin meanwhile.
+        first = next(fault for fault in reversed(faults) if fault.lasts_s > 0.5)
+        faults.remove(first)
         second = next(f for f in reversed(faults) if not _same_victim(first, f))
         faults.remove(second)
         steps.append((first, _begun(second, chance.uniform(0.1, min(2.0, first.lasts_s)))))

@@ -128,9 +128,7 @@ class Merge:
     before a reliable call that the auditor heard of, too.
     """
 
-    def __init__(
-        self, reliable: list[Step], plain: list[Step], after: Mapping[int, int]
-    ) -> None:
+    def __init__(self, reliable: list[Step], plain: list[Step], after: Mapping[int, int]) -> None:
         self.reliable, self.plain = reliable, plain
         self._after = after
         self._sums = [0]
@@ -153,10 +151,10 @@ class Merge:
         """Pairs that follow it directly."""
         done, plain = pair
         balance = self.balance(pair)
-        if done < len(self.reliable) and self._after.get(done, plain) == plain:
-            if _fits(self.reliable[done], balance):
-                yield done + 1, plain
-        if plain < len(self.plain) and _fits(self.plain[plain], balance):
+        in_place = self._after.get(done, plain) == plain
+        if in_place and _fits(self.reliable[done : done + 1], balance):
+            yield done + 1, plain
+        if _fits(self.plain[plain : plain + 1], balance):
             yield done, plain + 1
 
     def _passed(self) -> set[tuple[int, int]]:
@@ -181,5 +179,6 @@ class Merge:
         return passed
 
 
-def _fits(step: Step, balance: int) -> bool:
-    return balance >= step.at_least and step.before in (None, balance)
+def _fits(following: list[Step], balance: int) -> bool:
+    """:param following: the next step, if there is one."""
+    return any(balance >= s.at_least and s.before in (None, balance) for s in following)

@@ -1,4 +1,4 @@
-"""An owner that stands still with commits on their way: ``python -m tests.robustness.paused_owner``.
+"""An owner that stands still while it commits: ``python -m tests.robustness.paused_owner``.
 
 Each round holds back what one node sends to PostgreSQL until its commits are there, stops the node
 past its lease, waits until others own its counters and have committed to them, and lets both go on.

@@ -238,7 +238,9 @@ def auditor_paid_in_differs(bank: Bank) -> None:
 
 def stale_read(bank: Bank) -> None:
     """What the account had before t1, told long after it."""
-    bank.history.attempts.append(Attempt(read("a"), "c", "g2", bank.tick(), bank.tick(), SUCCESS, 1000))
+    bank.history.attempts.append(
+        Attempt(read("a"), "c", "g2", bank.tick(), bank.tick(), SUCCESS, 1000)
+    )
 
 
 def read_of_what_never_was(bank: Bank) -> None:

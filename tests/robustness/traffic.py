@@ -195,9 +195,7 @@ class Traffic:
                 self.answered[name] = max(began, self.answered.get(name, 0.0))
         return attempt
 
-    async def _over_session(
-        self, caller: Caller, op: Op, timeout_s: float
-    ) -> tuple[str, Any, str]:
+    async def _over_session(self, caller: Caller, op: Op, timeout_s: float) -> tuple[str, Any, str]:
         account = goverse.options(
             caller.client.get("Account", op.account),
             timeout_s=timeout_s,

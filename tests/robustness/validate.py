@@ -67,7 +67,7 @@ def _key(op: Op) -> tuple[str, str, int]:
 
 
 def at_rest(final: Final) -> Iterator[str]:
-    """Nothing is pending, on its way, or parked; whatever the system itself issued has succeeded."""
+    """Nothing is pending, on its way, or parked; what turns issued has succeeded."""
     states = Counter(row.status for row in final.rows)
     for status, number in sorted(states.items()):
         if status not in OUTCOMES:
@@ -92,8 +92,8 @@ def one_outcome(history: History, final: Final) -> Iterator[str]:
             yield f"{attempt.op} was told {attempt.told}, and the ledger does not know it"
         elif (row.status, row.value) != (attempt.told, attempt.value):
             yield (
-                f"{attempt.op} was told {attempt.told} {attempt.value!r} by {attempt.gate}, and the "
-                f"ledger says {row.status} {row.value!r}"
+                f"{attempt.op} was told {attempt.told} {attempt.value!r} by {attempt.gate}, and "
+                f"the ledger says {row.status} {row.value!r}"
             )
     for look_up in history.look_ups:
         row = rows.get(look_up.call_id)
@@ -201,7 +201,9 @@ class _Order:
             yield f"{self._account}: the order of effects is not the order of the ledger"
             return
         answers = {
-            _key(a.op): a.value for a in attempts if a.told == SUCCESS and a.op.kind != "get_balance"
+            _key(a.op): a.value
+            for a in attempts
+            if a.told == SUCCESS and a.op.kind != "get_balance"
         }
         merge = Merge(
             [_reliable_step(row) for row in self._ledger],

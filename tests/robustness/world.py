@@ -135,9 +135,7 @@ class World:
     def check_alive(self) -> None:
         for server in self.servers.values():
             if not server.alive:
-                raise AssertionError(
-                    f"{server.name} ended by itself:\n{server.log()[-4000:]}"
-                )
+                raise AssertionError(f"{server.name} ended by itself:\n{server.log()[-4000:]}")
 
     async def not_ready(self) -> list[str]:
         """Processes that do not say that they are ready."""

@@ -38,8 +38,8 @@ def _run(*command: str, text: str = "") -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise NamespacesUnavailable(
-            f"{' '.join(command)} failed ({done.stderr.strip()}). Network namespaces need Linux and "
-            "root (or CAP_NET_ADMIN and CAP_SYS_ADMIN) and cannot be made inside most containers"
+            f"{' '.join(command)} failed ({done.stderr.strip()}). Network namespaces need Linux "
+            "and root, and cannot be made inside most containers"
         )
     return done.stdout
 
