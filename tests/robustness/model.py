@@ -33,6 +33,14 @@ class Op:
         return {"to": self.to, "amount": self.amount} if self.kind == "transfer" else {}
 
 
+#: Account, to whom ("" for a deposit) and amount: what is unique to a deposit or transfer.
+Key = tuple[str, str, int]
+
+
+def key_of(op: Op) -> Key:
+    return (op.account, op.to, op.amount)
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One time that somebody asked, and what was answered. Times are seconds of one clock.
@@ -107,15 +115,18 @@ class Final:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that an account did: what it was before must be ``needs`` if that is known.
+    """One thing that an account did.
 
-    :param change: of the balance. :param at_least: what the balance must be before it.
+    :param change: of the balance. :param before: the balance before it, if that is known.
+    :param at_least: what it must be before it. :param behind: how many steps of the other order
+        were answered before this one was asked for.
     """
 
     name: str
     change: int
     before: int | None = None
     at_least: int = 0
+    behind: int = 0
 
 
 class Merge:
@@ -152,9 +163,9 @@ class Merge:
         done, plain = pair
         balance = self.balance(pair)
         in_place = self._after.get(done, plain) == plain
-        if in_place and _fits(self.reliable[done : done + 1], balance):
+        if in_place and _fits(self.reliable[done : done + 1], balance, plain):
             yield done + 1, plain
-        if _fits(self.plain[plain : plain + 1], balance):
+        if _fits(self.plain[plain : plain + 1], balance, done):
             yield done, plain + 1
 
     def _passed(self) -> set[tuple[int, int]]:
@@ -179,6 +190,9 @@ class Merge:
         return passed
 
 
-def _fits(following: list[Step], balance: int) -> bool:
-    """:param following: the next step, if there is one."""
-    return any(balance >= s.at_least and s.before in (None, balance) for s in following)
+def _fits(following: list[Step], balance: int, others: int) -> bool:
+    """:param following: the next step, if there is one. :param others: done, of the other order."""
+    return any(
+        balance >= step.at_least and step.before in (None, balance) and others >= step.behind
+        for step in following
+    )

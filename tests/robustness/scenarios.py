@@ -45,7 +45,6 @@ class Run:
     world: World
     traffic: Traffic
     report: Report
-    limit_s: float
     began: float = field(default_factory=time.monotonic)
 
     def now(self) -> float:
@@ -69,8 +68,6 @@ class Run:
         await self._judge()
 
     async def _step(self, step: Step) -> None:
-        if self.now() > self.limit_s:
-            raise AssertionError(f"{self.limit_s:g} s are over, and the plan is not")
         await last(step.gap_s - RUSH_S)
         self.traffic.rush = True
         await last(RUSH_S)
@@ -134,9 +131,13 @@ async def robustness(
     print(report.head(), flush=True)
     try:
         async with open_world(folder) as world, _traffic(world, seed) as traffic:
-            run = Run(world, traffic, report, limit_s)
+            run = Run(world, traffic, report)
             try:
-                await run.go(steps)
+                async with asyncio.timeout(limit_s):
+                    await run.go(steps)
+            except TimeoutError:
+                report.count(traffic, world.counters, run.now())
+                raise AssertionError(f"{limit_s:g} s are over, and the run is not") from None
             except BaseException:
                 report.count(traffic, world.counters, run.now())
                 raise

@@ -271,6 +271,27 @@ def balance_of_a_lost_update(bank: Bank) -> None:
     _change_attempt(bank, 11, value=0)
 
 
+def plain_call_overtaken(bank: Bank) -> None:
+    """A reliable deposit was answered before the plain one began that left its balance out."""
+    bank.do(deposit("d", 50, "d1"))
+    bank.do(deposit("d", 51))
+    _change_attempt(bank, 51, value=51)
+    bank.rows = [replace(row, value=101) if row.call_id == "d1" else row for row in bank.rows]
+    _change_attempt(bank, 50, value=101)
+    first = next(r for r in bank.rows if r.arguments["amount"] == 50 and r.type == "Auditor")
+    second = next(r for r in bank.rows if r.arguments["amount"] == 51)
+    _change_row(bank, first.call_id, seq=second.seq)
+    _change_row(bank, second.call_id, seq=first.seq)
+
+
+def delivered_in_another_order(bank: Bank) -> None:
+    """b receives what a sent last before what it sent first."""
+    bank.do(transfer("a", "b", 18, "t6"))
+    received = [r for r in bank.rows if r.method == "receive" and r.id == "b"]
+    _change_row(bank, received[-1].call_id, seq=received[-2].seq)
+    _change_row(bank, received[-2].call_id, seq=received[-1].seq)
+
+
 def missing_of_a_lost_update(bank: Bank) -> None:
     row = next(row for row in bank.rows if row.call_id == "t4")
     value = ("no_money", {"missing": row.value[1]["missing"] + 12})
@@ -302,6 +323,8 @@ BREAKS: list[Callable[[Bank], None]] = [
     later_call_first,
     balance_of_a_lost_update,
     missing_of_a_lost_update,
+    plain_call_overtaken,
+    delivered_in_another_order,
 ]
 
 
