@@ -72,6 +72,10 @@ async def test_what_is_cut_is_lost_and_what_is_healed_arrives() -> None:
             spaces.cut("b", "a")
             spaces.heal(HERE, "a")
             assert await reaches(spaces.host("a")), "only b is cut off from it"
+            spaces.cut("a", HERE)
+            assert not await reaches(spaces.host("a")), "its answers are lost"
+            spaces.heal("a", HERE)
+            assert await reaches(spaces.host("a"))
 
 
 def test_there_is_no_way_beyond_the_bridge() -> None:

@@ -32,7 +32,7 @@ from tests.robustness.faults import (
 )
 from tests.robustness.model import Final, Row
 from tests.support.etcd import etcd_binary
-from tests.support.namespaces import HERE, Namespaces, open_namespaces
+from tests.support.namespaces import Namespaces, open_namespaces
 from tests.support.pacing import last
 from tests.support.postgres import PASSWORD, PostgresServer, installation, open_folder
 
@@ -118,9 +118,7 @@ class World:
             await (self.postgres if fault.kind == RESTART_PG else self.etcd).start()
 
     def _ways(self, fault: Fault) -> list[tuple[str, str]]:
-        """What is sent from this process is stopped where it arrives; what is sent to it cannot
-        be stopped here, where everybody's packets pass."""
-        if fault.target == HERE or fault.one_way:
+        if fault.one_way:
             return [(fault.target, fault.peer)]
         return [(fault.target, fault.peer), (fault.peer, fault.target)]
 

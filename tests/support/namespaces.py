@@ -20,7 +20,13 @@ from goverse.testing.processes import Place
 HERE = "here"
 _PREFIX = "goverse"
 _OURS = re.compile(rf"^{_PREFIX}-(\d+)-\S+", re.MULTILINE)
-_BRIDGES = re.compile(r"\bgv(\d+)b\b")
+_LINKS = re.compile(r"\b(gv(\d+)(?:b|v\d+))\b")
+
+_CHAINS = """
+add table inet goverse
+add chain inet goverse input { type filter hook input priority 0; }
+add chain inet goverse output { type filter hook output priority 0; }
+"""
 
 
 class NamespacesUnavailable(RuntimeError):
@@ -83,8 +89,7 @@ class Namespaces:
         _run(ip, "-n", space, "link", "set", "lo", "up")
         _run(ip, "-n", space, "address", "add", f"{self._hosts[name]}/24", "dev", "eth0")
         _run(ip, "-n", space, "link", "set", "eth0", "up")
-        rules = "add chain inet goverse input { type filter hook input priority 0; }"
-        self._rules(name, f"add table inet goverse\n{rules}\n")
+        self._rules(name, _CHAINS)
 
     def _space(self, name: str) -> str:
         return f"{_PREFIX}-{self._pid}-{name}"
@@ -100,19 +105,25 @@ class Namespaces:
         return Place(self._hosts[name], prefix)
 
     def cut(self, source: str, target: str) -> None:
-        """What ``source`` sends to ``target`` is lost, silently. Not for ``target`` `HERE`."""
+        """What ``source`` sends to ``target`` is lost, silently."""
         self._dropped.add((source, target))
-        self._apply(target)
+        self._apply(source, target)
 
     def heal(self, source: str, target: str) -> None:
         self._dropped.discard((source, target))
-        self._apply(target)
+        self._apply(source, target)
 
-    def _apply(self, target: str) -> None:
-        """All rules of one place at once, so that no moment has half of them."""
-        sources = sorted(self._hosts[s] for s, t in self._dropped if t == target)
-        rules = [f"add rule inet goverse input ip saddr {source} drop" for source in sources]
-        self._rules(target, "\n".join(["flush chain inet goverse input", *rules, ""]))
+    def _apply(self, source: str, target: str) -> None:
+        """Where it arrives; here, where everybody's packets pass, that would be no place for it.
+        All rules of one place at once, so that no moment has half of them."""
+        place = source if target == HERE else target
+        rules = ["flush chain inet goverse input", "flush chain inet goverse output"]
+        for sender, receiver in sorted(self._dropped):
+            if receiver == place:
+                rules.append(f"add rule inet goverse input ip saddr {self._hosts[sender]} drop")
+            elif receiver == HERE and sender == place:
+                rules.append(f"add rule inet goverse output ip daddr {self._hosts[HERE]} drop")
+        self._rules(place, "\n".join([*rules, ""]))
 
     def close(self) -> None:
         _remove(self._ip, self._pid)
@@ -124,15 +135,18 @@ def _remove(ip: str, pid: int) -> None:
         if int(match[1]) == pid:
             with suppress(NamespacesUnavailable):
                 _run(ip, "netns", "delete", match[0])
-    with suppress(NamespacesUnavailable):
-        _run(ip, "link", "delete", f"gv{pid}b")
+    # Links go with their namespaces, but later, and their names are needed again.
+    for match in _LINKS.finditer(_run(ip, "-o", "link")):
+        if int(match[2]) == pid:
+            with suppress(NamespacesUnavailable):
+                _run(ip, "link", "delete", match[1])
 
 
 def clean_up_leftovers() -> None:
     """Take away what processes have left that are not alive any more."""
     ip = _program("ip")
     found = {int(match[1]) for match in _OURS.finditer(_run(ip, "netns", "list"))}
-    found |= {int(match[1]) for match in _BRIDGES.finditer(_run(ip, "-o", "link"))}
+    found |= {int(match[2]) for match in _LINKS.finditer(_run(ip, "-o", "link"))}
     for pid in sorted(found):
         if not Path(f"/proc/{pid}").exists():
             _remove(ip, pid)
