@@ -65,6 +65,7 @@ class Run:
             await self.world.scrape()
         finally:
             scraping.cancel()
+            traffic.abandon()
         await self._judge()
 
     async def _step(self, step: Step) -> None:

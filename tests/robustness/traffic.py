@@ -96,6 +96,11 @@ class Traffic:
         self._stop.set()
         await asyncio.gather(*self._tasks)
 
+    def abandon(self) -> None:
+        """What still runs after a failure ends, unheard."""
+        for task in self._tasks:
+            task.cancel()
+
     def all_answered_after(self, moment: float) -> bool:
         names = (*self.accounts, *{caller.gate for caller in self.callers})
         return all(self.answered.get(name, 0.0) > moment for name in names)
