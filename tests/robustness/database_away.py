@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from goverse.coordination.supervised import EtcdOptions, EtcdProcess
+from tests.robustness.report import keep
 from tests.support.durable_cluster import Outage, database_away, running
 
 CALLERS = 200
@@ -28,9 +29,11 @@ async def outage(seconds: float, folder: Path) -> Outage:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.robustness.database_away")
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--reports", type=Path, default=Path("reports"))
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="goverse-robustness."))
-    print(asyncio.run(outage(given.seconds, folder)))
+    found = asyncio.run(outage(given.seconds, folder))
+    keep(given.reports, "database-away.txt", str(found))
     return 0
 
 

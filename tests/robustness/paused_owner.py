@@ -28,6 +28,7 @@ from goverse.sharding import slot_of
 from goverse.storage.supervised import PostgresOptions
 from goverse.testing.processes import ProcessCluster, Server, process_cluster
 from tests.robustness.faults import LEASE_TTL_S, NODES
+from tests.robustness.report import keep
 from tests.robustness.world import Counters, read_counters
 from tests.support.durable_counter import DurableCounter, Told
 from tests.support.eventually import eventually
@@ -223,11 +224,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.robustness.paused_owner")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=None, help="default: a new one")
+    parser.add_argument("--reports", type=Path, default=Path("reports"))
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if given.seed is None else given.seed
     print(f"paused owner: {given.rounds} rounds, seed {seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="goverse-robustness."))
-    print(asyncio.run(paused_owner(given.rounds, seed, folder)))
+    try:
+        outcome = asyncio.run(paused_owner(given.rounds, seed, folder))
+    except (AssertionError, TimeoutError):
+        print(f"paused owner: seed {seed} FAILED; the logs of all processes are in {folder}")
+        raise
+    keep(given.reports, f"paused-owner-{seed}.txt", str(outcome))
     return 0
 
 

@@ -114,12 +114,11 @@ class Report:
     def __str__(self) -> str:
         recoveries = [fault.recovery_s for fault in self.faults if fault.recovered_s] or [0.0]
         flying = [fault.in_flight for fault in self.faults] or [0]
-        kinds = Counter(fault.kind for fault in self.faults)
         calls = sum(self.told.values())
         rate = calls / self.duration_s if self.duration_s else 0.0
         lines = [
             f"robustness: seed {self.seed}, {self.duration_s:.0f} s",
-            "faults: " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS),
+            *(self._of_kind(kind) for kind in KINDS),
             f"in flight at a fault: median {statistics.median(flying):g}, "
             f"least {min(flying)}, most {max(flying)}",
             f"recovery: median {statistics.median(recoveries):.1f} s, "
@@ -137,8 +136,25 @@ class Report:
         lines.append(f"seed {self.seed}: {'ok' if self.ok else 'FAILED'}")
         return "\n".join(lines)
 
+    def _of_kind(self, kind: str) -> str:
+        faults = [fault for fault in self.faults if fault.kind == kind]
+        if not faults:
+            return f"{kind}: none"
+        recoveries = [fault.recovery_s for fault in faults if fault.recovered_s] or [0.0]
+        return (
+            f"{kind}: {len(faults)} of at least {self.minima.of(kind)}, recovered after "
+            f"{statistics.median(recoveries):.1f} s (median), {max(recoveries):.1f} s (longest)"
+        )
+
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "too_mild": self.too_mild(), "ok": self.ok}
+
+
+def keep(folder: Path, name: str, text: str) -> None:
+    """Also print it."""
+    print(text)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 def write(report: Report, folder: Path) -> None:

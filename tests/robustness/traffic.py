@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import random
 import time
 from collections import deque
@@ -263,4 +262,4 @@ def _problem(body: Mapping[str, Any]) -> tuple[str, Any, str]:
     executed = body.get("executed", Executed.UNKNOWN.value)
     if executed == Executed.YES.value:
         return FAILED, (body["code"], body.get("details", {})), ""
-    return told_by(executed), None, json.dumps(body)
+    return told_by(executed), None, f"{body.get('code')}: {body.get('detail')}"
