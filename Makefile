@@ -4,10 +4,18 @@
 PYTHON ?= python3
 SEEDS ?= 50
 FUZZ_SECONDS ?= 300
+MINUTES ?= 20
+KILLS ?= 25
+PAUSES ?= 15
+CUTS ?= 15
+RESTARTS ?= 3
+ROUNDS ?= 100
+OUTAGE_SECONDS ?= 30
+SEED ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check proto simulate fuzz fuzz-http bench clean
+.PHONY: help run test check proto simulate fuzz fuzz-http robustness bench clean
 
 help:
 	@echo "make run              two nodes, a gate and the counter sample on this machine"
@@ -16,6 +24,7 @@ help:
 	@echo "make proto            regenerate goverse/transport/pb from proto/"
 	@echo "make simulate         SEEDS=$(SEEDS) simulated clusters with faults"
 	@echo "make fuzz             FUZZ_SECONDS=$(FUZZ_SECONDS) of nonsense at every door, then over HTTP"
+	@echo "make robustness       MINUTES=$(MINUTES) at most of a bank whose processes are killed, stopped, cut off"
 	@echo "make bench            every benchmark, beside limits and peers"
 	@echo "make clean            remove .venv, .tools and every cache"
 
@@ -41,6 +50,13 @@ fuzz: $(VENV)/test.stamp
 
 fuzz-http: $(VENV)/test.stamp
 	@exec $(BIN)/python -m tests.robustness.http_fuzz --seconds $(FUZZ_SECONDS)
+
+robustness: $(VENV)/test.stamp
+	@scripts/setup-test
+	@$(BIN)/python -m tests.robustness.scenarios --minutes $(MINUTES) --kills $(KILLS) \
+		--pauses $(PAUSES) --cuts $(CUTS) --restarts $(RESTARTS) $(SEED:%=--seed %)
+	@$(BIN)/python -m tests.robustness.paused_owner --rounds $(ROUNDS) $(SEED:%=--seed %)
+	@exec $(BIN)/python -m tests.robustness.database_away --seconds $(OUTAGE_SECONDS)
 
 bench: $(VENV)/test.stamp
 	@scripts/setup-test

@@ -40,6 +40,9 @@ class EtcdOptions:
     :param client_port, peer_port: 0 chooses free ones.
     :param peers: all members by name and peer URL, this one included; empty: it is alone.
     :param arguments: further arguments of etcd.
+    :param host: the address that it serves.
+    :param prefix: a command, its program by path, that becomes the one given behind it, as
+        ``/sbin/ip netns exec NAME``.
     """
 
     data_dir: Path
@@ -49,10 +52,13 @@ class EtcdOptions:
     peer_port: int = 0
     peers: tuple[tuple[str, str], ...] = ()
     arguments: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
 
 
 class EtcdProcess:
-    """One etcd on the loopback interface. It is killed when this process ends, however it ends.
+    """One etcd, on the loopback interface unless told otherwise. It is killed when this process
+    ends, however it ends.
 
     The kernel ties it to the *thread* that starts it: start it from one that lives as long as
     the process, such as the main thread.
@@ -68,7 +74,7 @@ class EtcdProcess:
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.options.client_port}"
+        return f"{self.options.host}:{self.options.client_port}"
 
     @property
     def log_file(self) -> Path:
@@ -92,7 +98,7 @@ class EtcdProcess:
         # A session of its own: a Ctrl-C in the terminal is for us, and we stop it in our order.
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
-                command,
+                [*self.options.prefix, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -101,8 +107,8 @@ class EtcdProcess:
 
     def _arguments(self) -> list[str]:
         options = self.options
-        peer_url = f"http://127.0.0.1:{options.peer_port}"
-        client_url = f"http://127.0.0.1:{options.client_port}"
+        peer_url = f"http://{options.host}:{options.peer_port}"
+        client_url = f"http://{self.endpoint}"
         peers = options.peers or ((options.name, peer_url),)
         return [
             f"--name={options.name}",
@@ -134,7 +140,9 @@ class EtcdProcess:
     async def _is_ready(self) -> bool:
         """Ask its health page, which makes a linearizable read."""
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.options.client_port)
+            reader, writer = await asyncio.open_connection(
+                self.options.host, self.options.client_port
+            )
         except OSError:
             return False
         try:

@@ -65,6 +65,10 @@ class PostgresOptions:
         does not know.
     :param port: 0 chooses a free one.
     :param settings: further ones, ``name=value``.
+    :param host: the address that it serves. Beyond loopback, whoever is in the same network may
+        connect with the password.
+    :param prefix: a command, its program by path, that becomes the one given behind it, as
+        ``/sbin/ip netns exec NAME``.
     """
 
     data_dir: Path
@@ -72,11 +76,13 @@ class PostgresOptions:
     password: str = field(default="", repr=False)
     port: int = 0
     settings: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
 
 
 class PostgresProcess:
-    """One server on the loopback interface, with a database of its own. It is killed when this
-    process ends, however it ends.
+    """One server, on the loopback interface unless told otherwise, with a database of its own. It
+    is killed when this process ends, however it ends.
 
     The kernel ties it to the *thread* that starts it: start it from one that lives as long as
     the process, such as the main thread.
@@ -97,7 +103,7 @@ class PostgresProcess:
         return self.url_of(DATABASE)
 
     def url_of(self, database: str) -> str:
-        return f"postgresql://{USER}@127.0.0.1:{self.options.port}/{database}"
+        return f"postgresql://{USER}@{self.options.host}:{self.options.port}/{database}"
 
     @property
     def password(self) -> str:
@@ -145,6 +151,9 @@ class PostgresProcess:
             self._initdb(password)
         finally:
             password.unlink()
+        if self.options.host != PostgresOptions.host:
+            with (data_dir / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet scram-sha-256\n")
 
     def _initdb(self, password: Path) -> None:
         arguments = (
@@ -165,14 +174,15 @@ class PostgresProcess:
 
     def _command(self, program: str, *arguments: str) -> list[str]:
         assert self._programs is not None, "not prepared"
-        return tied_to_this_process([str(self._programs / program), *arguments], user=self._user)
+        command = [str(self._programs / program), *arguments]
+        return tied_to_this_process(command, user=self._user)
 
     def spawn(self) -> None:
         """Start the server without waiting."""
         if self._process is not None and self._process.poll() is None:
             raise RuntimeError("PostgreSQL runs already")
         settings = (
-            "listen_addresses=127.0.0.1",
+            f"listen_addresses={self.options.host}",
             f"port={self.options.port}",
             "unix_socket_directories=",
             "jit=off",
@@ -184,7 +194,10 @@ class PostgresProcess:
         # A session of its own: a Ctrl-C in the terminal is for us, and we stop it in our order.
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
-                self._command("postgres", "-D", str(self.options.data_dir), *flags),
+                [
+                    *self.options.prefix,
+                    *self._command("postgres", "-D", str(self.options.data_dir), *flags),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

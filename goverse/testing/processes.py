@@ -21,6 +21,9 @@ from goverse.coordination.supervised import free_port, tied_to_this_process
 
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
+#: Links or sessions, operations, and HTTP, of those that have an address to themselves: they come
+#: back to where others know them.
+_USUAL_PORTS = {"node": (48000, 48001, 0), "gate": (49000, 49001, 8080)}
 
 
 async def http_get(address: str, path: str, *, timeout_s: float = 5.0) -> tuple[int, str]:
@@ -38,6 +41,19 @@ async def http_get(address: str, path: str, *, timeout_s: float = 5.0) -> tuple[
             return int(head.split()[1]), body.decode(errors="replace")
         finally:
             writer.close()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process runs.
+
+    :param host: the address that it serves, and has to itself unless it is that of loopback.
+    :param prefix: a command, its program by path, that becomes the one given behind it, as
+        ``/sbin/ip netns exec NAME``.
+    """
+
+    host: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
 
 
 @dataclass
@@ -67,6 +83,11 @@ class Server:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def memory_bytes(self) -> int:
+        """Memory that it has in RAM. Linux."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
 
 @dataclass
 class ProcessCluster:
@@ -76,12 +97,14 @@ class ProcessCluster:
     :param folder: logs go here.
     :param modules: what nodes host.
     :param environment: more settings for every process, as GOVERSE_... variables.
+    :param places: by name, for those that do not run on loopback.
     """
 
     etcd: str
     folder: Path
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, Place] = field(default_factory=dict)
     servers: dict[str, Server] = field(default_factory=dict)
 
     async def start_node(self, name: str, **environment: str) -> Server:
@@ -91,7 +114,9 @@ class ProcessCluster:
         return await self._start("gate", name, environment)
 
     async def _start(self, kind: str, name: str, extra: Mapping[str, str]) -> Server:
-        address, ops, http = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        place = self.places.get(name, Place())
+        ports = [free_port() for _ in range(3)] if place == Place() else _USUAL_PORTS[kind]
+        address, ops, http = (f"{place.host}:{port}" for port in ports)
         upper = kind.upper()
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("GOVERSE_")},
@@ -102,6 +127,8 @@ class ProcessCluster:
             **self.environment,
             **extra,
         }
+        if place != Place():
+            environment[f"GOVERSE_{upper}__INSECURE"] = "true"
         if kind == "gate":
             environment["GOVERSE_GATE__HTTP_LISTEN"] = http
         elif self.modules:
@@ -109,6 +136,7 @@ class ProcessCluster:
         log_path = self.folder / f"{name}.log"
         with log_path.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
+                *place.prefix,
                 *tied_to_this_process([sys.executable, "-m", f"goverse_{kind}", "serve"]),
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -193,9 +221,10 @@ async def process_cluster(
     *,
     modules: tuple[str, ...] = (),
     environment: Mapping[str, str] | None = None,
+    places: Mapping[str, Place] | None = None,
 ) -> AsyncIterator[ProcessCluster]:
     """A `ProcessCluster` that leaves nothing running."""
-    cluster = ProcessCluster(etcd, folder, modules, environment or {})
+    cluster = ProcessCluster(etcd, folder, modules, environment or {}, places or {})
     try:
         yield cluster
     finally:

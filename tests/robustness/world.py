@@ -1,0 +1,285 @@
+"""The bank on three nodes and two gates, with etcd and PostgreSQL, each in a network of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from goverse.coordination.supervised import EtcdOptions, EtcdProcess
+from goverse.objects.recording import error_of
+from goverse.storage.supervised import PostgresOptions
+from goverse.testing.processes import ProcessCluster, Server, http_get, process_cluster
+from tests.robustness.faults import (
+    CUT,
+    ETCD,
+    GATES,
+    KILL,
+    LEASE_TTL_S,
+    NODES,
+    PAUSE,
+    POSTGRES,
+    RESTART_PG,
+    Fault,
+)
+from tests.robustness.model import Final, Row
+from tests.support.etcd import etcd_binary
+from tests.support.namespaces import Namespaces, open_namespaces
+from tests.support.pacing import last
+from tests.support.postgres import PASSWORD, PostgresServer, installation, open_folder
+
+BANK = Path(__file__).parents[2] / "samples" / "bank" / "bank.py"
+_COUNTER = re.compile(r"^(goverse_\w+_total)(?:\{(.*)\})? ([0-9.e+]+)$", re.MULTILINE)
+READY_S = 40.0
+
+
+@dataclass
+class Counters:
+    """Sums over all lives of all processes, of counters that each of them begins at 0."""
+
+    ended: dict[str, float] = field(default_factory=dict)
+    living: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def seen(self, process: str, text: str) -> None:
+        self.living[process] = {
+            f"{name}{{{labels}}}": float(value) for name, labels, value in _COUNTER.findall(text)
+        }
+
+    def died(self, process: str) -> None:
+        for name, value in self.living.pop(process, {}).items():
+            self.ended[name] = self.ended.get(name, 0.0) + value
+
+    def total(self, name: str, **labels: str) -> int:
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return int(
+            sum(
+                value
+                for counters in (self.ended, *self.living.values())
+                for key, value in counters.items()
+                if key.startswith(name + "{") and all(each in key for each in wanted)
+            )
+        )
+
+
+async def read_counters(server: Server, counters: Counters) -> None:
+    """What a process has counted; of one that does not answer, what it had counted before."""
+    with suppress(OSError, TimeoutError):
+        _, text = await http_get(server.ops_address, "/metrics", timeout_s=1.0)
+        counters.seen(server.name, text)
+
+
+@dataclass
+class World:
+    """What faults can happen to."""
+
+    spaces: Namespaces
+    cluster: ProcessCluster
+    etcd: EtcdProcess
+    postgres: PostgresServer
+    counters: Counters = field(default_factory=Counters)
+
+    @property
+    def servers(self) -> dict[str, Server]:
+        return self.cluster.servers
+
+    # -- faults
+
+    async def begin(self, fault: Fault) -> None:
+        if fault.kind == KILL:
+            await self.scrape(fault.target)
+            await self.cluster.kill(fault.target)
+            self.counters.died(fault.target)
+        elif fault.kind == PAUSE:
+            self.servers[fault.target].signal(signal.SIGSTOP)
+        elif fault.kind == CUT:
+            for source, target in self._ways(fault):
+                self.spaces.cut(source, target)
+        else:
+            service = self.postgres if fault.kind == RESTART_PG else self.etcd
+            await (service.kill() if fault.hard else service.stop())
+
+    async def undo(self, fault: Fault) -> None:
+        if fault.kind == KILL:
+            await self.start(fault.target)
+        elif fault.kind == PAUSE:
+            self.servers[fault.target].signal(signal.SIGCONT)
+        elif fault.kind == CUT:
+            for source, target in self._ways(fault):
+                self.spaces.heal(source, target)
+        else:
+            await (self.postgres if fault.kind == RESTART_PG else self.etcd).start()
+
+    def _ways(self, fault: Fault) -> list[tuple[str, str]]:
+        if fault.one_way:
+            return [(fault.target, fault.peer)]
+        return [(fault.target, fault.peer), (fault.peer, fault.target)]
+
+    async def start(self, name: str) -> None:
+        if name in NODES:
+            await self.cluster.start_node(name)
+        else:
+            await self.cluster.start_gate(name)
+
+    # -- looking
+
+    def check_alive(self) -> None:
+        for server in self.servers.values():
+            if not server.alive:
+                raise AssertionError(f"{server.name} ended by itself:\n{server.log()[-4000:]}")
+
+    async def not_ready(self) -> list[str]:
+        """Processes that do not say that they are ready."""
+        self.check_alive()
+        found = await asyncio.gather(*(self._is_ready(s) for s in self.servers.values()))
+        return [s.name for s, ready in zip(self.servers.values(), found, strict=True) if not ready]
+
+    async def _is_ready(self, server: Server) -> bool:
+        with suppress(OSError, TimeoutError):
+            status, _ = await http_get(server.ops_address, "/ready", timeout_s=2.0)
+            return status == 200
+        return False
+
+    async def scrape(self, *names: str) -> None:
+        """Read the counters of processes; what is paused or gone is left as it was."""
+
+        servers = [self.servers[name] for name in names or list(self.servers)]
+        await asyncio.gather(*(read_counters(server, self.counters) for server in servers))
+
+    async def keep_scraping(self, every_s: float = 2.0) -> None:
+        while True:
+            await self.scrape()
+            await last(every_s)
+
+    async def wait_at_rest(self, timeout_s: float) -> float:
+        """Wait until no call is pending and none is on its way; how long that took, in seconds.
+        Raises AssertionError."""
+        began = time.monotonic()
+        while True:
+            left = await asyncio.to_thread(self._under_way)
+            if not any(left):
+                return time.monotonic() - began
+            if time.monotonic() - began > timeout_s:
+                raise AssertionError(
+                    f"after {timeout_s:g} s {left[0]} calls are pending and {left[1]} outbox rows "
+                    "are left"
+                )
+            await last(0.1)
+
+    def _under_way(self) -> tuple[int, int]:
+        with self.postgres.connect() as session:
+            row = session.execute(
+                "SELECT (SELECT count(*) FROM goverse_reliable_calls WHERE status = 'pending'),"
+                " (SELECT count(*) FROM goverse_outbox WHERE parked = '')"
+            ).fetchone()
+        assert row is not None
+        return row[0], row[1]
+
+    def final(self, answered: dict[str, int]) -> Final:
+        """What the database holds."""
+        with self.postgres.connect() as session:
+            rows = session.execute(
+                "SELECT call_id, seq, status, object_type, object_id, method, arguments, result,"
+                " parent FROM goverse_reliable_calls"
+            ).fetchall()
+            objects = session.execute(
+                "SELECT object_type, object_id, state FROM goverse_objects"
+            ).fetchall()
+            outbox = session.execute(
+                "SELECT count(*), count(*) FILTER (WHERE parked <> '') FROM goverse_outbox"
+            ).fetchone()
+        assert outbox is not None
+        states = {(type, id): _fields(state) for type, id, state in objects}
+        auditor = states["Auditor", "main"]
+        return Final(
+            rows=tuple(_row(*row) for row in rows),
+            balances={id: s["balance"] for (type, id), s in states.items() if type == "Account"},
+            answered=answered,
+            paid_in=auditor["paid_in"],
+            expected=auditor["expected"],
+            outbox=outbox[0],
+            parked=outbox[1] + sum(1 for row in rows if row[2] == "parked"),
+        )
+
+
+def _fields(state: bytes) -> dict[str, Any]:
+    """A stored state: the names of its fields, then their values."""
+    names, values = msgspec.msgpack.decode(state)
+    return dict(zip(names, values, strict=True))
+
+
+def _row(
+    call_id: str,
+    seq: int,
+    status: str,
+    type: str,
+    id: str,
+    method: str,
+    arguments: bytes,
+    result: bytes | None,
+    parent: str,
+) -> Row:
+    value: Any = None
+    if status == "success" and result is not None:
+        value = msgspec.msgpack.decode(result)
+    elif status == "failed":
+        error = error_of(result or b"")
+        value = (error.code, error.details)
+    told = msgspec.msgpack.decode(arguments)
+    return Row(call_id, seq, status, type, id, method, told, value, parent)
+
+
+@asynccontextmanager
+async def open_world(folder: Path) -> AsyncIterator[World]:
+    """Everything started and ready; nothing is left behind."""
+    names = (*NODES, *GATES, POSTGRES, ETCD)
+    with open_namespaces(*names) as spaces, open_folder() as place:
+        etcd = EtcdProcess(
+            EtcdOptions(
+                folder / "etcd",
+                etcd_binary("3.4"),
+                host=spaces.host(ETCD),
+                prefix=spaces.place(ETCD).prefix,
+            )
+        )
+        postgres = PostgresServer(
+            PostgresOptions(
+                place / "data",
+                installation("15"),
+                PASSWORD,
+                host=spaces.host(POSTGRES),
+                prefix=spaces.place(POSTGRES).prefix,
+            )
+        )
+        try:
+            await asyncio.gather(etcd.start(), postgres.start())
+            await postgres.migrate()
+            environment = {
+                "GOVERSE_CLUSTER__LEASE_TTL": f"{LEASE_TTL_S:g}s",
+                "GOVERSE_CLUSTER__STABILITY_DURATION": "200ms",
+                "GOVERSE_CLUSTER__INITIAL_NUM_SHARDS": "256",
+                "GOVERSE_STORAGE__URL": postgres.url,
+                "GOVERSE_STORAGE__PASSWORD": PASSWORD,
+            }
+            async with process_cluster(
+                etcd.endpoint,
+                folder,
+                modules=(str(BANK),),
+                environment=environment,
+                places={name: spaces.place(name) for name in (*NODES, *GATES)},
+            ) as cluster:
+                world = World(spaces, cluster, etcd, postgres)
+                for name in (*NODES, *GATES):
+                    await world.start(name)
+                await cluster.wait_ready(timeout_s=READY_S)
+                yield world
+        finally:
+            await etcd.kill()
+            await postgres.kill()
