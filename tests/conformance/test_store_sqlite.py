@@ -147,3 +147,23 @@ async def test_a_store_without_a_schema_is_refused(tmp_path: Path) -> None:
 def test_a_url_without_a_path_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="sqlite:///relative/path"):
         SqliteStore(StorageSettings(url=url), Runtime())
+
+
+async def test_a_read_past_its_limit_holds_up_no_other_and_ends_no_process(folder: Path) -> None:
+    """Closing ends the connection, which must not be done under a statement."""
+    store = SqliteStore(SqliteBackend(folder).settings(limit_s=0.2), Runtime())
+    endless = (
+        "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
+    )
+    with pytest.raises(StorageUnavailable):
+        await store._read(lambda connection: connection.execute(endless).fetchone())
+
+    async def answers() -> bool:
+        try:
+            await store.check()
+        except StorageUnavailable:
+            return False
+        return True
+
+    assert await answers() or await answers()
+    await store.close()

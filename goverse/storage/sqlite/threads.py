@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
@@ -17,6 +18,9 @@ T = TypeVar("T")
 Transaction = Callable[[sqlite3.Connection], T]
 
 MAX_WAITING = 1024
+
+#: Steps of SQLite's machine between two looks at the clock: some milliseconds.
+_STEPS = 100_000
 
 
 class Threads:
@@ -99,6 +103,10 @@ class Threads:
         try:
             if self._read_connection is None:
                 self._read_connection = self._connect()
+            # Nobody waits for it past the limit, and the next reader waits for its thread.
+            ends_at = time.monotonic() + self._limit_s
+            late = partial(_passed, ends_at)
+            self._read_connection.set_progress_handler(late, _STEPS)
             return transaction(self._read_connection)
         except sqlite3.Error as error:
             raise StorageUnavailable(f"SQLite: {error}") from error
@@ -117,14 +125,22 @@ class Threads:
         if self._closed:
             return
         self._closed = True
-        loop = asyncio.get_running_loop()
-        for executor in (self._writer, self._reader):
-            ending = loop.run_in_executor(executor, _nothing)
-            await asyncio.wait([ending], timeout=self._limit_s)
-            executor.shutdown(wait=False)
-        for connection in (self._write_connection, self._read_connection):
-            if connection is not None:
-                connection.close()
+        if await self._ended(self._writer) and self._write_connection is not None:
+            self._write_connection.close()
+        if await self._ended(self._reader) and self._read_connection is not None:
+            self._read_connection.close()
+
+    async def _ended(self, executor: Executor) -> bool:
+        """Whether its thread has ended. A connection that is still used must not be closed: that
+        ends the process."""
+        ending = asyncio.get_running_loop().run_in_executor(executor, _nothing)
+        done, _ = await asyncio.wait([ending], timeout=self._limit_s)
+        executor.shutdown(wait=False)
+        return bool(done)
+
+
+def _passed(moment: float) -> bool:
+    return time.monotonic() > moment
 
 
 def _nothing() -> None:
