@@ -422,6 +422,8 @@ class Catalog:
         if closing is None:
             return True
         if closing.draining:
+            if self._stopped:
+                return False  # `stop` closes it, and its claim ends with the process
             raise RuntimeError(f"shard {shard} is being closed already")
         if closing.state is ShardState.OPEN:
             self._begin_drain(closing)

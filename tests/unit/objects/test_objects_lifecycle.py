@@ -421,6 +421,22 @@ async def test_autoload_objects_are_active_without_being_called():
         assert node.ids() == expected  # these are never idle
 
 
+async def test_a_move_that_meets_the_end_of_the_process_is_left_to_it():
+    class Slow(goverse.Object):
+        @goverse.method
+        async def hang(self) -> None:
+            await asyncio.get_running_loop().create_future()
+
+    async with running(Slow) as node:
+        turn = asyncio.ensure_future(node.call("Slow", "shard#3/a", "hang"))
+        await turns_of_the_loop(5)
+        stopping = asyncio.ensure_future(node.catalog.stop(0.2))
+        await turns_of_the_loop(2)
+        assert not await node.catalog.close_shard(3, drain_timeout_s=1.0)
+        await stopping
+        await asyncio.wait([turn])
+
+
 def test_a_nodes_own_shard_needs_no_layout_to_load_its_objects():
     registry = Registry()
     registry.add(make(World()))
