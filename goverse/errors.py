@@ -21,6 +21,7 @@
     └── ClusterError         never leaves the cluster
         ├── NotOwner         this node does not own the shard (any more)
         ├── Fenced           a newer epoch has written
+        │     └── Outranked  a newer epoch is known, and the claim stands all the same
         └── LinkBroken       the connection went away
 
 Every error carries ``executed``: whether the call ran, over all its attempts.
@@ -198,6 +199,15 @@ class Fenced(ClusterError):
         super().__init__(message, executed=executed)
 
 
+class Outranked(Fenced):
+    """A claim stands, and a higher ``epoch`` of its shard is known: to the store, or to this
+    process from before the coordinator lost its history. Never leaves a process."""
+
+    def __init__(self, message: str, epoch: Epoch) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+
+
 class LinkBroken(ClusterError):
     """The link went away. ``sent`` is False only for frames never passed to a write."""
 
@@ -219,5 +229,5 @@ def _leaves(cls: type[GoverseError]) -> list[type[GoverseError]]:
 BY_CODE: dict[str, type[GoverseError]] = {
     cls.code: cls
     for cls in _leaves(GoverseError)
-    if cls not in (GoverseError, ClusterError, ApplicationError)
+    if cls not in (GoverseError, ClusterError, ApplicationError, Outranked)
 }

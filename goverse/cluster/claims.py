@@ -84,7 +84,7 @@ class ClaimWriter:
     async def outrank(
         self, registration: Registration, shard: int, epoch: Epoch, above: Epoch
     ) -> None:
-        """The store knows ``above``, though the claim of ``shard`` at ``epoch`` stands: lift the
+        """``above`` is known, though the claim of ``shard`` at ``epoch`` stands: lift the
         generation over it. Raises FailedPrecondition if it does not stand, CoordinatorUnavailable.
         """
         lease = registration.lease.id

@@ -55,12 +55,12 @@ class Proof:
 async def raise_generation(
     coordinator: Coordinator, keys: Keys, proof: Proof, *, above: int
 ) -> Layout:
-    """Lift the generation above ``above``, an epoch's generation that the store has seen.
+    """Lift the generation above ``above``, that of an epoch which is known.
 
     For the holder of ``proof`` only, and conditional on it: a node whose own claim stands in a
-    linearizable read, and whose store knows a higher epoch of this very cluster, has met a
-    coordinator that lost its history. Returns the layout that stands afterwards, which somebody
-    else may have raised. Raises FailedPrecondition if the claim does not stand.
+    linearizable read, and who knows a higher epoch of this very cluster, or whose store does, has
+    met a coordinator that lost its history. Returns the layout that stands afterwards, which
+    somebody else may have raised. Raises FailedPrecondition if the claim does not stand.
     """
     while True:
         item = await coordinator.get(keys.layout)
@@ -80,7 +80,7 @@ async def raise_generation(
         )
         if result.succeeded:
             log.error(
-                "the store knows epochs of generation %d, the coordinator was at %d: it lost its "
+                "epochs of generation %d are known, the coordinator was at %d: it lost its "
                 "history; the generation is now %d",
                 above,
                 layout.generation,

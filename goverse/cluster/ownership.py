@@ -26,10 +26,9 @@ from goverse.cluster.registration import Registration
 from goverse.cluster.state import ViewChange
 from goverse.cluster.view import ClusterView
 from goverse.coordination.api import CoordinatorUnavailable
-from goverse.errors import FailedPrecondition, Unavailable
+from goverse.errors import FailedPrecondition, Outranked, Unavailable
 from goverse.ids import Epoch
 from goverse.sharding import NODE_SHARD
-from goverse.storage.api import HigherEpoch
 
 log = logging.getLogger(__name__)
 
@@ -300,7 +299,7 @@ class Ownership:
                 try:
                     await self._host.open_shard(shard, epoch, released=released)
                     return
-                except HigherEpoch as higher:
+                except Outranked as higher:
                     await self._outranked(shard, epoch, higher)
                 except Unavailable as error:
                     self._tell_waiting(shard, error)
@@ -318,10 +317,11 @@ class Ownership:
         opening = sum(h.state is HoldingState.OPENING for h in self._holdings.values())
         log.warning("shard %d waits to be opened, one of %d: %s", shard, opening, error)
 
-    async def _outranked(self, shard: int, epoch: Epoch, higher: HigherEpoch) -> None:
-        """The store has seen a higher epoch. Either somebody else owns the shard by now, and the
-        view will show it; or this claim stands, and then it is the coordinator that has lost its
-        history: the generation is raised, and everything claimed again under it."""
+    async def _outranked(self, shard: int, epoch: Epoch, higher: Outranked) -> None:
+        """The store, or this node itself, has seen a higher epoch. Either somebody else owns the
+        shard by now, and the view will show it; or this claim stands, and then it is the
+        coordinator that has lost its history: the generation is raised, and everything claimed
+        again under it."""
         registration = self._membership.registration
         if registration is None:
             return
@@ -331,7 +331,7 @@ class Ownership:
             log.info("shard %d: %s; %s", shard, higher, error)
             return
         if self._membership.registration is registration:
-            self._membership.lose(f"the store is ahead of the coordinator: {higher}")
+            self._membership.lose(f"the coordinator is behind: {higher}")
 
     async def _close(self, holding: Holding) -> None:
         shard = holding.shard

@@ -30,6 +30,7 @@ from goverse.errors import (
     InvalidArgument,
     NotOwner,
     ObjectFailed,
+    Outranked,
     Unavailable,
 )
 from goverse.ids import NO_EPOCH, Epoch, ObjectId
@@ -362,13 +363,13 @@ class Catalog:
     def begin_opening(self, shard: int, epoch: Epoch) -> None:
         """The claim is held: arriving calls wait from now on. An older opening is dropped.
 
-        Raises ValueError for an epoch below the one known, RuntimeError after `stop`.
+        Raises Outranked for an epoch below the one known, RuntimeError after `stop`.
         """
         if self._stopped:
             raise RuntimeError("the catalog is stopped")
         known = self._epochs.get(shard, NO_EPOCH)
         if epoch < known:
-            raise ValueError(f"shard {shard}: epoch {epoch} is older than {known}")
+            raise Outranked(f"shard {shard}: epoch {epoch} is older than {known}", known)
         current = self._shards.get(shard)
         if current is not None:
             if current.epoch == epoch:
@@ -379,7 +380,7 @@ class Catalog:
         self._shards[shard] = Shard(shard, epoch, self._held_limit)
 
     async def open_shard(self, shard: int, epoch: Epoch, *, released: bool = False) -> None:
-        """Let calls in, those that waited first. Raises `HigherEpoch`, Unavailable.
+        """Let calls in, those that waited first. Raises Outranked, Unavailable.
 
         :param released: its former owner has certainly given it up in an orderly way.
         """

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from goverse.errors import Fenced
+from goverse.errors import Outranked
 from goverse.ids import Epoch, ObjectId
 from goverse.storage.values import (
     Acceptance,
@@ -58,7 +58,7 @@ class StoreRefused(Exception):
     """This store must not be used as it is. The message says what an operator can do."""
 
 
-class HigherEpoch(Fenced):
+class HigherEpoch(Outranked):
     """A fence stands at an epoch that is not below the one it was to be raised to.
 
     :param epoch: the highest of those found, at ``slot``.
@@ -66,9 +66,10 @@ class HigherEpoch(Fenced):
     """
 
     def __init__(self, slot: int, epoch: Epoch, incarnation: str) -> None:
-        super().__init__(f"the fence of slot {slot} stands at {epoch}, raised by {incarnation}")
+        super().__init__(
+            f"the fence of slot {slot} stands at {epoch}, raised by {incarnation}", epoch
+        )
         self.slot = slot
-        self.epoch = epoch
         self.incarnation = incarnation
 
 

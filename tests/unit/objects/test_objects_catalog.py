@@ -8,7 +8,7 @@ from objects_kit import EPOCH, NUM_SHARDS, make_call, running, turns_of_the_loop
 import goverse
 from goverse.call import ChainEntry, Verb
 from goverse.config.settings import LimitSettings
-from goverse.errors import Fenced, NotOwner, Overloaded
+from goverse.errors import Fenced, NotOwner, Outranked, Overloaded
 from goverse.ids import Epoch
 from goverse.sharding import shard_of
 
@@ -112,8 +112,9 @@ async def test_opening_is_idempotent_and_epochs_only_grow():
         await node.call("Thing", "x", "bump")
         await node.catalog.open_shard(shard_x(), EPOCH)
         assert value_of(await node.call("Thing", "x", "bump")) == 2
-        with pytest.raises(ValueError, match="is older than"):
+        with pytest.raises(Outranked, match="is older than") as outranked:
             await node.catalog.open_shard(shard_x(), Epoch(1, 5))
+        assert outranked.value.epoch == EPOCH
         running_call = node.call("Thing", "x", "hold")
         queued = node.call("Thing", "x", "bump")
         await turns_of_the_loop()
