@@ -233,6 +233,28 @@ async def test_a_restart_while_idle_costs_no_operation(
     await etcd.kill()
 
 
+async def test_L36_who_only_watches_finds_out_that_an_old_copy_was_restored(
+    tmp_path: Path, connect: Callable[[tuple[str, ...]], Coordinator]
+) -> None:
+    """Its listing is older than the copy, and what it heard since is newer."""
+    etcd = Etcd(etcd_options("3.4", tmp_path / "etcd"))
+    await etcd.start()
+    watching, writing = connect((etcd.endpoint,)), connect((etcd.endpoint,))
+    view = View(watching.watch("/w/"))
+    try:
+        await view.advance()
+        await writing.transact([], [Put("/w/copied", b"")])
+        await view.reach(lambda: "/w/copied" in view.items)
+        await etcd.copy(tmp_path / "copy")
+        await writing.transact([], [Put("/w/forgotten", b"")])
+        await view.reach(lambda: "/w/forgotten" in view.items)
+        await etcd.restore(tmp_path / "copy")
+        await view.reach(lambda: "/w/forgotten" not in view.items)
+        assert list(view.items) == ["/w/copied"]
+    finally:
+        await etcd.kill()
+
+
 async def test_processes_spread_over_the_members(
     troubled: Troubled, connect: Callable[[tuple[str, ...]], Coordinator]
 ) -> None:

@@ -51,6 +51,19 @@ class Etcd(EtcdProcess):
         shutil.rmtree(self.options.data_dir)
         await self.start()
 
+    async def copy(self, folder: Path) -> None:
+        """Put a copy of its data into ``folder``; it is away meanwhile."""
+        await self.stop()
+        shutil.copytree(self.options.data_dir, folder)
+        await self.start()
+
+    async def restore(self, folder: Path) -> None:
+        """Restart at the same port with the data of ``folder``."""
+        await self.kill()
+        shutil.rmtree(self.options.data_dir)
+        shutil.copytree(folder, self.options.data_dir)
+        await self.start()
+
     async def compact(self, revision: int) -> None:
         async with grpc.aio.insecure_channel(self.endpoint) as channel:
             request = rpc.CompactionRequest(revision=revision, physical=True)

@@ -12,7 +12,7 @@ from aetcd import rpc
 from goverse.aio.backoff import Backoff
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
-from goverse.coordination.api import Changes, CoordinatorUnavailable
+from goverse.coordination.api import Changes, CoordinatorUnavailable, KeyValue
 from goverse.coordination.etcd import codec
 from goverse.coordination.etcd.connection import Connection
 from goverse.coordination.etcd.endpoints import Endpoints
@@ -79,10 +79,12 @@ class WatchPump:
     async def _position(self, connection: Connection, feed: Feed) -> None:
         """List when that is needed; otherwise make sure that it is not."""
         if not self._must_list:
-            await self._read(
+            witness = self._lineage.witness
+            now = await self._read(
                 connection, rpc.RangeRequest(key=feed.prefix.encode(), count_only=True)
             )
-            await self._hear_witness(connection)
+            if witness is not None:
+                await self._hear(witness, now.header, connection)
             if self._history == self._lineage.number:
                 return
         prefix = feed.prefix
@@ -96,9 +98,12 @@ class WatchPump:
             self._lineage.remember(newest)
         await feed.put(listed)
 
-    async def _hear_witness(self, connection: Connection) -> None:
-        witness = self._lineage.witness
-        if witness is None:
+    async def _hear(self, witness: KeyValue, now: Any, connection: Connection) -> None:
+        """
+        :param now: header of an answer to what was asked when the witness was known.
+        """
+        if now.revision < witness.mod_revision:  # what was listed then may have been older still
+            self._lineage.confront(witness, None, now)
             return
         request = rpc.RangeRequest(key=witness.key.encode(), revision=witness.mod_revision)
         try:
