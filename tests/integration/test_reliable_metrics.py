@@ -8,6 +8,7 @@ import dataclasses
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -17,9 +18,8 @@ import goverse
 from goverse.errors import ApplicationError, Conflict, GoverseError
 from goverse.observability.metrics import Metrics
 from goverse.storage.values import CallStatus
-from goverse.testing import Cluster
+from goverse.testing import STORE, Cluster
 from goverse.testing.cluster import TEST_SETTINGS
-from goverse.testing.member import STORE
 from goverse_gate.http_app import HttpApp, HttpLimits
 from goverse_gate.http_front import Doors
 from tests.support.virtual import elapse
@@ -71,13 +71,17 @@ async def http(cluster: Cluster) -> AsyncGenerator[httpx.AsyncClient, None]:
     gate = cluster.member("g1").gate
     assert gate is not None
     app = HttpApp(Doors(gate.ingress.door(client_id="", max_calls=100)), HttpLimits())
-    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gate") as client:
         yield client
 
 
 def owner_metrics(cluster: Cluster, id: str = "a") -> Metrics:
     return cluster.member(cluster.owner_of(id)).metrics
+
+
+def has_another_owner(cluster: Cluster, former: str) -> bool:
+    return cluster.owner_of("a") not in ("", former)
 
 
 def observed(histogram: Any, *labels: str) -> int:
@@ -195,7 +199,7 @@ async def test_L20_a_call_that_ends_processes_is_parked_and_seen_everywhere() ->
                 lambda: owner_metrics(cluster).sample()["goverse_activations"].get(("Till",))
             )
             cluster.kill(owner)
-            await cluster.wait_until(lambda gone=owner: cluster.owner_of("a") not in ("", gone))
+            await cluster.wait_until(partial(has_another_owner, cluster, owner))
         await cluster.wait_until(lambda: owner_metrics(cluster).reliable_parked.children())
         assert owner_metrics(cluster).reliable_parked.children() == {("Till",): 1}
         found = (await client.get("/v1/calls/poison")).json()
