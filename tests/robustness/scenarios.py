@@ -27,7 +27,7 @@ from tests.support.pacing import last
 
 FULL = Minima(kills=25, pauses=15, cuts=15, restarts=3, unknown=50, fenced=3)
 #: The two-minute form, in `make test`.
-SHORT = Minima(kills=3, pauses=2, cuts=2, restarts=1, unknown=5, fenced=1)
+SHORT = Minima(kills=4, pauses=3, cuts=3, restarts=1, unknown=5, fenced=1)
 
 ACCOUNTS = tuple(f"account-{number}" for number in range(20))
 CALLERS = 60
