@@ -73,8 +73,8 @@ def plan(seed: int, minima: Minima) -> list[Step]:
     """Steps with as many faults of each kind as ``minima`` asks for, a third of them in pairs, and
     three pairs at least.
 
-    One pair in three, and two at least, is a late commit: an owner whose commits do not reach the database is stopped
-    past its lease, so that they arrive when another owns the shard.
+    One pair in three, and two at least, is a late commit: an owner whose commits do not reach the
+    database is stopped past its lease, so that they arrive when another owns the shard.
     """
     chance = random.Random(seed)
     faults = [_fault(kind, chance) for kind in KINDS for _ in range(minima.of(kind))]
