@@ -113,6 +113,7 @@ class Run:
         final = await asyncio.to_thread(self.world.final, answered)
         report.count(traffic, self.world.counters, self.now())
         report.ledger_rows = len(final.rows)
+        report.starts_again = self.world.restarts
         kept = self.world.cluster.folder / "history.pickle"
         kept.write_bytes(pickle.dumps((traffic.history, final)))
         report.violations = await asyncio.to_thread(violations, traffic.history, final)
