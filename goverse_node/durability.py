@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from goverse import storage
-from goverse.aio.backoff import Backoff
 from goverse.aio.runtime import Runtime
 from goverse.cluster.keys import Keys
 from goverse.cluster.member import NodeMember
@@ -24,8 +21,6 @@ from goverse.sharding import NODE_SHARD
 from goverse.storage.api import StorageUnavailable, Store, StoreRefused
 from goverse.storage.rules import wrong_cluster
 
-log = logging.getLogger(__name__)
-
 
 class MissingStore(StoreRefused):
     """A class asks for durability, and no store is configured."""
@@ -37,29 +32,17 @@ async def with_store(
 ) -> AsyncGenerator[Surroundings, None]:
     """Surroundings with the store that ``settings`` name, if they name one; closes it.
 
-    Waits while the store does not answer: a node that registered without one would be given
-    shards that it cannot open, and one that ended would come back later than the store.
-    Raises `StoreRefused` if it must not be used.
+    Raises `StoreRefused` if it must not be used, `StorageUnavailable`.
     """
     if not settings.url:
         yield surroundings
         return
     store = await open_store(settings, surroundings.runtime)
     try:
-        await _checked(store, surroundings.runtime)
+        await store.check()
         yield dataclasses.replace(surroundings, store=store)
     finally:
         await store.close()
-
-
-async def _checked(store: Store, runtime: Runtime) -> None:
-    backoff = Backoff(runtime.random, min_s=0.1, max_s=2.0)
-    while True:
-        try:
-            return await store.check()
-        except StorageUnavailable as error:
-            log.warning("waiting for the store: %s", error)
-            await asyncio.sleep(backoff.next_s())
 
 
 async def open_store(settings: StorageSettings, runtime: Runtime) -> Store:

@@ -70,16 +70,17 @@ class Step:
 
 
 def plan(seed: int, minima: Minima) -> list[Step]:
-    """Steps with as many faults of each kind as ``minima`` asks for, a third of them in pairs.
+    """Steps with as many faults of each kind as ``minima`` asks for, a third of them in pairs, and
+    three pairs at least.
 
-    One pair in three is a late commit: an owner whose commits do not reach the database is stopped
-    past its lease, so that they arrive when another owns the shard.
+    One pair in three, and two at least, is a late commit: an owner whose commits do not reach the
+    database is stopped past its lease, so that they arrive when another owns the shard.
     """
     chance = random.Random(seed)
     faults = [_fault(kind, chance) for kind in KINDS for _ in range(minima.of(kind))]
     chance.shuffle(faults)
-    pairs = math.ceil(len(faults) / 6)
-    late = math.ceil(pairs / 3)
+    pairs = max(3, math.ceil(len(faults) / 6))
+    late = max(2, pairs // 3)
     steps = [_late_commit(faults, chance) for _ in range(late)]
     for _ in range(pairs - late):
         # One that lasts, so that another can begin meanwhile.

@@ -61,6 +61,7 @@ class Report:
     repeated: int = 0
     look_ups: int = 0
     ledger_rows: int = 0
+    starts_again: int = 0
     duration_s: float = 0.0
     rest_s: float = 0.0
     violations: list[str] = field(default_factory=list)
@@ -127,7 +128,7 @@ class Report:
             f"errors: {self.errors}",
             f"repeated by callers {self.retries}, by routers {self.router_retries}, known call ids "
             f"{self.repeated}, look-ups {self.look_ups}, rows in the ledger {self.ledger_rows}",
-            f"commits refused: {self.refused}",
+            f"commits refused: {self.refused}; starts made again {self.starts_again}",
             *(f"TOO MILD: {what}" for what in self.too_mild()),
             *(f"WRONG: {what}" for what in self.violations[:MAX_VIOLATIONS_SHOWN]),
         ]

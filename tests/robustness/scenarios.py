@@ -27,7 +27,7 @@ from tests.support.pacing import last
 
 FULL = Minima(kills=25, pauses=15, cuts=15, restarts=3, unknown=50, fenced=3)
 #: The two-minute form, in `make test`.
-SHORT = Minima(kills=3, pauses=2, cuts=2, restarts=1, unknown=5, fenced=1)
+SHORT = Minima(kills=4, pauses=3, cuts=3, restarts=1, unknown=5, fenced=1)
 
 ACCOUNTS = tuple(f"account-{number}" for number in range(20))
 CALLERS = 60
@@ -113,6 +113,7 @@ class Run:
         final = await asyncio.to_thread(self.world.final, answered)
         report.count(traffic, self.world.counters, self.now())
         report.ledger_rows = len(final.rows)
+        report.starts_again = self.world.restarts
         kept = self.world.cluster.folder / "history.pickle"
         kept.write_bytes(pickle.dumps((traffic.history, final)))
         report.violations = await asyncio.to_thread(violations, traffic.history, final)

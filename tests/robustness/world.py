@@ -16,6 +16,7 @@ import msgspec
 
 from goverse.coordination.supervised import EtcdOptions, EtcdProcess
 from goverse.objects.recording import error_of
+from goverse.process import EXIT_CANNOT_START
 from goverse.storage.supervised import PostgresOptions
 from goverse.testing.processes import ProcessCluster, Server, http_get, process_cluster
 from tests.robustness.faults import (
@@ -85,6 +86,8 @@ class World:
     etcd: EtcdProcess
     postgres: PostgresServer
     counters: Counters = field(default_factory=Counters)
+    #: Starts that ended because something needed was away, and were made again.
+    restarts: int = 0
 
     @property
     def servers(self) -> dict[str, Server]:
@@ -130,14 +133,21 @@ class World:
 
     # -- looking
 
-    def check_alive(self) -> None:
-        for server in self.servers.values():
-            if not server.alive:
-                raise AssertionError(f"{server.name} ended by itself:\n{server.log()[-4000:]}")
+    async def _supervise(self) -> None:
+        """Start again what could not start, as whoever runs it would: a node whose store is away
+        ends and says so. Raises AssertionError if a process has ended in another way."""
+        for server in list(self.servers.values()):
+            if server.alive:
+                continue
+            log = server.log()
+            if server.process.returncode != EXIT_CANNOT_START or "cannot start" not in log[-1000:]:
+                raise AssertionError(f"{server.name} ended by itself:\n{log[-4000:]}")
+            self.restarts += 1
+            await self.start(server.name)
 
     async def not_ready(self) -> list[str]:
         """Processes that do not say that they are ready."""
-        self.check_alive()
+        await self._supervise()
         found = await asyncio.gather(*(self._is_ready(s) for s in self.servers.values()))
         return [s.name for s, ready in zip(self.servers.values(), found, strict=True) if not ready]
 

@@ -131,18 +131,6 @@ async def test_L27_while_the_database_is_away_calls_wait_and_nothing_spins(
         print(await database_away(cluster, postgres, outage_s=OUTAGE_S, callers=CALLERS))
 
 
-async def test_a_node_that_starts_while_the_database_is_away_waits_for_it(
-    etcd: EtcdProcess, tmp_path: Path
-) -> None:
-    async with running(etcd, tmp_path, "18", nodes=("n1",)) as (cluster, postgres):
-        await postgres.kill()
-        late = await cluster.start_node("n2", GOVERSE_STORAGE__URL=postgres.url)
-        await eventually(lambda: "waiting for the store" in late.log() or not late.alive, 30)
-        assert late.alive, late.log()
-        await postgres.start()
-        await cluster.wait_ready()
-
-
 async def has_run(cluster: ProcessCluster, node: str, turns: int) -> bool:
     _, text = await http_get(cluster.servers[node].ops_address, "/metrics")
     counted = 'goverse_turn_duration_seconds_count{method="add",status="ok",type="DurableCounter"}'
