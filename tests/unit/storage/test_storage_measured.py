@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,5 +99,5 @@ async def test_other_faults_of_the_caller_are_errors(
     owner = await Owner(store, 7, Epoch(1, 5), "me").open()
     commit = owner.commit_of(b"1")
     with pytest.raises(ValueError):
-        await store.commit([commit, replace(commit)])
+        await store.commit([commit, commit])
     assert ended(metrics, "commit", "error") == 1
