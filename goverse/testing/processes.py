@@ -98,6 +98,7 @@ class ProcessCluster:
     :param modules: what nodes host.
     :param environment: more settings for every process, as GOVERSE_... variables.
     :param places: by name, for those that do not run on loopback.
+    :param node_module: run by ``python -m`` for a node, with the command line of `goverse_node`.
     """
 
     etcd: str
@@ -105,6 +106,7 @@ class ProcessCluster:
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, Place] = field(default_factory=dict)
+    node_module: str = "goverse_node"
     servers: dict[str, Server] = field(default_factory=dict)
 
     async def start_node(self, name: str, **environment: str) -> Server:
@@ -133,11 +135,12 @@ class ProcessCluster:
             environment["GOVERSE_GATE__HTTP_LISTEN"] = http
         elif self.modules:
             environment.setdefault("GOVERSE_OBJECTS__MODULES", ",".join(self.modules))
+        module = self.node_module if kind == "node" else f"goverse_{kind}"
         log_path = self.folder / f"{name}.log"
         with log_path.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 *place.prefix,
-                *tied_to_this_process([sys.executable, "-m", f"goverse_{kind}", "serve"]),
+                *tied_to_this_process([sys.executable, "-m", module, "serve"]),
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -222,9 +225,12 @@ async def process_cluster(
     modules: tuple[str, ...] = (),
     environment: Mapping[str, str] | None = None,
     places: Mapping[str, Place] | None = None,
+    node_module: str = "goverse_node",
 ) -> AsyncIterator[ProcessCluster]:
     """A `ProcessCluster` that leaves nothing running."""
-    cluster = ProcessCluster(etcd, folder, modules, environment or {}, places or {})
+    cluster = ProcessCluster(
+        etcd, folder, modules, environment or {}, places or {}, node_module=node_module
+    )
     try:
         yield cluster
     finally:
