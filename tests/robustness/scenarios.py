@@ -18,6 +18,7 @@ import httpx
 
 import goverse.client
 from goverse.errors import GoverseError
+from tests.robustness import ledger
 from tests.robustness.faults import GATES, Fault, Minima, Step, plan
 from tests.robustness.report import FaultRecord, Report, write
 from tests.robustness.traffic import Caller, Traffic
@@ -110,7 +111,7 @@ class Run:
         answered = {}
         for account in ACCOUNTS:
             answered[account] = await client.get("Account", account).get_balance()
-        final = await asyncio.to_thread(self.world.final, answered)
+        final = await asyncio.to_thread(ledger.final, self.world.postgres, answered)
         report.count(traffic, self.world.counters, self.now())
         report.ledger_rows = len(final.rows)
         report.starts_again = self.world.restarts
