@@ -77,7 +77,7 @@ class Shard:
         self._held: OrderedDict[Turn, None] = OrderedDict()
         self._limit = limit
         self._quiet: asyncio.Future[None] | None = None
-        self._changed: list[asyncio.Future[None]] = []
+        self._changed: dict[asyncio.Future[None], None] = {}
 
     @property
     def held(self) -> int:
@@ -119,7 +119,7 @@ class Shard:
             raise Overloaded(f"{call}: {limit.held} calls wait already for shards to open")
         limit.held += 1
         waiting = asyncio.get_running_loop().create_future()
-        self._changed.append(waiting)
+        self._changed[waiting] = None
         try:
             async with asyncio.timeout_at(call.deadline):
                 await waiting
@@ -129,12 +129,12 @@ class Shard:
             ) from None
         finally:
             limit.held -= 1
-            if not waiting.done() or waiting.cancelled():
-                self._changed.remove(waiting)
+            # Its deadline may pass in the very pass of the loop in which it is let in.
+            self._changed.pop(waiting, None)
 
     def changed(self) -> None:
         """Let `wait_change` look again."""
-        waiting, self._changed = self._changed, []
+        waiting, self._changed = self._changed, {}
         for future in waiting:
             if not future.done():
                 future.set_result(None)
