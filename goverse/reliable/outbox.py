@@ -273,6 +273,12 @@ class Outbox:
                 log.warning("%s is delivered later: %s", _name(item), error)
                 await asyncio.sleep(backoff.next_s())
                 continue
+            except Exception:
+                # A fault of ours: without its lane the call, and all behind it, would wait until
+                # the shard is opened anew. Repeating it is safe, as its id is known at the target.
+                log.exception("%s is delivered later", _name(item))
+                await asyncio.sleep(backoff.next_s())
+                continue
             else:
                 backoff.reset()
                 self._observer.delivered()

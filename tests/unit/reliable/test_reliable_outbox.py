@@ -233,6 +233,24 @@ async def test_a_delivery_whose_answer_is_lost_is_repeated_and_known():
         assert "repeated" in node.told.seen
 
 
+async def test_a_delivery_that_fails_by_a_fault_of_ours_is_repeated(caplog):
+    """It ended the lane, and what was to be delivered waited until the shard was opened anew."""
+    async with reliable(Account) as node:
+        faults = [ValueError("list.remove(x): x not in list")]
+
+        async def faulty(call: Call) -> Any:
+            if call.verb is Verb.ENQUEUE and faults:
+                raise faults.pop()
+            return await node.catalog.invoke(call)
+
+        node.route = faulty
+        await node.get(Account, "a").transfer("b", 5)
+        await node.get(Account, "a").transfer("b", 6)
+        await done(node)
+        assert await node.get(Account, "b").history() == [5, 6]
+        assert "is delivered later" in caplog.text
+
+
 async def test_an_acknowledgement_whose_answer_is_lost_is_repeated():
     async with reliable(Account) as node:
         change = node.client.change_outbox
