@@ -118,6 +118,7 @@ class Run:
         kept = self.world.cluster.folder / "history.pickle"
         kept.write_bytes(pickle.dumps((traffic.history, final)))
         report.violations = await asyncio.to_thread(violations, traffic.history, final)
+        report.violations += self.world.faults_in_logs()
         report.violations += [
             f"the auditor finds a difference: {difference}"
             for difference in (await client.get("Auditor", "main").audit()).items()

@@ -153,6 +153,17 @@ class World:
             return status == 200
         return False
 
+    def faults_in_logs(self) -> list[str]:
+        """Exceptions that nobody expected, with what is above and below them."""
+        found = []
+        for path in sorted(self.cluster.folder.glob("*.log")):
+            lines = path.read_text(errors="replace").splitlines()
+            for number, line in enumerate(lines):
+                if line.startswith("Traceback"):
+                    text = "\n".join(lines[max(number - 1, 0) : number + 40])
+                    found.append(f"{path.name}: {text}")
+        return found
+
     async def scrape(self, *names: str) -> None:
         """Read the counters of processes; what is paused or gone is left as it was."""
 
