@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import pickle
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -199,7 +200,9 @@ def main() -> int:
         robustness(seed, minima, folder, limit_s=given.minutes * 60, reports=given.reports)
     )
     print(report)
-    if not report.ok:
+    if report.ok:
+        shutil.rmtree(folder)
+    else:
         print(f"the logs of all processes are in {folder}")
     return 0 if report.ok else 1
 
