@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +34,7 @@ def main() -> int:
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="goverse-robustness."))
     found = asyncio.run(outage(given.seconds, folder))
+    shutil.rmtree(folder)
     keep(given.reports, "database-away.txt", str(found))
     return 0
 

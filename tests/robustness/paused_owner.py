@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -234,6 +235,7 @@ def main() -> int:
     except (AssertionError, TimeoutError):
         print(f"paused owner: seed {seed} FAILED; the logs of all processes are in {folder}")
         raise
+    shutil.rmtree(folder)
     keep(given.reports, f"paused-owner-{seed}.txt", str(outcome))
     return 0
 

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import pickle
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ import httpx
 
 import goverse.client
 from goverse.errors import GoverseError
+from tests.robustness import ledger
 from tests.robustness.faults import GATES, Fault, Minima, Step, plan
 from tests.robustness.report import FaultRecord, Report, write
 from tests.robustness.traffic import Caller, Traffic
@@ -110,13 +112,14 @@ class Run:
         answered = {}
         for account in ACCOUNTS:
             answered[account] = await client.get("Account", account).get_balance()
-        final = await asyncio.to_thread(self.world.final, answered)
+        final = await asyncio.to_thread(ledger.final, self.world.postgres, answered)
         report.count(traffic, self.world.counters, self.now())
         report.ledger_rows = len(final.rows)
         report.starts_again = self.world.restarts
         kept = self.world.cluster.folder / "history.pickle"
         kept.write_bytes(pickle.dumps((traffic.history, final)))
         report.violations = await asyncio.to_thread(violations, traffic.history, final)
+        report.violations += self.world.faults_in_logs()
         report.violations += [
             f"the auditor finds a difference: {difference}"
             for difference in (await client.get("Auditor", "main").audit()).items()
@@ -197,7 +200,9 @@ def main() -> int:
         robustness(seed, minima, folder, limit_s=given.minutes * 60, reports=given.reports)
     )
     print(report)
-    if not report.ok:
+    if report.ok:
+        shutil.rmtree(folder)
+    else:
         print(f"the logs of all processes are in {folder}")
     return 0 if report.ok else 1
 

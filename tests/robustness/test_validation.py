@@ -171,6 +171,10 @@ def _change_attempt(bank: Bank, amount: int, **change: Any) -> None:
     ]
 
 
+def internal_error(bank: Bank) -> None:
+    _change_attempt(bank, 12, error="internal: internal error, see the log")
+
+
 def lost_row(bank: Bank) -> None:
     bank.rows = [row for row in bank.rows if row.call_id != "t1"]
 
@@ -300,6 +304,7 @@ def missing_of_a_lost_update(bank: Bank) -> None:
 
 
 BREAKS: list[Callable[[Bank], None]] = [
+    internal_error,
     lost_row,
     another_result,
     another_outcome,

@@ -16,6 +16,7 @@ def violations(history: History, final: Final) -> list[str]:
     """Everything that is wrong; empty if the promises were kept."""
     effects = Effects.of(final)
     return [
+        *errors_are_clear(history),
         *at_rest(final),
         *one_outcome(history, final),
         *told_the_truth(history, final, effects),
@@ -50,6 +51,14 @@ class Effects:
 
     def had(self, op: Op) -> bool:
         return self.count[key_of(op)] > 0
+
+
+def errors_are_clear(history: History) -> Iterator[str]:
+    """Who learns nothing learns why, and it is no fault of ours."""
+    for attempt in history.attempts:
+        code = attempt.error.partition(":")[0]
+        if code in ("internal", "object_failed", "not_owner", "fenced", "link_broken"):
+            yield f"{attempt.op} was told {attempt.error} by {attempt.gate}"
 
 
 def at_rest(final: Final) -> Iterator[str]:

@@ -10,12 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from goverse.coordination.supervised import EtcdOptions, EtcdProcess
-from goverse.objects.recording import error_of
 from goverse.process import EXIT_CANNOT_START
 from goverse.storage.supervised import PostgresOptions
 from goverse.testing.processes import ProcessCluster, Server, http_get, process_cluster
@@ -31,7 +27,7 @@ from tests.robustness.faults import (
     RESTART_PG,
     Fault,
 )
-from tests.robustness.model import Final, Row
+from tests.robustness.ledger import under_way
 from tests.support.etcd import etcd_binary
 from tests.support.namespaces import Namespaces, open_namespaces
 from tests.support.pacing import last
@@ -157,6 +153,17 @@ class World:
             return status == 200
         return False
 
+    def faults_in_logs(self) -> list[str]:
+        """Exceptions that nobody expected, with what is above and below them."""
+        found = []
+        for path in sorted(self.cluster.folder.glob("*.log")):
+            lines = path.read_text(errors="replace").splitlines()
+            for number, line in enumerate(lines):
+                if line.startswith("Traceback"):
+                    text = "\n".join(lines[max(number - 1, 0) : number + 40])
+                    found.append(f"{path.name}: {text}")
+        return found
+
     async def scrape(self, *names: str) -> None:
         """Read the counters of processes; what is paused or gone is left as it was."""
 
@@ -173,7 +180,7 @@ class World:
         Raises AssertionError."""
         began = time.monotonic()
         while True:
-            left = await asyncio.to_thread(self._under_way)
+            left = await asyncio.to_thread(under_way, self.postgres)
             if not any(left):
                 return time.monotonic() - began
             if time.monotonic() - began > timeout_s:
@@ -182,68 +189,6 @@ class World:
                     "are left"
                 )
             await last(0.1)
-
-    def _under_way(self) -> tuple[int, int]:
-        with self.postgres.connect() as session:
-            row = session.execute(
-                "SELECT (SELECT count(*) FROM goverse_reliable_calls WHERE status = 'pending'),"
-                " (SELECT count(*) FROM goverse_outbox WHERE parked = '')"
-            ).fetchone()
-        assert row is not None
-        return row[0], row[1]
-
-    def final(self, answered: dict[str, int]) -> Final:
-        """What the database holds."""
-        with self.postgres.connect() as session:
-            rows = session.execute(
-                "SELECT call_id, seq, status, object_type, object_id, method, arguments, result,"
-                " parent FROM goverse_reliable_calls"
-            ).fetchall()
-            objects = session.execute(
-                "SELECT object_type, object_id, state FROM goverse_objects"
-            ).fetchall()
-            outbox = session.execute(
-                "SELECT count(*), count(*) FILTER (WHERE parked <> '') FROM goverse_outbox"
-            ).fetchone()
-        assert outbox is not None
-        states = {(type, id): _fields(state) for type, id, state in objects}
-        auditor = states["Auditor", "main"]
-        return Final(
-            rows=tuple(_row(*row) for row in rows),
-            balances={id: s["balance"] for (type, id), s in states.items() if type == "Account"},
-            answered=answered,
-            paid_in=auditor["paid_in"],
-            expected=auditor["expected"],
-            outbox=outbox[0],
-            parked=outbox[1] + sum(1 for row in rows if row[2] == "parked"),
-        )
-
-
-def _fields(state: bytes) -> dict[str, Any]:
-    """A stored state: the names of its fields, then their values."""
-    names, values = msgspec.msgpack.decode(state)
-    return dict(zip(names, values, strict=True))
-
-
-def _row(
-    call_id: str,
-    seq: int,
-    status: str,
-    type: str,
-    id: str,
-    method: str,
-    arguments: bytes,
-    result: bytes | None,
-    parent: str,
-) -> Row:
-    value: Any = None
-    if status == "success" and result is not None:
-        value = msgspec.msgpack.decode(result)
-    elif status == "failed":
-        error = error_of(result or b"")
-        value = (error.code, error.details)
-    told = msgspec.msgpack.decode(arguments)
-    return Row(call_id, seq, status, type, id, method, told, value, parent)
 
 
 @asynccontextmanager
