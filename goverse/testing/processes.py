@@ -76,12 +76,14 @@ class ProcessCluster:
     :param folder: logs go here.
     :param modules: what nodes host.
     :param environment: more settings for every process, as GOVERSE_... variables.
+    :param node_module: run by ``python -m`` for a node, with the command line of `goverse_node`.
     """
 
     etcd: str
     folder: Path
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    node_module: str = "goverse_node"
     servers: dict[str, Server] = field(default_factory=dict)
 
     async def start_node(self, name: str, **environment: str) -> Server:
@@ -106,10 +108,11 @@ class ProcessCluster:
             environment["GOVERSE_GATE__HTTP_LISTEN"] = http
         elif self.modules:
             environment.setdefault("GOVERSE_OBJECTS__MODULES", ",".join(self.modules))
+        module = self.node_module if kind == "node" else f"goverse_{kind}"
         log_path = self.folder / f"{name}.log"
         with log_path.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *tied_to_this_process([sys.executable, "-m", f"goverse_{kind}", "serve"]),
+                *tied_to_this_process([sys.executable, "-m", module, "serve"]),
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -193,9 +196,10 @@ async def process_cluster(
     *,
     modules: tuple[str, ...] = (),
     environment: Mapping[str, str] | None = None,
+    node_module: str = "goverse_node",
 ) -> AsyncIterator[ProcessCluster]:
     """A `ProcessCluster` that leaves nothing running."""
-    cluster = ProcessCluster(etcd, folder, modules, environment or {})
+    cluster = ProcessCluster(etcd, folder, modules, environment or {}, node_module)
     try:
         yield cluster
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import goverse
 from goverse.aio.runtime import Runtime
@@ -13,7 +14,7 @@ from goverse.config.settings import ClusterSettings, GateSettings, NodeSettings,
 from goverse.coordination.memory import MemoryStore
 from goverse.objects import Registry
 from goverse.observability.metrics import Metrics
-from goverse.storage import memory as storage
+from goverse.storage.api import Store
 from goverse.transport.tcp_network import TcpNetwork
 from goverse_gate.app import Gate, run_gate
 from goverse_node.app import Node, run_node
@@ -34,6 +35,12 @@ SETTINGS = Settings(
 )
 
 
+class Kept(Protocol):
+    """A store that several processes share; `goverse.storage.memory.MemoryStore` is one."""
+
+    def connect(self) -> Store: ...
+
+
 @dataclass(frozen=True)
 class Running:
     gate: Gate
@@ -42,7 +49,7 @@ class Running:
 
 @asynccontextmanager
 async def real_gate(
-    *classes: type[goverse.Object], kept: storage.MemoryStore | None = None
+    *classes: type[goverse.Object], kept: Kept | None = None
 ) -> AsyncIterator[Running]:
     """Ready to be called.
 
