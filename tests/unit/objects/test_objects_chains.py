@@ -273,6 +273,24 @@ async def test_a_turn_that_fails_takes_the_turns_that_are_part_of_it_along(how):
         assert sum(shard.busy for shard in node.catalog.snapshot().shards) == 0
 
 
+@pytest.mark.parametrize("when", ["in the same pass", "after it"])
+async def test_a_callback_that_comes_after_its_outer_turn_was_cancelled_is_no_part_of_it(when):
+    async with running(Open) as node:
+        outer = node.call("Open", "a", "wait_for", name="outer")
+        await turns_of_the_loop()
+        outer.cancel()
+        if when == "after it":
+            await turns_of_the_loop()
+        late = node.send(inner_call("bump"))
+        done = (await asyncio.gather(late, return_exceptions=True))[0]
+        # It ran by itself, and stays; or it was told that it is not there, and nothing is.
+        ran = not isinstance(done, goverse.FailedPrecondition)
+        assert ran or when == "in the same pass"
+        assert not ran or value_of(done) == 1
+        assert await node.get(Open, "a").peek() == int(ran)
+        assert sum(shard.busy for shard in node.catalog.snapshot().shards) == 0
+
+
 async def test_discarding_ends_inner_turns_too():
     async with running(Open) as node:
         outer = node.call("Open", "a", "wait_for", name="outer")

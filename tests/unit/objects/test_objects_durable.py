@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 from durable_kit import DurableNode, durable
-from objects_kit import make_call, turns_of_the_loop, value_of
+from objects_kit import EPOCH, make_call, turns_of_the_loop, value_of
 
 import goverse
 from goverse.aio.runtime import Runtime
-from goverse.call import Receiver, Reply, Verb
+from goverse.call import ChainEntry, Receiver, Reply, Verb
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     Conflict,
     DeadlineExceeded,
     Executed,
     GoverseError,
+    NotOwner,
     ObjectFailed,
     Overloaded,
     Unavailable,
@@ -411,6 +412,11 @@ class Nested(goverse.Object, durability="acknowledged", reentrancy="allow"):
         return self.value
 
     @goverse.method
+    async def hang(self) -> None:
+        self.value += 1
+        await asyncio.Event().wait()
+
+    @goverse.method
     async def inner(self) -> int:
         self.value += 10
         return self.value
@@ -424,6 +430,49 @@ async def test_an_inner_turn_commits_with_its_outer_one_or_not_at_all() -> None:
         assert node.counted.batches == [1]
         await node.reopen(Epoch(1, 150))
         assert await node.get(Nested, "a").outer() == 22
+
+
+async def test_a_callback_that_comes_after_its_outer_turn_was_cancelled_is_stored() -> None:
+    async with durable(Nested) as node:
+        outer = node.call("Nested", "a", "hang")
+        await eventually(lambda: node.catalog.objects() and node.catalog.objects()[0].running)
+        outer.cancel()
+        await asyncio.gather(outer, return_exceptions=True)
+        chain = (ChainEntry("Nested", "a", EPOCH, 1),)
+        late = make_call("Nested", "a", "inner", chain=chain)
+        assert value_of(await node.send(late)) == 10
+        await node.reopen(Epoch(1, 150))
+        assert value_of(await node.send(make_call("Nested", "a", "inner"))) == 20
+
+
+async def test_a_slow_load_of_before_the_shard_was_lost_begins_nothing() -> None:
+    async with durable(Counter) as node:
+        assert await node.get(Counter, "a").add() == 1
+        await node.reopen(Epoch(1, 150))
+        answered, arrived = node.client.load, asyncio.Event()
+
+        async def slow(objects: Any) -> Any:
+            found = await answered(objects)
+            node.client.load = answered
+            await arrived.wait()
+            return found
+
+        node.client.load = slow
+        early = node.call("Counter", "a", "add")
+        await eventually(lambda: node.client.load is answered)
+        # Somebody else has the shard for a while, and writes.
+        async with durable(
+            Counter, store=node.store, epoch=Epoch(1, 151), incarnation="second"
+        ) as other:
+            assert await other.get(Counter, "a").add(100) == 101
+        await node.reopen(Epoch(1, 152))
+        late = node.call("Counter", "a", "add")
+        arrived.set()
+        with pytest.raises(NotOwner):
+            await early
+        assert value_of(await late) == 102
+        assert await node.get(Counter, "a").add() == 103
+        assert node.counted.reasons == []
 
 
 async def test_a_state_that_cannot_be_read_fails_calls_and_stays() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -334,6 +335,53 @@ async def test_L07_a_commit_whose_answer_is_lost_is_settled_before_anybody_is_to
             node.wire.deliver()
             assert await node.do("d", "Account", "a", "deposit") == 2
             assert await node.get(Account, "a").history() == [1, 1]
+
+
+def late_after(node: Any, read: str, then: Callable[[], Any] = lambda: None) -> None:
+    """What is held on the wire comes to the tables right after ``read`` has been answered, when
+    its sender believes that it knows what became of it."""
+    method = getattr(node.client, read)
+
+    async def answered(*arguments: Any) -> Any:
+        found = await method(*arguments)
+        node.wire.deliver()
+        then()
+        return found
+
+    setattr(node.client, read, answered)
+
+
+async def test_L07_a_commit_that_comes_after_it_was_looked_for_changes_nothing():
+    async with reliable(Account) as node:
+        assert await node.do("b", "Account", "a", "deposit") == 1
+        node.wire.plans = ["do", "hold and lose the answer"]  # accept, commit
+        late_after(node, "get_calls")
+        assert await node.do("c", "Account", "a", "deposit") == 2
+        assert not node.wire.held
+        assert node.counted.reasons == ["unknown"], "it was written after all"
+        assert (await node.row("c")).status is CallStatus.SUCCESS, "nothing was written"
+        assert await node.get(Account, "a").history() == [1, 1]
+
+
+async def test_L07_an_accept_that_comes_after_it_was_looked_for_makes_no_row():
+    async with reliable(Account) as node:
+        node.wire.plans = ["hold and lose the answer"]
+        seen = []
+        late_after(node, "get_calls", lambda: seen.append(node.client._tables.get_calls(["c"])))
+        assert await node.do("c", "Account", "a", "deposit") == 1
+        assert seen == [{}], "it was written after all"
+
+
+async def test_a_call_whose_accept_was_lost_is_not_overtaken_by_one_that_came_later():
+    async with reliable(Account) as node:
+        node.wire.plans = ["hold and lose the answer", "wait"]  # accept, raise
+        first = node.do("c", "Account", "a", "deposit", amount=1)
+        await eventually(lambda: not node.wire.plans)
+        second = node.do("d", "Account", "a", "deposit", amount=2)
+        await turns_of_the_loop(5)
+        node.wire.gate.set()
+        assert (await first, await second) == (1, 3)
+        assert await node.get(Account, "a").history() == [1, 2]
 
 
 async def test_while_the_store_is_away_calls_fail_at_once_and_can_be_repeated():
