@@ -3,6 +3,7 @@ error that says what is wrong, and leaves nothing behind."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -102,7 +103,8 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def postgres() -> Any:
-    with serving("18", "fsync=off", "synchronous_commit=off") as server:
+    with serving("18") as server:
+        asyncio.run(server.migrate())
         yield server
 
 
@@ -190,9 +192,8 @@ class World:
 
 @asynccontextmanager
 async def world(postgres: PostgresServer) -> AsyncIterator[World]:
-    kept = Kept(await postgres.new_database())
+    kept = Kept(postgres.copied_database())
     store = kept.connect()
-    await store.migrate()
     try:
         async with (
             real_gate(Ledger, Volatile, kept=kept) as running,

@@ -11,7 +11,7 @@ import pytest
 import goverse
 from goverse.cluster.records import ClaimValue, decode
 from goverse.errors import Executed, GoverseError
-from goverse.ids import Epoch
+from goverse.ids import NO_EPOCH, Epoch
 from goverse.testing import Cluster, run_virtual
 from goverse.testing.faults import STORE
 from goverse.testing.loop import SimLoop
@@ -77,6 +77,30 @@ async def test_the_store_is_ahead_of_a_coordinator_that_lost_its_history() -> No
         await cluster.wait_until(lambda: generations() and min(generations()) == 8)
         await cluster.wait_all_claimed()
         assert await client.get(Counter, "a").add(1) == 6
+
+
+@pytest.mark.virtual_time
+async def test_a_second_cluster_on_the_same_store_writes_nothing_until_it_is_adopted() -> None:
+    async with Cluster(Counter, nodes=0) as cluster:
+        tables = cluster.store.tables
+        claim = tables.claim_cluster
+
+        def beaten(cluster_id: str) -> None:
+            """The other cluster comes after this node has started, right before its first write."""
+            tables.cluster_id = "first"
+            claim(cluster_id)
+
+        tables.claim_cluster = beaten  # type: ignore[method-assign]
+        await cluster.start_node("n1")
+        client = await cluster.client()
+        with pytest.raises(GoverseError) as refused:
+            await goverse.options(client.get(Counter, "a"), timeout_s=10.0).add(1)
+        assert refused.value.executed is not Executed.YES
+        assert tables.highest_epoch() == NO_EPOCH
+        tables.claim_cluster = claim  # type: ignore[method-assign]
+        tables.adopt("")
+        assert await goverse.options(client.get(Counter, "a"), timeout_s=60.0).add(1) == 1
+        assert tables.cluster_id not in ("", "first")
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -80,6 +80,13 @@ class PostgresServer(PostgresProcess):
             session.execute(f"CREATE DATABASE {name}")
         return self.settings(database=name)
 
+    def copied_database(self) -> StorageSettings:
+        """Settings of a copy of the first database, which nobody may be using."""
+        name = f"d{next(_numbers)}"
+        with self.connect(database="template1") as session:
+            session.execute(f"CREATE DATABASE {name} TEMPLATE {DATABASE}")
+        return self.settings(database=name)
+
     async def migrate(self) -> None:
         store = PostgresStore(self.settings(), Runtime())
         await store.migrate()

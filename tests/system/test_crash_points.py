@@ -360,14 +360,9 @@ async def test_on_postgresql_each_has_the_outcome_of_the_page(
     etcd: EtcdProcess, tmp_path: Path, postgres: PostgresServer
 ) -> None:
     await postgres.migrate()
-    made = asyncio.Lock()
 
     async def settings_of(name: str) -> StorageSettings:
-        database = name.split()[0].strip(":").lower().replace("-", "_")
-        async with made:
-            with postgres.connect(database="template1") as session:
-                session.execute(f"CREATE DATABASE {database} TEMPLATE postgres")
-        return postgres.settings(database=database)
+        return postgres.copied_database()
 
     await play_all(etcd.endpoint, tmp_path, settings_of)
 
