@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import socket
@@ -11,33 +12,27 @@ from pathlib import Path
 
 _LAUNCHER = Path(__file__).with_name("_launch.py")
 
-_ATTEMPTS = 10_000
-_given: dict[int, None] = {}
+_PORTS = range(20_000, 32_000)
+_next_port = itertools.count(random.SystemRandom().randrange(len(_PORTS)))
 
 
 def free_port() -> int:
     """A port of the loopback interface that nobody uses right now.
 
     Below the range from which systems choose the ports of outgoing connections: one of those
-    would be taken again while a server restarts. No port is given twice: whoever asked first may
-    not use his yet.
-
-    Raises RuntimeError when this process was given most of the range.
+    would be taken again while a server restarts. None is given twice in a row, as whoever was given
+    it may not use it yet. Raises RuntimeError if there is none.
     """
-    source = random.SystemRandom()
-    for _ in range(_ATTEMPTS):
-        port = source.randrange(20_000, 32_000)
-        if port in _given:
-            continue
+    for _ in _PORTS:
+        port = _PORTS[next(_next_port) % len(_PORTS)]
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            _given[port] = None
             return port
-    raise RuntimeError(f"no free port found; {len(_given)} were given to this process already")
+    raise RuntimeError(f"no port is free from {_PORTS.start} to {_PORTS.stop - 1}")
 
 
 def tied_to_this_process(command: Sequence[str], *, user: str = "") -> list[str]:
