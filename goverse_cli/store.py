@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,8 +35,13 @@ def store_options(command: F) -> F:
 
 
 @asynccontextmanager
-async def opened(options: Options, config: Path | None, url: str) -> AsyncIterator[Store]:
-    """The store that is meant; its errors end the command with the right code."""
+async def opened(
+    options: Options, config: Path | None, url: str, *, within_s: float | None = None
+) -> AsyncIterator[Store]:
+    """The store that is meant; its errors end the command with the right code.
+
+    :param within_s: how long an operation may take, instead of `storage.operation_timeout`.
+    """
     if config is None and options.environ.get("GOVERSE_CONFIG"):
         config = Path(options.environ["GOVERSE_CONFIG"])
     try:
@@ -49,8 +55,11 @@ async def opened(options: Options, config: Path | None, url: str) -> AsyncIterat
             "pass --url or --config, or set GOVERSE_STORAGE__URL; "
             "a password goes to GOVERSE_POSTGRES_PASSWORD",
         )
+    chosen = settings.storage
+    if within_s is not None:
+        chosen = replace(chosen, operation_timeout_s=within_s)
     try:
-        store = await storage.open(settings.storage, Runtime())
+        store = await storage.open(chosen, Runtime())
     except ValueError as error:
         raise CliError(str(error), Exit.USAGE) from error
     try:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+from goverse.aio.backoff import Backoff
 from goverse.aio.tasks import Tasks
 from goverse.errors import Executed, NotOwner, Unavailable
 from goverse.objects.shard import Shard
@@ -74,14 +75,16 @@ class Recovery:
     async def _read_on(self, shard: Shard, calls: ShardCalls) -> None:
         """More was pending than one page; memory for it comes as calls are finished."""
         assert shard.opening is not None
+        backoff = Backoff(self._execution.runtime.random, min_s=0.1, max_s=2.0)
         while calls.cursor is not None:
             await self._unfinished.wait_room()
             try:
                 page = await self._ledger.more_calls(shard.opening.slots, calls.cursor)
             except Unavailable as error:
                 log.warning("shard %d: %s", shard.number, error)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(backoff.next_s())
                 continue
+            backoff.reset()
             self._take(shard, calls, page.rows)
             calls.cursor = page.cursor
         late, calls.late = calls.late, []

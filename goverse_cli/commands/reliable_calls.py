@@ -46,7 +46,9 @@ def reliable_calls() -> None:
 async def _ledger(options: Options, config: Path | None, url: str) -> AsyncIterator[Store]:
     """The store, if this program knows its schema; within --timeout."""
     try:
-        async with opened(options, config, url) as store, asyncio.timeout(options.timeout_s):
+        limit_s = options.timeout_s
+        opening = opened(options, config, url, within_s=limit_s)
+        async with opening as store, asyncio.timeout(limit_s):
             schema = await store.schema_status()
             if not schema.current:
                 raise StoreRefused(

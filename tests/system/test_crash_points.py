@@ -47,7 +47,7 @@ PAGE = ROOT / "goverse/reliable/DESIGN.md"
 #: Below it a busy machine loses leases that nobody meant to end.
 LEASE_TTL_S = 3.0
 #: Many at a time, because a failover is mostly waiting.
-AT_A_TIME = 4
+AT_A_TIME = 8
 POINT_S = 45.0
 
 
