@@ -11,6 +11,7 @@ from goverse.errors import (
     ApplicationError,
     DeadlineExceeded,
     Executed,
+    Fenced,
     GoverseError,
     ObjectFailed,
 )
@@ -54,6 +55,10 @@ def failure_of(
             executed=Executed.UNKNOWN,
             details={"rolled_back": rolled_back},
         )
+    if isinstance(error, Fenced) and _is_cut_off(turn):
+        # What it wanted to do for its object was refused, as that is somebody else's by now. Its
+        # failure is not the application's.
+        return Fenced(f"{turn.call} was cut off: {error.message}")
     name = type(error).__qualname__
     details: dict[str, Any] = {
         "type": name,
@@ -105,3 +110,8 @@ def status_of(failure: BaseException | None) -> str:
 def _is_over(turn: Turn) -> bool:
     # Deadlines fire in steps: the inner one may do so a little before the outer one.
     return asyncio.get_running_loop().time() >= turn.deadline - 0.05
+
+
+def _is_cut_off(turn: Turn) -> bool:
+    activation = turn.activation
+    return activation is not None and (activation.dead or not activation.services.lease_valid())

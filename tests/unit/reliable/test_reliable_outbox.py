@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,15 @@ import goverse
 from goverse.aio.runtime import Runtime
 from goverse.call import Call, Verb
 from goverse.config.settings import LimitSettings
-from goverse.errors import Conflict, FailedPrecondition, LinkBroken, NotFound, Unavailable
+from goverse.errors import (
+    Conflict,
+    Executed,
+    FailedPrecondition,
+    Fenced,
+    LinkBroken,
+    NotFound,
+    Unavailable,
+)
 from goverse.ids import Epoch
 from goverse.storage.api import OutcomeUnknown
 from goverse.storage.memory import MemoryStore
@@ -85,6 +94,17 @@ class Account(goverse.Object, durability="acknowledged"):
             goverse.issue(goverse.get(Volatile, "v").start("b"))
         elif how == "arguments":
             goverse.issue(other.deposit(other=1))  # type: ignore[call-arg]
+
+
+#: What happens in the middle of `Late.pass_on`.
+_meanwhile: list[Callable[[], None]] = []
+
+
+class Late(goverse.Object, durability="acknowledged"):
+    @goverse.method
+    async def pass_on(self) -> None:
+        _meanwhile.pop()()
+        goverse.issue(goverse.get(Account, "b").deposit(1))
 
 
 class Lazy(goverse.Object, durability="interval", commit_interval_s=3600.0):
@@ -231,6 +251,25 @@ async def test_a_delivery_whose_answer_is_lost_is_repeated_and_known():
         await done(node)
         assert await node.get(Account, "b").history() == [5]
         assert "repeated" in node.told.seen
+
+
+async def test_L02_what_is_issued_after_the_lease_is_no_failure_of_the_application(caplog):
+    """It was logged as one, with a traceback, each time a node came back from a long pause."""
+    async with reliable(Account, Late) as node:
+        _meanwhile.append(lambda: None)
+        await node.get(Late, "a").pass_on()  # so that it is active, and runs in place
+        await done(node)
+
+        def end() -> None:
+            node.facts.lease = False
+
+        _meanwhile.append(end)
+        with pytest.raises(Fenced) as caught:
+            await node.get(Late, "a").pass_on()
+        assert caught.value.executed is Executed.UNKNOWN
+        assert "raised" not in caplog.text
+        node.facts.lease = True
+        assert await node.get(Account, "b").history() == [1]
 
 
 async def test_a_delivery_that_ends_with_an_unexpected_exception_is_repeated():
