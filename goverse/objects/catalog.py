@@ -363,10 +363,10 @@ class Catalog:
     def begin_opening(self, shard: int, epoch: Epoch) -> None:
         """The claim is held: arriving calls wait from now on. An older opening is dropped.
 
-        Raises Outranked for an epoch below the one known, RuntimeError after `stop`.
+        Raises Outranked for an epoch below the one known, Unavailable after `stop`.
         """
         if self._stopped:
-            raise RuntimeError("the catalog is stopped")
+            raise Unavailable(f"shard {shard}: this node is stopping")
         known = self._epochs.get(shard, NO_EPOCH)
         if epoch < known:
             raise Outranked(f"shard {shard}: epoch {epoch} is older than {known}", known)

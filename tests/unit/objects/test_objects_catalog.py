@@ -371,7 +371,7 @@ async def test_an_orderly_stop_lets_turns_end_and_then_cuts_them_off():
         with pytest.raises(NotOwner):
             await late
         assert node.catalog.snapshot().stopped and node.ids() == []
-        with pytest.raises(RuntimeError, match="stopped"):
+        with pytest.raises(goverse.Unavailable, match="stopping"):
             await node.catalog.open_shard(0, NEWER)
 
 
