@@ -33,6 +33,7 @@ from goverse.objects.durability.fences import Fences, Opening
 from goverse.objects.durability.settlement import shut_out
 from goverse.reliable.entries import ACCEPTING, Entry
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
+from goverse.storage.patience import until_read
 from goverse.storage.rules import known_or_conflict
 from goverse.storage.values import Acceptance, AcceptResult, StoredCall, Verdict
 
@@ -194,13 +195,9 @@ class Accepts:
         self._put_back(again)
 
     async def _read(self, call_ids: Sequence[str]) -> Mapping[str, StoredCall]:
-        backoff = Backoff(self._runtime.random, min_s=0.1, max_s=2.0)
-        while True:
-            try:
-                return await self._store.get_calls(call_ids)
-            except (StorageUnavailable, OutcomeUnknown) as error:
-                log.warning("what was accepted cannot be read: %s", error)
-                await asyncio.sleep(backoff.next_s())
+        return await until_read(
+            lambda: self._store.get_calls(call_ids), "what was accepted", self._runtime, log
+        )
 
 
 def _executed(entry: Entry) -> Executed:

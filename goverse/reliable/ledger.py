@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from goverse.aio.backoff import Backoff
 from goverse.aio.batcher import Batcher
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
@@ -18,6 +17,7 @@ from goverse.objects.durability.fences import Fences
 from goverse.objects.durability.settlement import shut_out
 from goverse.reliable.entries import Entry
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
+from goverse.storage.patience import until_read
 from goverse.storage.values import CallStep, OutboxRow, Step, StepResult, StoredCall, Verdict
 
 log = logging.getLogger(__name__)
@@ -83,15 +83,13 @@ class Ledger:
 
     async def rows(self, call_ids: Iterable[str]) -> dict[str, StoredCall]:
         """Those that there are; a store that is away is waited for."""
-        backoff = Backoff(self._runtime.random, min_s=0.1, max_s=2.0)
         wanted = list(call_ids)
-        while True:
-            try:
-                found = await asyncio.gather(*(self._rows.submit(id) for id in wanted))
-                return {row.call.call_id: row for row in found if row is not None}
-            except (StorageUnavailable, OutcomeUnknown) as error:
-                log.warning("%d calls cannot be read: %s", len(wanted), error)
-                await asyncio.sleep(backoff.next_s())
+
+        async def read() -> dict[str, StoredCall]:
+            found = await asyncio.gather(*(self._rows.submit(id) for id in wanted))
+            return {row.call.call_id: row for row in found if row is not None}
+
+        return await until_read(read, f"{len(wanted)} calls", self._runtime, log)
 
     async def first_calls(self, slots: tuple[int, ...]) -> Page[StoredCall]:
         """The first page of pending calls, of many shards at a time. Raises Unavailable."""

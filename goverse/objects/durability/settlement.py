@@ -18,7 +18,8 @@ from goverse.errors import Fenced, GoverseError, Unavailable
 from goverse.ids import ObjectId
 from goverse.objects.durability.fences import Fences, Opening
 from goverse.objects.durability.journal import Taken
-from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
+from goverse.storage.api import Store
+from goverse.storage.patience import until_read
 from goverse.storage.values import Act, StoredCall, StoredObject
 
 log = logging.getLogger(__name__)
@@ -75,16 +76,14 @@ async def _shut_out(opening: Opening, fences: Fences, runtime: Runtime) -> Fence
 async def _read(
     batch: Sequence[Taken], store: Store, runtime: Runtime
 ) -> tuple[Mapping[ObjectId, StoredObject], Mapping[str, StoredCall]]:
-    backoff = Backoff(runtime.random, min_s=0.1, max_s=2.0)
     call_ids = [taken.commit.outcomes[0].call_id for taken in batch if taken.commit.outcomes]
-    while True:
-        try:
-            objects = await store.load([taken.commit.object for taken in batch])
-            calls = await store.get_calls(call_ids) if call_ids else {}
-            return objects, calls
-        except (StorageUnavailable, OutcomeUnknown) as error:
-            log.warning("what was committed cannot be read: %s", error)
-            await asyncio.sleep(backoff.next_s())
+
+    async def read() -> tuple[Mapping[ObjectId, StoredObject], Mapping[str, StoredCall]]:
+        objects = await store.load([taken.commit.object for taken in batch])
+        calls = await store.get_calls(call_ids) if call_ids else {}
+        return objects, calls
+
+    return await until_read(read, "what was committed", runtime, log)
 
 
 def _tell(
