@@ -24,6 +24,7 @@ import msgspec
 
 from goverse.aio.backoff import Backoff
 from goverse.aio.batcher import Batcher
+from goverse.aio.room import Room
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Verb
@@ -146,7 +147,7 @@ class Outbox:
         self._rows = 0
         self._shards: dict[Shard, _ShardRows] = {}
         self._by_opening: dict[Opening, Shard] = {}
-        self._room: list[asyncio.Future[None]] = []
+        self._room = Room()
         self._changes: Batcher[tuple[_Item, OutboxStep, str], StepResult | None] = Batcher(
             "change outbox", self._change, tasks, max_items=_MAX_CHANGES, max_waiting=2 * max_rows
         )
@@ -181,7 +182,7 @@ class Outbox:
                 lane.task.cancel()
         self._rows -= len(rows.items)
         rows.items.clear()  # those that are being acknowledged must not be counted again
-        self._make_room()
+        self._room.made()
 
     def issued(self, sender: Subject, calls: Sequence[ReliableCall]) -> None:
         """``calls`` are committed."""
@@ -234,15 +235,7 @@ class Outbox:
 
     async def _wait_room(self) -> None:
         while self._rows >= self._max_rows:
-            waiting = asyncio.get_running_loop().create_future()
-            self._room.append(waiting)
-            await waiting
-
-    def _make_room(self) -> None:
-        waiting, self._room = self._room, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+            await self._room.wait()
 
     # -- delivery
 
@@ -314,7 +307,7 @@ class Outbox:
             return  # closed
         if rows.items.pop(item.call.call_id, None) is not None:
             self._rows -= 1
-            self._make_room()
+            self._room.made()
 
     async def _change(
         self, items: Sequence[tuple[_Item, OutboxStep, str]]

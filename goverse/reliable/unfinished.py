@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from goverse.aio.limits import Limit
+from goverse.aio.room import Room
 from goverse.config.settings import LimitSettings
 from goverse.errors import Overloaded
 from goverse.ids import ObjectId
@@ -40,7 +41,7 @@ class Unfinished:
         self._limits = limits
         self._entries: dict[str, Entry] = {}
         self._bytes = 0
-        self._room: list[asyncio.Future[None]] = []
+        self._room = Room()
         self.shards: dict[Shard, ShardCalls] = {}
 
     def __len__(self) -> int:
@@ -110,9 +111,7 @@ class Unfinished:
 
     async def wait_room(self) -> None:
         while len(self._entries) >= self._limits.max_reliable_calls:
-            waiting = asyncio.get_running_loop().create_future()
-            self._room.append(waiting)
-            await waiting
+            await self._room.wait()
 
     # -- entries
 
@@ -134,10 +133,7 @@ class Unfinished:
         calls = self.shards.get(entry.shard)
         if calls is not None:
             calls.entries.pop(entry, None)
-        waiting, self._room = self._room, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        self._room.made()
 
     # -- orders
 
