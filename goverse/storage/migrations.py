@@ -17,6 +17,10 @@ class Migration:
     text: str
 
     @property
+    def full_name(self) -> str:
+        return f"{self.number:04d}_{self.name}"
+
+    @property
     def digest(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
@@ -43,7 +47,7 @@ def status_of(known: Sequence[Migration], applied: Mapping[int, str]) -> SchemaS
                 "another form than this program's; it was made by another program or changed since"
             )
     version = max(applied, default=0)
-    pending = tuple(f"{m.number:04d}_{m.name}" for m in known if m.number not in applied)
+    pending = tuple(m.full_name for m in known if m.number not in applied)
     return SchemaStatus(version, len(known), pending)
 
 

@@ -26,6 +26,10 @@ async def open(settings: StorageSettings, runtime: Runtime) -> Store:
         from goverse.storage.postgres import PostgresStore
 
         return PostgresStore(settings, runtime)
+    if separator and scheme == "cockroachdb":
+        from goverse.storage.postgres import COCKROACH, PostgresStore
+
+        return PostgresStore(settings, runtime, COCKROACH)
     if separator and scheme == "sqlite":
         from goverse.storage.sqlite import SqliteStore
 
@@ -41,7 +45,8 @@ async def open(settings: StorageSettings, runtime: Runtime) -> Store:
     if not found:
         raise ValueError(
             f"storage.url begins with {scheme[:32]!r}; it must begin with postgresql://, "
-            f"sqlite:///, memory://, or the scheme of an installed package (entry points {GROUP})"
+            "cockroachdb://, sqlite:///, memory://, or the scheme of an installed package "
+            f"(entry points {GROUP})"
         )
     opener: Opener = found[0].load()
     return await opener(settings, runtime)

@@ -1,4 +1,4 @@
-"""The store on real PostgreSQL, 15 and 18, does what every store does."""
+"""The store on real PostgreSQL, 15 and 18, does what every store does, also at SERIALIZABLE."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ import pytest
 from goverse.aio.runtime import Runtime
 from goverse.storage.api import Store
 from goverse.storage.postgres import PostgresStore
+from goverse.storage.postgres.dialect import POSTGRES, Dialect
 from goverse.testing.conformance.store import StoreBackend, StoreConformance, WriteGate
 from tests.support.holding_proxy import HoldingProxy
 from tests.support.postgres import VERSIONS, PostgresServer, serving
+from tests.support.serializable import SERIALIZABLE
 
 
 class PostgresBackend(StoreBackend):
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, dialect: Dialect) -> None:
         self._server = server
+        self._dialect = dialect
         self._proxies: list[HoldingProxy] = []
 
     async def connect(self) -> Store:
-        return PostgresStore(self._server.settings(), Runtime())
+        return PostgresStore(self._server.settings(), Runtime(), self._dialect)
 
     async def connect_new(self) -> Store:
-        return PostgresStore(await self._server.new_database(), Runtime())
+        return PostgresStore(await self._server.new_database(), Runtime(), self._dialect)
 
     async def connect_gated(self) -> tuple[Store, WriteGate]:
         proxy = await HoldingProxy(self._server.options.port).start()
         self._proxies.append(proxy)
         settings = self._server.settings(port=proxy.port, operation_timeout_s=0.3)
-        return PostgresStore(settings, Runtime()), proxy
+        return PostgresStore(settings, Runtime(), self._dialect), proxy
 
     async def close(self) -> None:
         for proxy in self._proxies:
@@ -45,8 +48,14 @@ def server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
 
 
 class TestPostgres(StoreConformance):
+    dialect = POSTGRES
+
     @pytest.fixture
     async def backend(self, server: PostgresServer) -> AsyncIterator[StoreBackend]:
-        backend = PostgresBackend(server)
+        backend = PostgresBackend(server, self.dialect)
         yield backend
         await backend.close()
+
+
+class TestSerializable(TestPostgres):
+    dialect = SERIALIZABLE

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
+from functools import partial
 
 from goverse.aio.runtime import Runtime
 from goverse.config.settings import StorageSettings
@@ -20,35 +23,48 @@ from goverse.storage.api import (
 from goverse.storage.counts import Counts
 from goverse.storage.postgres import calls, schema
 from goverse.storage.postgres.connections import Connection, Connections
+from goverse.storage.postgres.dialect import POSTGRES, Dialect
 from goverse.storage.postgres.fences import RAISER, Fences
 from goverse.storage.postgres.work import Work
 from goverse.storage.rules import FENCE_PATIENCE_S, MAX_FENCE_GROUP, wrong_cluster
+
+log = logging.getLogger(__name__)
 
 
 class PostgresAdministration(Store):
     """The half of `PostgresStore` that works with connections and not with batches."""
 
-    def __init__(self, settings: StorageSettings, runtime: Runtime) -> None:
+    def __init__(
+        self, settings: StorageSettings, runtime: Runtime, dialect: Dialect = POSTGRES
+    ) -> None:
         limit_s = settings.operation_timeout_s
+        self._dialect = dialect
         self._counts = Counts()
-        self._connections = Connections(settings, runtime, settings.max_connections)
-        self._work = Work(self._connections, runtime, limit_s, self._counts)
+        self._connections = Connections(settings, dialect, runtime, settings.max_connections)
+        self._work = Work(self._connections, dialect, runtime, limit_s, self._counts)
         # Fences are raised beside everything else: a full house of commits must not keep a new
         # owner waiting, least of all commits that wait for its fence.
         self._control_connections = Connections(
-            settings, runtime, 2, name=RAISER, lock_timeout_s=FENCE_PATIENCE_S
+            settings, dialect, runtime, 2, name=RAISER, lock_timeout_s=FENCE_PATIENCE_S
         )
-        self._control = Work(self._control_connections, runtime, limit_s, self._counts)
-        self._fences = Fences(self._control_connections, limit_s)
+        self._control = Work(self._control_connections, dialect, runtime, limit_s, self._counts)
+        self._fences = Fences(self._control_connections, dialect, limit_s)
 
     async def schema_status(self) -> SchemaStatus:
         return await self._work.administer(schema.status)
 
     async def migrate(self) -> tuple[str, ...]:
-        return await self._work.administer(schema.migrate, patient=True)
+        self._warn()
+        migrating = partial(schema.migrate, dialect=self._dialect)
+        return await self._work.administer(migrating, patient=True)
 
     async def check(self) -> None:
-        await self._work.administer(schema.check)
+        self._warn()
+        await self._work.administer(partial(schema.check, dialect=self._dialect))
+
+    def _warn(self) -> None:
+        if self._dialect.warning:
+            log.warning(self._dialect.warning)
 
     async def cluster_id(self) -> str:
         rows = await self._work.read("SELECT cluster_id FROM goverse_cluster")
@@ -139,3 +155,5 @@ class PostgresAdministration(Store):
             group = ascending[start : start + MAX_FENCE_GROUP]
             raising = self._fences.raise_group(group, epoch, incarnation, opening)
             await self._control.owned("raise fences", raising)
+        # What is read from now on is read after the raise, by whatever clock.
+        await asyncio.sleep(self._dialect.settle_s)

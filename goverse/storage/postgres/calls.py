@@ -53,7 +53,8 @@ WITH batch AS MATERIALIZED (
         slot, generation, revision, opening, skip, {", ".join(CALL_COLUMNS)}, ord
     )
 ), {_FENCES}, numbered AS MATERIALIZED (
-    SELECT s.*, CASE s.skip WHEN '' THEN nextval('goverse_seq') ELSE 0 END AS seq
+    SELECT s.*, CASE s.skip WHEN ''
+        THEN nextval('goverse_seq') /* in the order of s.ord */ ELSE 0 END AS seq
     FROM (SELECT * FROM standing ORDER BY ord) s
 ), inserted AS (
     INSERT INTO goverse_reliable_calls (

@@ -66,7 +66,8 @@ _SENT = f"""), sent AS (
     INSERT INTO goverse_outbox (
         position, slot, sender_type, sender_id, created_at, {", ".join(CALL_COLUMNS)}
     )
-    SELECT nextval('goverse_seq'), x.slot, x.sender_type, x.sender_id, {NOW},
+    SELECT nextval('goverse_seq') /* in the order of x.place */,
+        x.slot, x.sender_type, x.sender_id, {NOW},
         {", ".join(f"x.{column}" for column in CALL_COLUMNS)}
     FROM (
         SELECT b.slot, b.object_type AS sender_type, b.object_id AS sender_id, u.*

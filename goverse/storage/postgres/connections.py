@@ -18,6 +18,7 @@ from goverse.aio.runtime import Runtime
 from goverse.config.settings import StorageSettings
 from goverse.storage.api import StorageUnavailable
 from goverse.storage.postgres.arrays import register
+from goverse.storage.postgres.dialect import Dialect
 from goverse.storage.postgres.failures import words
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -35,6 +36,7 @@ class Connections:
     def __init__(
         self,
         settings: StorageSettings,
+        dialect: Dialect,
         runtime: Runtime,
         size: int,
         *,
@@ -42,7 +44,9 @@ class Connections:
         lock_timeout_s: float | None = None,
     ) -> None:
         self._settings = settings
-        self._parameters = _parameters(settings, lock_timeout_s) | {"application_name": name}
+        self._parameters = _parameters(settings, dialect, lock_timeout_s) | {
+            "application_name": name
+        }
         self._free = asyncio.Semaphore(size)
         self._waiting = 0
         self._idle: list[Connection] = []
@@ -150,23 +154,19 @@ def _has_something_to_read(connection: Connection) -> bool:
     return bool(poll.poll(0))
 
 
-def _parameters(settings: StorageSettings, lock_timeout_s: float | None) -> dict[str, Any]:
+def _parameters(
+    settings: StorageSettings, dialect: Dialect, lock_timeout_s: float | None
+) -> dict[str, Any]:
     """Raises ValueError."""
     limit_ms = round(settings.operation_timeout_s * 1000)
     options: dict[str, int | str] = {
         "statement_timeout": limit_ms,
         "idle_in_transaction_session_timeout": limit_ms,
         "lock_timeout": limit_ms if lock_timeout_s is None else round(lock_timeout_s * 1000),
-        # A plan is made for tables that are still empty, and kept while they grow.
-        "enable_seqscan": "off",
-        # One plan for every size of a batch. Planning such a statement for the batch at hand takes
-        # longer than carrying it out, and the server may choose that for ever.
-        "plan_cache_mode": "force_generic_plan",
-        # The statements are written for it; a role or a database may have another default.
-        "default_transaction_isolation": r"read\ committed",
+        **dialect.settings,
     }
     try:
-        given = conninfo_to_dict(settings.url)
+        given = conninfo_to_dict(dialect.url(settings.url))
     except psycopg.ProgrammingError as error:
         raise ValueError(f"storage.url is not a URL of PostgreSQL: {words(error)}") from None
     own = " ".join(f"-c {name}={value}" for name, value in options.items())
@@ -175,8 +175,7 @@ def _parameters(settings: StorageSettings, lock_timeout_s: float | None) -> dict
         "keepalives_interval": 2,
         "keepalives_count": 3,
         "tcp_user_timeout": limit_ms,
-        # Reads too: a standby may not have yet what was confirmed.
-        "target_session_attrs": "read-write",
+        **dialect.parameters,
         **given,
         "client_encoding": "UTF8",
         "options": f"{given.get('options') or ''} {own}".strip(),

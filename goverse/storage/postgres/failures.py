@@ -6,6 +6,7 @@ import psycopg
 
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable
 from goverse.storage.halving import BatchRefused
+from goverse.storage.postgres.dialect import Dialect
 
 #: Deadlock and serialization failure: aborted, nothing written, may be sent again as it is.
 AGAIN = ("40P01", "40001")
@@ -21,22 +22,28 @@ class Again(Exception):
     """A definite abort that has nothing to do with what was sent."""
 
 
-def of_write(error: psycopg.Error, *, broken: bool) -> Exception:
+def of_write(error: psycopg.Error, dialect: Dialect, *, broken: bool) -> Exception:
     """What a write's error means. ``broken``: its connection is gone."""
-    if broken and error.diag.severity_nonlocalized != "ERROR":
+    answered = dialect.trusts_errors and error.diag.severity_nonlocalized == "ERROR"
+    if broken and not answered:
         # An ERROR is the answer of a statement that was aborted, whatever happened afterwards.
         # A FATAL is none: a session can be ended between its commit record and its answer.
         return OutcomeUnknown(f"the connection to PostgreSQL was lost: {words(error)}")
     state = error.sqlstate or ""
     if state in AGAIN:
         return Again(words(error))
+    if state.startswith(dialect.unknown):
+        return OutcomeUnknown(f"the database does not know what became of it: {words(error)}")
     if state in _UNAVAILABLE or state[:2] in _UNAVAILABLE_CLASSES:
         return StorageUnavailable(f"PostgreSQL cannot work now: {words(error)}")
     return BatchRefused(words(error))
 
 
-def of_read(error: psycopg.Error) -> StorageUnavailable:
-    return StorageUnavailable(f"PostgreSQL cannot be read now: {words(error)}")
+def of_harmless(error: psycopg.Error, doing: str) -> Exception:
+    """What the error of something means that is safe to repeat."""
+    if error.sqlstate in AGAIN:
+        return Again(words(error))
+    return StorageUnavailable(f"PostgreSQL cannot {doing} now: {words(error)}")
 
 
 def words(error: psycopg.Error) -> str:

@@ -13,6 +13,7 @@ from goverse.ids import Epoch
 from goverse.storage.api import HigherEpoch, StorageUnavailable
 from goverse.storage.columns import integers
 from goverse.storage.postgres.connections import Connections
+from goverse.storage.postgres.dialect import Dialect
 from goverse.storage.postgres.failures import AGAIN, LOCK_TIMEOUT, of_write
 from goverse.storage.postgres.running import run
 from goverse.storage.rules import FENCE_PATIENCE_S, reused_opening
@@ -69,8 +70,9 @@ class Fences:
         lock: one raises, and one looks who is in the way.
     """
 
-    def __init__(self, ours: Connections, operation_timeout_s: float) -> None:
+    def __init__(self, ours: Connections, dialect: Dialect, operation_timeout_s: float) -> None:
         self._ours = ours
+        self._dialect = dialect
         self._limit_s = operation_timeout_s
         self._raising = asyncio.Lock()
         self.ended_sessions = 0
@@ -101,14 +103,14 @@ class Fences:
             async with self._ours.use() as connection:
                 over = asyncio.Event()
                 ending = None
-                if attempt:
+                if attempt and self._dialect.ends_sessions:
                     # The first try only waited. Who is still in the way is stale by definition.
                     work = self._end_blockers(connection.info.backend_pid, over)
                     ending = asyncio.create_task(work, name="end blockers")
                 try:
                     return await run(connection, RAISE, values, self._limit_s)
                 except psycopg.Error as error:
-                    meaning = of_write(error, broken=connection.closed)
+                    meaning = of_write(error, self._dialect, broken=connection.closed)
                     if error.sqlstate not in (LOCK_TIMEOUT, *AGAIN):
                         raise meaning from error
                 finally:

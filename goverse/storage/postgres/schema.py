@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import psycopg
+
 from goverse.storage.api import SchemaStatus, StoreRefused
 from goverse.storage.columns import NOW
 from goverse.storage.migrations import Migration, migrations, require_current, status_of
 from goverse.storage.postgres.connections import Connection
-
-#: What two migrating programs agree on: "goverse" in hexadecimal.
-_ADVISORY_LOCK = 0x676F7665727365
-
-OLDEST = 150_000
+from goverse.storage.postgres.dialect import Dialect
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS goverse_migrations (
@@ -21,8 +19,8 @@ CREATE TABLE IF NOT EXISTS goverse_migrations (
 )
 """
 
-#: Settings under which a confirmed commit can be gone after a crash.
-_NOT_DURABLE = (("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"))
+#: Another program that migrates at the same moment was there first.
+_QUICKER = (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable)
 
 
 def known() -> tuple[Migration, ...]:
@@ -40,54 +38,65 @@ async def status(connection: Connection) -> SchemaStatus:
     return status_of(known(), applied)
 
 
-async def migrate(connection: Connection) -> tuple[str, ...]:
+async def migrate(connection: Connection, dialect: Dialect) -> tuple[str, ...]:
     """Apply what is missing; returns its names. Raises psycopg.Error, `StoreRefused`."""
     # Building an index takes longer than an operation may; whoever migrates waits.
     await connection.execute("SET statement_timeout = 0; SET lock_timeout = 0")
-    await connection.execute("SELECT pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
     try:
-        found = await status(connection)
-        if found.version > found.known:
-            require_current(found)
-        done = []
-        await connection.execute(_TABLE)
-        for migration in known():
-            name = f"{migration.number:04d}_{migration.name}"
-            if name not in found.pending:
-                continue
-            async with connection.transaction():
-                await connection.execute(migration.text.encode())
-                await connection.execute(
-                    f"INSERT INTO goverse_migrations VALUES (%s, %s, %s, {NOW})",
-                    (migration.number, migration.name, migration.digest),
-                )
-            done.append(name)
+        done: list[str] = []
+        while (missing := await _next(connection)) is not None:
+            try:
+                await _apply(connection, missing, dialect)
+            except _QUICKER:
+                if await _next(connection) == missing:
+                    raise
+            else:
+                done.append(missing.full_name)
         return tuple(done)
     finally:
         if not connection.closed:
-            await connection.execute("SELECT pg_advisory_unlock(%s)", (_ADVISORY_LOCK,))
             await connection.execute("RESET statement_timeout; RESET lock_timeout")
 
 
-async def check(connection: Connection) -> None:
+async def _next(connection: Connection) -> Migration | None:
+    """The first migration that is missing. Raises psycopg.Error, `StoreRefused`."""
+    found = await status(connection)
+    if found.version > found.known:
+        require_current(found)
+    return next((one for one in known() if one.full_name in found.pending), None)
+
+
+async def _apply(connection: Connection, migration: Migration, dialect: Dialect) -> None:
+    try:
+        await connection.execute(_TABLE)
+    except _QUICKER:
+        pass  # whether it exists is not asked and answered in one
+    async with connection.transaction():
+        # First, so that two programs meet here: one waits for the other, and is refused.
+        await connection.execute(
+            f"INSERT INTO goverse_migrations VALUES (%s, %s, %s, {NOW})",
+            (migration.number, migration.name, migration.digest),
+        )
+        await connection.execute(dialect.written(migration.text.encode()))
+
+
+async def check(connection: Connection, dialect: Dialect) -> None:
     """Raises psycopg.Error, and `StoreRefused` with all that is wrong."""
-    wrong = await faults(connection)
+    wrong = await faults(connection, dialect)
     if wrong:
         raise StoreRefused("; ".join(wrong))
     require_current(await status(connection))
 
 
-async def faults(connection: Connection) -> list[str]:
+async def faults(connection: Connection, dialect: Dialect) -> list[str]:
     """What is wrong with the server itself."""
-    found = []
     info = connection.info
-    if info.server_version < OLDEST:
-        found.append(f"PostgreSQL {info.server_version // 10_000} is too old: use 15 or newer")
+    found = dialect.faults(info)
     if info.parameter_status("server_encoding") != "UTF8":
         encoding = info.parameter_status("server_encoding")
         found.append(f"the database is encoded in {encoding}: create it with ENCODING 'UTF8'")
-    for name, value in _NOT_DURABLE:
-        cursor = await connection.execute("SELECT current_setting(%s)", (name,))
+    for name, value in dialect.not_durable:
+        cursor = await connection.execute("SELECT current_setting(%s, true)", (name,))
         [setting] = await cursor.fetchone() or ("",)
         if setting == value:
             found.append(

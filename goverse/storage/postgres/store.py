@@ -19,6 +19,7 @@ from goverse.storage.columns import integers, outbox_row, stored_call
 from goverse.storage.halving import halved
 from goverse.storage.postgres import calls, commit
 from goverse.storage.postgres.administration import PostgresAdministration
+from goverse.storage.postgres.dialect import POSTGRES, Dialect
 from goverse.storage.rules import (
     fenced,
     known_or_conflict,
@@ -52,8 +53,10 @@ JOIN goverse_objects o ON o.object_type = w.object_type AND o.object_id = w.obje
 class PostgresStore(PostgresAdministration):
     """Made by `goverse.storage.open`; connects when it is first used."""
 
-    def __init__(self, settings: StorageSettings, runtime: Runtime) -> None:
-        super().__init__(settings, runtime)
+    def __init__(
+        self, settings: StorageSettings, runtime: Runtime, dialect: Dialect = POSTGRES
+    ) -> None:
+        super().__init__(settings, runtime, dialect)
         self._place = _without_secrets(settings.url)
         self._committing = checks.InFlight()
         self._accepting = checks.InFlight()
@@ -190,7 +193,7 @@ class PostgresStore(PostgresAdministration):
 
     def snapshot(self) -> StoreSnapshot:
         return self._counts.snapshot(
-            "postgres",
+            self._dialect.name,
             self._place,
             len(self._connections) + len(self._control_connections),
             len(self._committing) + len(self._accepting),

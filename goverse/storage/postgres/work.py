@@ -15,13 +15,13 @@ from goverse.storage.api import OutcomeUnknown, StorageUnavailable
 from goverse.storage.counts import Counts
 from goverse.storage.postgres.arrays import Array
 from goverse.storage.postgres.connections import Connection, Connections
-from goverse.storage.postgres.failures import Again, of_read, of_write, words
+from goverse.storage.postgres.dialect import Dialect
+from goverse.storage.postgres.failures import Again, of_harmless, of_write
 from goverse.storage.postgres.running import bounded, run, run_batch
 
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
 
-MAX_TRIES = 5
 CLOSE_S = 2.0
 BROKEN_S = 1.0
 
@@ -33,9 +33,15 @@ class Work:
     """
 
     def __init__(
-        self, connections: Connections, runtime: Runtime, limit_s: float, counts: Counts
+        self,
+        connections: Connections,
+        dialect: Dialect,
+        runtime: Runtime,
+        limit_s: float,
+        counts: Counts,
     ) -> None:
         self._connections = connections
+        self._dialect = dialect
         self._runtime = runtime
         self._limit_s = limit_s
         self._counts = counts
@@ -60,34 +66,23 @@ class Work:
         return result  # type: ignore[no-any-return]
 
     async def write(self, statement: bytes, columns: Sequence[Array]) -> Rows:
-        """The rows of a statement that writes a batch, sent again after deadlocks.
+        """The rows of a statement that writes a batch.
 
         Raises `BatchRefused`, `StorageUnavailable`, `OutcomeUnknown`.
         """
-        backoff = Backoff(self._runtime.random, min_s=0.005, max_s=0.1)
-        for attempt in range(MAX_TRIES):
-            async with self._connections.use() as connection:
-                try:
-                    return await run_batch(connection, statement, columns, self._limit_s)
-                except psycopg.Error as error:
-                    meaning = of_write(error, broken=connection.closed)
-                    if not isinstance(meaning, Again):
-                        raise meaning from error
-                    last = str(meaning)
-            if attempt < MAX_TRIES - 1:
-                await asyncio.sleep(backoff.next_s())
-        raise StorageUnavailable(f"aborted {MAX_TRIES} times: {last}")
+        words = self._dialect.written(statement)
+        return await self._tried(
+            lambda connection: run_batch(connection, words, columns, self._limit_s),
+            lambda error, broken: of_write(error, self._dialect, broken=broken),
+        )
 
     async def read(self, statement: str, values: Sequence[Any] = ()) -> Rows:
         """The rows of a statement that only reads. Raises `StorageUnavailable`."""
-        return await self.owned("read", self._read(statement, values))
-
-    async def _read(self, statement: str, values: Sequence[Any]) -> Rows:
-        async with self._connections.use() as connection:
-            try:
-                return await run(connection, statement, values, self._limit_s)
-            except psycopg.Error as error:
-                raise of_read(error) from error
+        reading = self._tried(
+            lambda connection: run(connection, statement, values, self._limit_s),
+            lambda error, _: of_harmless(error, "be read"),
+        )
+        return await self.owned("read", reading)
 
     async def administer(
         self, work: Callable[[Connection], Coroutine[Any, Any, T]], *, patient: bool = False
@@ -97,16 +92,36 @@ class Work:
         :param patient: it may take as long as it takes, such as building an index.
         """
         limit_s = None if patient else self._limit_s
-        return await self.owned("administer", self._administer(work, limit_s))
+        administering = self._tried(
+            lambda connection: bounded(connection, work(connection), limit_s),
+            lambda error, _: of_harmless(error, "do this"),
+        )
+        return await self.owned("administer", administering)
 
-    async def _administer(
-        self, work: Callable[[Connection], Coroutine[Any, Any, T]], limit_s: float | None
+    async def _tried(
+        self,
+        work: Callable[[Connection], Coroutine[Any, Any, T]],
+        meaning: Callable[[psycopg.Error, bool], Exception],
     ) -> T:
-        async with self._connections.use() as connection:
-            try:
-                return await bounded(connection, work(connection), limit_s)
-            except psycopg.Error as error:
-                raise StorageUnavailable(f"PostgreSQL: {words(error)}") from error
+        """The result of ``work``, which is done again, whole, if others are why it was aborted:
+        deadlocks and serialization failures.
+
+        :param meaning: of an error, and of whether it took the connection along.
+        """
+        backoff = Backoff(self._runtime.random, min_s=0.005, max_s=0.1)
+        tries = self._dialect.max_tries
+        for attempt in range(tries):
+            async with self._connections.use() as connection:
+                try:
+                    return await work(connection)
+                except psycopg.Error as error:
+                    meant = meaning(error, connection.closed)
+                    if not isinstance(meant, Again):
+                        raise meant from error
+                    last = str(meant)
+            if attempt < tries - 1:
+                await asyncio.sleep(backoff.next_s())
+        raise StorageUnavailable(f"aborted {tries} times: {last}")
 
     async def close(self) -> None:
         """Wait shortly for what is under way; then whoever waits is told that nobody knows."""

@@ -43,7 +43,7 @@ def migrate(connection: sqlite3.Connection, now: int) -> tuple[str, ...]:
         require_current(found)
     connection.execute(_TABLE)
     for migration in known():
-        if f"{migration.number:04d}_{migration.name}" in found.pending:
+        if migration.full_name in found.pending:
             for statement in migration.text.split(";\n"):
                 connection.execute(statement)
             connection.execute(

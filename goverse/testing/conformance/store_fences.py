@@ -106,7 +106,7 @@ class FenceTests(StoreTests):
 
     async def test_raising_many_slots_says_the_highest_that_stands(self, owners: Owners) -> None:
         owner = await owners.owner()
-        other = Owner(owner.store, 60_000, Epoch(1, 10**12), "other")
+        other = Owner(owner.store, 60_000, fresh_epoch()._replace(generation=2), "other")
         await other.open()
         with pytest.raises(HigherEpoch) as caught:
             await owner.store.raise_fence(range(59_990, 60_010), fresh_epoch(), "first", 1)
