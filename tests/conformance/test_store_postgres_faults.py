@@ -18,11 +18,13 @@ from goverse.aio.runtime import Runtime
 from goverse.ids import Epoch
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, StoreRefused
 from goverse.storage.postgres import PostgresStore
+from goverse.storage.postgres.dialect import Dialect
 from goverse.storage.values import Verdict
 from goverse.testing.conformance.store_kit import Owner, fresh_epoch
 from tests.support.eventually import eventually
 from tests.support.holding_proxy import HoldingProxy
 from tests.support.postgres import PASSWORD, VERSIONS, PostgresServer, serving
+from tests.support.serializable import DIALECTS
 
 FROZEN_CLIENT = Path(__file__).parents[1] / "support" / "frozen_client.py"
 
@@ -35,8 +37,17 @@ def server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-async def store(server: PostgresServer) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(server.settings(), Runtime())
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    return DIALECTS[getattr(request, "param", "postgres")]
+
+
+#: Faults that must be survived without locks too; see test_store_serializable.py for others.
+in_both = pytest.mark.parametrize("dialect", list(DIALECTS), indirect=True)
+
+
+@pytest.fixture
+async def store(server: PostgresServer, dialect: Dialect) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(server.settings(), Runtime(), dialect)
     yield store
     await store.close()
 
@@ -70,12 +81,13 @@ async def waits_for_a_lock(session: psycopg.Connection, count: int = 1) -> None:
 # ---- late delivery
 
 
+@in_both
 async def test_a_late_batch_would_be_written_if_nobody_raised(
-    server: PostgresServer, store: PostgresStore, proxy: HoldingProxy
+    server: PostgresServer, store: PostgresStore, proxy: HoldingProxy, dialect: Dialect
 ) -> None:
     """What the suite's late deliveries are up against: the batch that comes late is a whole one."""
     settings = server.settings(port=proxy.port, operation_timeout_s=0.3)
-    gated = PostgresStore(settings, Runtime())
+    gated = PostgresStore(settings, Runtime(), dialect)
     owner = await owner_of(gated)
     await owner.commit(b"", id="first")
     proxy.hold()
@@ -87,12 +99,13 @@ async def test_a_late_batch_would_be_written_if_nobody_raised(
     assert (await store.load([owner.object()]))[owner.object()].version == 1
 
 
+@in_both
 async def test_a_late_commit_does_not_overwrite_what_another_connection_committed(
-    server: PostgresServer, store: PostgresStore, proxy: HoldingProxy
+    server: PostgresServer, store: PostgresStore, proxy: HoldingProxy, dialect: Dialect
 ) -> None:
     """Connection 1 fails after connection 2 committed the same object, under the same fence."""
     settings = server.settings(port=proxy.port, operation_timeout_s=0.3)
-    gated = PostgresStore(settings, Runtime())
+    gated = PostgresStore(settings, Runtime(), dialect)
     owner = await owner_of(gated)
     await owner.commit(b"", id="first")
     proxy.hold()
@@ -321,10 +334,11 @@ async def test_L27_an_outage_is_said_and_is_no_hot_loop(server: PostgresServer) 
     await store.close()
 
 
+@in_both
 async def test_a_crash_of_the_server_under_load_leaves_whole_batches(
-    server: PostgresServer,
+    server: PostgresServer, dialect: Dialect
 ) -> None:
-    store = PostgresStore(server.settings(), Runtime())
+    store = PostgresStore(server.settings(), Runtime(), dialect)
     owner = await owner_of(store)
     confirmed = 0
 
@@ -447,6 +461,7 @@ async def test_a_standby_is_not_used(server: PostgresServer) -> None:
     await store.close()
 
 
+@in_both
 async def test_deadlocks_and_fences_of_many_owners_end_well(
     server: PostgresServer, store: PostgresStore
 ) -> None:

@@ -20,6 +20,7 @@ from goverse.storage.api import OutcomeUnknown, SchemaStatus, StorageUnavailable
 from goverse.storage.halving import BatchRefused
 from goverse.storage.memory import MemoryStore
 from goverse.storage.migrations import Migration, status_of
+from goverse.storage.postgres.dialect import POSTGRES
 from goverse.storage.postgres.failures import Again, of_write
 from goverse.storage.rules import STEP_FROM, known_or_conflict
 from goverse.storage.supervised import PostgresOptions, PostgresProcess, bundled_postgres
@@ -115,7 +116,7 @@ def test_what_is_pending_is_named_and_what_is_unknown_refused() -> None:
 def test_a_lost_connection_is_unknown_and_an_error_is_an_answer(
     error: Callable[[str], psycopg.Error], broken: bool, meaning: type[Exception]
 ) -> None:
-    assert type(of_write(error("words"), broken=broken)) is meaning
+    assert type(of_write(error("words"), POSTGRES, broken=broken)) is meaning
 
 
 # ---- rules
