@@ -33,6 +33,8 @@ from goverse.storage.values import (
     AcceptResult,
     CallStep,
     CommitResult,
+    DelayedPage,
+    DueStep,
     ObjectCommit,
     OutboxChange,
     OutboxRow,
@@ -101,7 +103,10 @@ class Census:
 class LiveCalls:
     """Unfinished calls of the objects of one type, counted when asked.
 
-    :param oldest_pending_s: seconds since the oldest pending one was accepted; 0: there is none.
+    :param oldest_pending_s: seconds since the oldest pending one was accepted, or was due, if that
+        was later; 0: there is none.
+    :param overdue_s: seconds since the first delayed one should have become pending; 0: none is
+        late.
     """
 
     type: str
@@ -109,11 +114,13 @@ class LiveCalls:
     delayed: int
     parked: int
     oldest_pending_s: float
+    overdue_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedCalls:
-    """Pending calls of one object. ``oldest_s``: seconds since the oldest was accepted."""
+    """Pending calls of one object. ``oldest_s``: seconds since the oldest was accepted, or was
+    due, if that was later."""
 
     object: ObjectId
     pending: int
@@ -248,6 +255,11 @@ class Store(Administration, Protocol):
         """Take steps that no turn takes. Raises as `commit`."""
         ...
 
+    async def make_due(self, steps: Sequence[DueStep]) -> Sequence[StepResult]:
+        """Give delayed calls whose time has come, by the store's clock, their places: in the order
+        of ``steps``. Raises as `commit`."""
+        ...
+
     async def change_outbox(self, changes: Sequence[OutboxChange]) -> Sequence[StepResult]:
         """Acknowledge or park deliveries. Raises as `commit`."""
         ...
@@ -266,6 +278,23 @@ class Store(Administration, Protocol):
         self, slots: Sequence[int], *, after: str = "", limit: int = 1000
     ) -> Sequence[StoredCall]:
         """Parked calls of these slots with a call id above ``after``, in the order of ids."""
+        ...
+
+    async def delayed_calls(
+        self,
+        slots: Sequence[int],
+        *,
+        within_s: float,
+        after: tuple[float, str] = (0.0, ""),
+        limit: int = 1000,
+    ) -> DelayedPage:
+        """Delayed calls of these slots that are due in ``within_s`` seconds from now or before, in
+        the order of ``run_at`` and call id.
+
+        Reads what is due until then of all slots, and nothing else.
+
+        :param after: ``run_at`` and call id of the last one that is known.
+        """
         ...
 
     async def outbox(

@@ -25,6 +25,8 @@ from goverse.storage.values import (
     AcceptResult,
     CallStep,
     CommitResult,
+    DelayedPage,
+    DueStep,
     ObjectCommit,
     OutboxChange,
     OutboxRow,
@@ -100,6 +102,12 @@ class MeasuredStore(Store):
         self._count_fenced("change_calls", results)
         return results
 
+    async def make_due(self, steps: Sequence[DueStep]) -> Sequence[StepResult]:
+        self._observer.batch("make_due", len(steps))
+        results = await self._measured("make_due", self._store.make_due(steps))
+        self._count_fenced("make_due", results)
+        return results
+
     async def change_outbox(self, changes: Sequence[OutboxChange]) -> Sequence[StepResult]:
         self._observer.batch("change_outbox", len(changes))
         results = await self._measured("change_outbox", self._store.change_outbox(changes))
@@ -134,6 +142,17 @@ class MeasuredStore(Store):
     ) -> Sequence[StoredCall]:
         page = self._store.parked_calls(slots, after=after, limit=limit)
         return await self._measured("parked_calls", page)
+
+    async def delayed_calls(
+        self,
+        slots: Sequence[int],
+        *,
+        within_s: float,
+        after: tuple[float, str] = (0.0, ""),
+        limit: int = 1000,
+    ) -> DelayedPage:
+        page = self._store.delayed_calls(slots, within_s=within_s, after=after, limit=limit)
+        return await self._measured("delayed_calls", page)
 
     async def outbox(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000, parked: bool = False

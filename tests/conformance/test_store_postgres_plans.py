@@ -19,12 +19,14 @@ from tests.support.postgres import VERSIONS, serving
 FILL = """
 INSERT INTO goverse_reliable_calls (
     call_id, slot, seq, status, object_type, object_id, method, arguments, codec, digest,
-    principal, context, parent, result, created_at, finished_at
+    principal, context, parent, result, created_at, finished_at, run_at, catch_up
 )
 SELECT 'c' || n, n % 65536, n,
-    CASE WHEN n % 1000 = 0 THEN 'pending' WHEN n % 1000 = 1 THEN 'parked' ELSE 'success' END,
+    CASE n % 1000 WHEN 0 THEN 'pending' WHEN 1 THEN 'parked' WHEN 2 THEN 'delayed'
+        ELSE 'success' END,
     'Thing', 'o' || n % 1000, 'add', '', 0, '', '', '', '', '', 0,
-    CASE WHEN n % 1000 > 1 THEN 0 END
+    CASE WHEN n % 1000 > 2 THEN 0 END,
+    CASE n % 1000 WHEN 2 THEN n END, CASE n % 1000 WHEN 2 THEN 'one' END
 FROM generate_series(1, 60000) n;
 INSERT INTO goverse_objects (object_type, object_id, slot, version, updated_at)
 SELECT 'Thing', 'o' || n, n, 1, 0 FROM generate_series(1, 20000) n;
@@ -82,12 +84,13 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
     [
         (calls.PENDING_CALLS, 3, "goverse_reliable_calls_pending"),
         (calls.PARKED_CALLS, 3, "goverse_reliable_calls_held"),
+        (calls.DELAYED_CALLS, 5, "goverse_reliable_calls_due"),
         (calls.OUTBOX, 3, "goverse_outbox_live"),
         (calls.PARKED_OUTBOX, 3, "goverse_outbox_parked"),
         (calls.GET_CALLS, 1, "goverse_reliable_calls_pkey"),
         (store._LOAD, 2, "goverse_objects_pkey"),
     ],
-    ids=["pending", "parked", "outbox", "parked outbox", "get", "load"],
+    ids=["pending", "parked", "delayed", "outbox", "parked outbox", "get", "load"],
 )
 def test_live_work_is_read_by_its_index(
     session: psycopg.Connection, statement: str, count: int, index: str
@@ -122,10 +125,18 @@ def test_queues_are_counted_without_reading_what_is_finished(
     assert not [node for node in found if node["Node Type"] == "Seq Scan"]
 
 
+def _commits() -> Iterator[tuple[str, tuple[bytes, int]]]:
+    for (deletes, sends, timed), text in commit.COMMITS.items():
+        count = 18 + 12 * sends + timed + 3 * (sends and timed)
+        yield f"commit {(deletes, sends, timed)}", (text, count)
+
+
 #: The statements that write, and how many parameters each has.
 WRITING = {
-    **{f"commit {parts}": (text, 30 if parts[1] else 18) for parts, text in commit.COMMITS.items()},
-    "accept": (calls.ACCEPT, 17),
+    **dict(_commits()),
+    "accept": (calls.ACCEPTS[False], 17),
+    "accept delayed": (calls.ACCEPTS[True], 20),
+    "make due": (calls.MAKE_DUE, 8),
     "change calls": (calls.CHANGE_CALLS, 8),
     "change outbox": (calls.CHANGE_OUTBOX, 8),
     "raise": (RAISE, 5),
@@ -164,7 +175,7 @@ def test_calls_are_finished_by_their_ids_also_when_none_was_pending(
         session.execute("ANALYZE goverse_reliable_calls")
         [locking] = [
             node
-            for node in plan(session, *WRITING["commit (True, True)"])
+            for node in plan(session, *WRITING["commit (True, True, True)"])
             if node.get("Subplan Name") == "CTE calls"
         ]
     found = {node["Index Name"] for node in nodes(locking) if "Index Name" in node}

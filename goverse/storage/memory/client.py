@@ -30,6 +30,8 @@ from goverse.storage.values import (
     CallStatus,
     CallStep,
     CommitResult,
+    DelayedPage,
+    DueStep,
     ObjectCommit,
     OutboxChange,
     OutboxRow,
@@ -133,6 +135,13 @@ class MemoryClient(Store):
         self._counts.refused(results)
         return results
 
+    async def make_due(self, steps: Sequence[DueStep]) -> Sequence[StepResult]:
+        checks.check_due(steps)
+        wanted = tuple(steps)
+        results = await self._write(lambda: self._tables.make_due(wanted))
+        self._counts.refused(results)
+        return results
+
     async def change_outbox(self, changes: Sequence[OutboxChange]) -> Sequence[StepResult]:
         checks.check_steps(changes)
         wanted = tuple(changes)
@@ -168,6 +177,20 @@ class MemoryClient(Store):
         # By bytes, as databases do it; Python compares code points, which is the same in UTF-8.
         ahead = [call for call in found if call.call.call_id > after]
         return sorted(ahead, key=lambda call: call.call.call_id)[:limit]
+
+    async def delayed_calls(
+        self,
+        slots: Sequence[int],
+        *,
+        within_s: float,
+        after: tuple[float, str] = (0.0, ""),
+        limit: int = 1000,
+    ) -> DelayedPage:
+        checks.check_window(slots, within_s, after, limit)
+        now, found = await self._read(lambda: self._tables.delayed_calls(slots, within_s))
+        calls = sorted((call.timing.run_at, call.call_id, call) for call in found)
+        ahead = [call for run_at, call_id, call in calls if (run_at, call_id) > after]
+        return DelayedPage(now, tuple(ahead[:limit]))
 
     async def outbox(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000, parked: bool = False

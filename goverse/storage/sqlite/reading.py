@@ -9,8 +9,15 @@ from collections.abc import Sequence
 from goverse.ids import ObjectId
 from goverse.storage import stats
 from goverse.storage.api import Census, FinishedCalls, LiveCalls, QueuedCalls
-from goverse.storage.columns import LEDGER_ROW, OUTBOX_ROW, outbox_row, stored_call
-from goverse.storage.values import OutboxRow, State, StoredCall, StoredObject
+from goverse.storage.columns import (
+    DELAYED_ROW,
+    LEDGER_ROW,
+    OUTBOX_ROW,
+    delayed_call,
+    outbox_row,
+    stored_call,
+)
+from goverse.storage.values import DelayedPage, OutboxRow, State, StoredCall, StoredObject
 
 # A list is passed as JSON: SQLite has no arrays, and limits how many parameters there are.
 _IN = "IN (SELECT value FROM json_each(?))"
@@ -64,6 +71,23 @@ def parked_calls(
         (json.dumps(list(slots)), after, limit),
     )
     return [stored_call(row) for row in rows]
+
+
+def delayed_calls(
+    connection: sqlite3.Connection,
+    slots: Sequence[int],
+    now: int,
+    within: int,
+    after: tuple[int, str],
+    limit: int,
+) -> DelayedPage:
+    rows = connection.execute(
+        f"SELECT {DELAYED_ROW} FROM goverse_reliable_calls WHERE status = 'delayed' "
+        f"AND (run_at, call_id) > (?, ?) AND run_at <= ? AND +slot {_IN} "
+        "ORDER BY run_at, call_id LIMIT ?",
+        (*after, now + within, json.dumps(list(slots)), limit),
+    )
+    return DelayedPage(now / 1_000_000, tuple(delayed_call(row) for row in rows))
 
 
 def outbox(

@@ -34,6 +34,8 @@ from goverse.storage.values import (
     AcceptResult,
     CallStep,
     CommitResult,
+    DelayedPage,
+    DueStep,
     ObjectCommit,
     OutboxChange,
     OutboxRow,
@@ -149,6 +151,13 @@ class SqliteStore(Store):
         self._counts.refused(results)
         return results
 
+    async def make_due(self, steps: Sequence[DueStep]) -> Sequence[StepResult]:
+        checks.check_due(steps)
+        wanted = tuple(steps)
+        results = await self._in_batch(lambda tables: tables.make_due(wanted))
+        self._counts.refused(results)
+        return results
+
     async def change_outbox(self, changes: Sequence[OutboxChange]) -> Sequence[StepResult]:
         checks.check_steps(changes)
         wanted = tuple(changes)
@@ -185,6 +194,25 @@ class SqliteStore(Store):
         checks.check_page(slots, limit)
         checks.check_text("after", after)
         page = partial(reading.parked_calls, slots=slots, after=after, limit=limit)
+        return await self._read(page)
+
+    async def delayed_calls(
+        self,
+        slots: Sequence[int],
+        *,
+        within_s: float,
+        after: tuple[float, str] = (0.0, ""),
+        limit: int = 1000,
+    ) -> DelayedPage:
+        checks.check_window(slots, within_s, after, limit)
+        page = partial(
+            reading.delayed_calls,
+            slots=slots,
+            now=self._now(),
+            within=round(within_s * 1_000_000),
+            after=(round(after[0] * 1_000_000), after[1]),
+            limit=limit,
+        )
         return await self._read(page)
 
     async def outbox(
