@@ -7,6 +7,7 @@ from typing import Any
 
 from goverse.call import Codec
 from goverse.ids import ObjectId
+from goverse.storage.listing import CallPosition, FinishedCount, ListedCall
 from goverse.storage.values import (
     CallStatus,
     OutboxRow,
@@ -45,6 +46,43 @@ _LEDGER = (
     "finished_at",
 )
 _OUTBOX = ("sender_type", "sender_id", "slot", "position", "parked", "created_at")
+
+#: A `ListedCall`; ``length`` of bytes is their number, also where nobody reads them.
+_LISTED = (
+    "call_id",
+    "object_type",
+    "object_id",
+    "method",
+    "slot",
+    "{seq}",
+    "{status}",
+    "{attempts}",
+    "{reason}",
+    "principal",
+    "parent",
+    "length(arguments)",
+    "{result}",
+    "created_at",
+    "expires_at",
+    "{finished_at}",
+)
+
+LISTED_CALL = ", ".join(_LISTED).format(
+    seq="seq",
+    status="status",
+    attempts="attempts",
+    reason="reason",
+    result="coalesce(length(result), 0)",
+    finished_at="finished_at",
+)
+LISTED_DELIVERY = ", ".join((*_LISTED, "sender_type", "sender_id")).format(
+    seq="position",
+    status="CASE parked WHEN '' THEN 'pending' ELSE 'parked' END",
+    attempts="0",
+    reason="parked",
+    result="0",
+    finished_at="NULL",
+)
 
 LEDGER_ROW = ", ".join((*CALL_COLUMNS, *_LEDGER))
 OUTBOX_ROW = ", ".join((*CALL_COLUMNS, *_OUTBOX))
@@ -122,3 +160,35 @@ def outbox_row(row: Sequence[Any]) -> OutboxRow:
     type, id, slot, position, parked, created = row[width:]
     sender = ObjectId(type, id)
     return OutboxRow(_call(row[:width]), sender, slot, position, parked, created / 1_000_000)
+
+
+def listed_call(row: Sequence[Any]) -> ListedCall:
+    """A row of `LISTED_CALL` or `LISTED_DELIVERY`."""
+    call_id, type, id, method, slot, seq, status, attempts, reason = row[:9]
+    principal, parent, argument_bytes, result_bytes, created, expires, finished = row[9:16]
+    return ListedCall(
+        call_id,
+        ObjectId(type, id),
+        method,
+        slot,
+        seq,
+        CallStatus(status),
+        attempts,
+        reason,
+        principal,
+        parent,
+        argument_bytes,
+        result_bytes,
+        created / 1_000_000,
+        seconds(expires),
+        seconds(finished),
+        ObjectId(*row[16:18]) if row[16:] else None,
+    )
+
+
+def finished_count(row: Sequence[Any], limit: int) -> FinishedCount:
+    """:param row: calls, spared, oldest, newest, and the place of the last of both."""
+    calls, spared, oldest, newest, last_at, last_id = row
+    full = calls + spared == limit
+    last = CallPosition(last_at, 0, last_id) if full else None
+    return FinishedCount(calls, spared, seconds(oldest), seconds(newest), last)

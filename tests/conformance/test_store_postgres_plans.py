@@ -11,9 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from goverse.storage import pages
+from goverse.storage.listing import START
 from goverse.storage.postgres import calls, commit, store
 from goverse.storage.postgres.arrays import numbered
 from goverse.storage.postgres.fences import RAISE
+from goverse.storage.values import CallStatus
 from tests.support.postgres import VERSIONS, serving
 
 FILL = """
@@ -24,7 +27,7 @@ INSERT INTO goverse_reliable_calls (
 SELECT 'c' || n, n % 65536, n,
     CASE WHEN n % 1000 = 0 THEN 'pending' WHEN n % 1000 = 1 THEN 'parked' ELSE 'success' END,
     'Thing', 'o' || n % 1000, 'add', '', 0, '', '', '', '', '', 0,
-    CASE WHEN n % 1000 > 1 THEN 0 END
+    CASE WHEN n % 1000 > 1 THEN n END
 FROM generate_series(1, 60000) n;
 INSERT INTO goverse_objects (object_type, object_id, slot, version, updated_at)
 SELECT 'Thing', 'o' || n, n, 1, 0 FROM generate_series(1, 20000) n;
@@ -122,12 +125,50 @@ def test_queues_are_counted_without_reading_what_is_finished(
     assert not [node for node in found if node["Node Type"] == "Seq Scan"]
 
 
+def by_place(statement: str, values: tuple[Any, ...]) -> tuple[str, int]:
+    return statement, len(values)
+
+
+PENDING_PAGE = by_place(*pages.calls_page(CallStatus.PENDING, START, 1))
+PARKED_PAGE = by_place(*pages.calls_page(CallStatus.PARKED, START, 1))
+FINISHED_PAGE = by_place(*pages.calls_page(CallStatus.FAILED, START, 1))
+COUNTED_PAGE = (pages.COUNT_FINISHED, len(pages.count_values(CallStatus.FAILED, 0.0, START, 1)))
+DELIVERIES = by_place(*pages.outbox_page(False, START, 1))
+PARKED_DELIVERIES = by_place(*pages.outbox_page(True, START, 1))
+
+
+@pytest.mark.parametrize(
+    ("page", "index"),
+    [
+        (PENDING_PAGE, "goverse_reliable_calls_pending"),
+        (PARKED_PAGE, "goverse_reliable_calls_held"),
+        (FINISHED_PAGE, "goverse_reliable_calls_finished"),
+        (COUNTED_PAGE, "goverse_reliable_calls_finished"),
+        (DELIVERIES, "goverse_outbox_live"),
+        (PARKED_DELIVERIES, "goverse_outbox_parked"),
+    ],
+    ids=["pending", "parked", "finished", "counted", "deliveries", "parked deliveries"],
+)
+def test_a_page_begins_where_the_last_one_ended(
+    session: psycopg.Connection, page: tuple[str, int], index: str
+) -> None:
+    """And ends after its rows: nothing sorts what lies behind it."""
+    found = plan(session, *page)
+    [scan] = [node for node in found if node.get("Index Name") == index]
+    assert scan["Node Type"] in ("Index Scan", "Index Only Scan") and scan.get("Index Cond"), scan
+    assert not [node for node in found if node["Node Type"] in ("Seq Scan", "Bitmap Heap Scan")]
+    sorts = [node for node in found if node["Node Type"] == "Sort"]
+    # The last row of a page is found by sorting the page.
+    assert not [node for node in sorts if scan in nodes(node)], found
+
+
 #: The statements that write, and how many parameters each has.
 WRITING = {
     **{f"commit {parts}": (text, 30 if parts[1] else 18) for parts, text in commit.COMMITS.items()},
     "accept": (calls.ACCEPT, 17),
     "change calls": (calls.CHANGE_CALLS, 8),
     "change outbox": (calls.CHANGE_OUTBOX, 8),
+    "delete finished": (calls.DELETE_FINISHED, 2),
     "raise": (RAISE, 5),
 }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from goverse.storage.columns import CALL_COLUMNS, LEDGER_ROW, call_values, stored_call
+from goverse.storage import pages
+from goverse.storage.columns import CALL_COLUMNS, LEDGER_ROW, call_values, micros, stored_call
 from goverse.storage.rules import STEP_FROM, fenced, known_or_conflict
 from goverse.storage.values import (
     Acceptance,
@@ -233,3 +234,15 @@ class Batch:
             message = f"call {change.call_id} is not in the outbox"
             return StepResult(Verdict.NOT_PENDING, message=message)
         return StepResult(Verdict.DONE)
+
+    def delete_finished(self, call_ids: Sequence[str], before: float) -> list[str]:
+        statement = (
+            "DELETE FROM goverse_reliable_calls AS c WHERE call_id = ? AND "
+            + pages.DELETABLE.replace("%s", "?")
+        )
+        moment = micros(before)
+        return [
+            call_id
+            for call_id in call_ids
+            if self._execute(statement, (call_id, moment)).rowcount == 1
+        ]
