@@ -28,9 +28,17 @@ from typing import Protocol
 
 from goverse.errors import Outranked
 from goverse.ids import Epoch, ObjectId
+from goverse.storage.listing import (
+    START,
+    CallPosition,
+    FinishedCount,
+    LedgerSize,
+    ListedCall,
+)
 from goverse.storage.values import (
     Acceptance,
     AcceptResult,
+    CallStatus,
     CallStep,
     CommitResult,
     DelayedPage,
@@ -194,6 +202,49 @@ class Administration(Protocol):
     async def finished_calls(self) -> Sequence[FinishedCalls]:
         """By type, in the order of names. Reads the whole ledger."""
         ...
+
+    async def now(self) -> float:
+        """The moment that the store would stamp a row with."""
+        ...
+
+    async def list_calls(
+        self, status: CallStatus, *, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        """Calls of one status behind ``after``, in the order of their positions: finished ones as
+        they finished, live ones by slot. Reads no other row, whatever the ledger holds.
+
+        The next page is behind the last one's position; one that is not full is the last.
+        ValueError for a limit that is not 1 to `MAX_PAGE`."""
+        ...
+
+    async def list_outbox(
+        self, *, parked: bool, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        """Deliveries that are parked, or that are not, as `list_calls` has calls."""
+        ...
+
+    async def count_finished(
+        self,
+        status: CallStatus,
+        before: float,
+        *,
+        after: CallPosition = START,
+        limit: int = MAX_PAGE,
+    ) -> FinishedCount:
+        """What `delete_finished` would make of the first ``limit`` calls of a finished status that
+        stand behind ``after`` and finished before ``before``. ValueError for a status that is not a
+        finished one."""
+        ...
+
+    async def delete_finished(self, call_ids: Sequence[str], before: float) -> Sequence[str]:
+        """Delete those calls that finished before ``before`` and have no row in the outbox; returns
+        their ids, in no order. What is not finished, or not there, stays as it is.
+
+        All or none; at most `MAX_BATCH_ITEMS`, each once. A call id that was deleted is as unknown
+        as one that never was, and may be run again. Raises as `commit`."""
+        ...
+
+    async def ledger_size(self) -> LedgerSize: ...
 
 
 class Store(Administration, Protocol):

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 from goverse.ids import Epoch, ObjectId, check_id, check_type
 from goverse.storage.api import MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_PAGE
+from goverse.storage.listing import CallPosition
 from goverse.storage.values import (
     Acceptance,
+    CallStatus,
     CallStep,
     DueStep,
     Fence,
@@ -69,6 +71,31 @@ def check_page(slots: Sequence[int], limit: int) -> None:
 def check_limit(limit: int) -> None:
     if not 1 <= limit <= MAX_PAGE:
         raise ValueError(f"limit is {limit}; a page has 1 to {MAX_PAGE} rows")
+
+
+def check_listing(after: CallPosition, limit: int) -> None:
+    check_limit(limit)
+    if not (0 <= after.number <= MAX_NUMBER and 0 <= after.seq <= MAX_NUMBER):
+        raise ValueError(f"{after} is no position in a list")
+    check_text("after", after.call_id)
+
+
+def check_finished(status: CallStatus, before: float, after: CallPosition, limit: int) -> None:
+    check_listing(after, limit)
+    if not status.finished:
+        raise ValueError(f"a call that is {status.value} is not finished")
+    _check_moment("before", before)
+
+
+def check_deletion(call_ids: Sequence[str], before: float) -> None:
+    check_call_ids(call_ids)
+    _check_distinct(call_ids, "call id")
+    _check_moment("before", before)
+
+
+def _check_moment(name: str, moment: float) -> None:
+    if not 0 <= moment < MAX_SECONDS:
+        raise ValueError(f"{name} is {moment}; it is seconds since 1970")
 
 
 def check_raise(slots: Sequence[int], epoch: Epoch, incarnation: str, opening: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from goverse.call import Codec
 from goverse.ids import ObjectId
+from goverse.storage.listing import CallPosition, FinishedCount, ListedCall
 from goverse.storage.values import (
     CallStatus,
     CatchUp,
@@ -56,6 +57,44 @@ _LEDGER = (
     "finished_at",
 )
 _OUTBOX = ("sender_type", "sender_id", "slot", "position", "parked", "created_at")
+
+#: A `ListedCall`; ``length`` of bytes is their number, also where nobody reads them.
+_LISTED = (
+    "call_id",
+    "object_type",
+    "object_id",
+    "method",
+    "slot",
+    "{seq}",
+    "{status}",
+    "{attempts}",
+    "{reason}",
+    "principal",
+    "parent",
+    "length(arguments)",
+    "{result}",
+    "created_at",
+    "expires_at",
+    "{finished_at}",
+    "run_at",
+)
+
+LISTED_CALL = ", ".join(_LISTED).format(
+    seq="seq",
+    status="status",
+    attempts="attempts",
+    reason="reason",
+    result="coalesce(length(result), 0)",
+    finished_at="finished_at",
+)
+LISTED_DELIVERY = ", ".join((*_LISTED, "sender_type", "sender_id")).format(
+    seq="position",
+    status="CASE parked WHEN '' THEN 'pending' ELSE 'parked' END",
+    attempts="0",
+    reason="parked",
+    result="0",
+    finished_at="NULL",
+)
 
 LEDGER_ROW = ", ".join((*_CALL_ROW, *_LEDGER))
 OUTBOX_ROW = ", ".join((*_CALL_ROW, *_OUTBOX))
@@ -159,3 +198,36 @@ def delayed_call(row: Sequence[Any]) -> DelayedCall:
     found = _timing(*timing)
     assert found is not None
     return DelayedCall(call_id, slot, ObjectId(type, id), found)
+
+
+def listed_call(row: Sequence[Any]) -> ListedCall:
+    """A row of `LISTED_CALL` or `LISTED_DELIVERY`."""
+    call_id, type, id, method, slot, seq, status, attempts, reason = row[:9]
+    principal, parent, argument_bytes, result_bytes, created, expires, finished, run_at = row[9:17]
+    return ListedCall(
+        call_id,
+        ObjectId(type, id),
+        method,
+        slot,
+        seq,
+        CallStatus(status),
+        attempts,
+        reason,
+        principal,
+        parent,
+        argument_bytes,
+        result_bytes,
+        created / 1_000_000,
+        seconds(expires),
+        seconds(finished),
+        seconds(run_at),
+        ObjectId(*row[17:19]) if row[17:] else None,
+    )
+
+
+def finished_count(row: Sequence[Any], limit: int) -> FinishedCount:
+    """:param row: calls, spared, oldest, newest, and the place of the last of both."""
+    calls, spared, oldest, newest, last_at, last_id = row
+    full = calls + spared == limit
+    last = CallPosition(last_at, 0, last_id) if full else None
+    return FinishedCount(calls, spared, seconds(oldest), seconds(newest), last)

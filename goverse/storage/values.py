@@ -115,6 +115,9 @@ class ReliableCall:
     timing: Timing | None = None
 
 
+_ENDED = {status.value: status for status in CallStatus if status.finished}
+
+
 @dataclass(frozen=True, slots=True)
 class StoredCall:
     """A row of the ledger.
@@ -135,6 +138,14 @@ class StoredCall:
     reason: str
     created_at: float
     finished_at: float | None
+
+    @property
+    def last_tick(self) -> CallStatus | None:
+        """How the last tick of a repeated call ended that goes on; None: nothing is known of it."""
+        timing = self.call.timing
+        if timing is None or not timing.every_s or self.status.finished:
+            return None
+        return _ENDED.get(self.reason)
 
 
 @dataclass(frozen=True, slots=True)

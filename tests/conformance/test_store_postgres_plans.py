@@ -11,9 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from goverse.storage import pages
+from goverse.storage.listing import START
 from goverse.storage.postgres import calls, commit, store
 from goverse.storage.postgres.arrays import numbered
 from goverse.storage.postgres.fences import RAISE
+from goverse.storage.values import CallStatus
 from tests.support.postgres import VERSIONS, serving
 
 FILL = """
@@ -25,7 +28,7 @@ SELECT 'c' || n, n % 65536, n,
     CASE n % 1000 WHEN 0 THEN 'pending' WHEN 1 THEN 'parked' WHEN 2 THEN 'delayed'
         ELSE 'success' END,
     'Thing', 'o' || n % 1000, 'add', '', 0, '', '', '', '', '', 0,
-    CASE WHEN n % 1000 > 2 THEN 0 END,
+    CASE WHEN n % 1000 > 2 THEN n END,
     CASE n % 1000 WHEN 2 THEN n END, CASE n % 1000 WHEN 2 THEN 'one' END
 FROM generate_series(1, 60000) n;
 INSERT INTO goverse_objects (object_type, object_id, slot, version, updated_at)
@@ -125,6 +128,43 @@ def test_queues_are_counted_without_reading_what_is_finished(
     assert not [node for node in found if node["Node Type"] == "Seq Scan"]
 
 
+def by_place(statement: str, values: tuple[Any, ...]) -> tuple[str, int]:
+    return statement, len(values)
+
+
+PENDING_PAGE = by_place(*pages.calls_page(CallStatus.PENDING, START, 1))
+PARKED_PAGE = by_place(*pages.calls_page(CallStatus.PARKED, START, 1))
+FINISHED_PAGE = by_place(*pages.calls_page(CallStatus.FAILED, START, 1))
+COUNTED_PAGE = (pages.COUNT_FINISHED, len(pages.count_values(CallStatus.FAILED, 0.0, START, 1)))
+DELIVERIES = by_place(*pages.outbox_page(False, START, 1))
+PARKED_DELIVERIES = by_place(*pages.outbox_page(True, START, 1))
+
+
+@pytest.mark.parametrize(
+    ("page", "index"),
+    [
+        (PENDING_PAGE, "goverse_reliable_calls_pending"),
+        (PARKED_PAGE, "goverse_reliable_calls_held"),
+        (FINISHED_PAGE, "goverse_reliable_calls_finished"),
+        (COUNTED_PAGE, "goverse_reliable_calls_finished"),
+        (DELIVERIES, "goverse_outbox_live"),
+        (PARKED_DELIVERIES, "goverse_outbox_parked"),
+    ],
+    ids=["pending", "parked", "finished", "counted", "deliveries", "parked deliveries"],
+)
+def test_a_page_begins_where_the_last_one_ended(
+    session: psycopg.Connection, page: tuple[str, int], index: str
+) -> None:
+    """And ends after its rows: nothing sorts what lies behind it."""
+    found = plan(session, *page)
+    [scan] = [node for node in found if node.get("Index Name") == index]
+    assert scan["Node Type"] in ("Index Scan", "Index Only Scan") and scan.get("Index Cond"), scan
+    assert not [node for node in found if node["Node Type"] in ("Seq Scan", "Bitmap Heap Scan")]
+    sorts = [node for node in found if node["Node Type"] == "Sort"]
+    # The last row of a page is found by sorting the page.
+    assert not [node for node in sorts if scan in nodes(node)], found
+
+
 def _commits() -> Iterator[tuple[str, tuple[bytes, int]]]:
     for (deletes, sends, timed), text in commit.COMMITS.items():
         count = 18 + 12 * sends + timed + 3 * (sends and timed)
@@ -139,6 +179,7 @@ WRITING = {
     "make due": (calls.MAKE_DUE, 8),
     "change calls": (calls.CHANGE_CALLS, 8),
     "change outbox": (calls.CHANGE_OUTBOX, 8),
+    "delete finished": (calls.DELETE_FINISHED, 2),
     "raise": (RAISE, 5),
 }
 

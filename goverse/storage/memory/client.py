@@ -10,6 +10,7 @@ from typing import TypeVar
 from goverse.ids import Epoch, ObjectId
 from goverse.storage import checks
 from goverse.storage.api import (
+    MAX_PAGE,
     Census,
     FinishedCalls,
     LiveCalls,
@@ -21,6 +22,13 @@ from goverse.storage.api import (
     StoreSnapshot,
 )
 from goverse.storage.counts import Counts
+from goverse.storage.listing import (
+    START,
+    CallPosition,
+    FinishedCount,
+    LedgerSize,
+    ListedCall,
+)
 from goverse.storage.memory.channel import Channel
 from goverse.storage.memory.tables import MemoryTables
 from goverse.storage.rules import MAX_FENCE_GROUP
@@ -88,6 +96,42 @@ class MemoryClient(Store):
 
     async def finished_calls(self) -> Sequence[FinishedCalls]:
         return await self._read(self._tables.finished_calls)
+
+    # ---- lists and cleanup
+
+    async def now(self) -> float:
+        return await self._read(self._tables.now)
+
+    async def list_calls(
+        self, status: CallStatus, *, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        checks.check_listing(after, limit)
+        return await self._read(lambda: self._tables.listing.calls(status, after, limit))
+
+    async def list_outbox(
+        self, *, parked: bool, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        checks.check_listing(after, limit)
+        return await self._read(lambda: self._tables.listing.outbox(parked, after, limit))
+
+    async def count_finished(
+        self,
+        status: CallStatus,
+        before: float,
+        *,
+        after: CallPosition = START,
+        limit: int = MAX_PAGE,
+    ) -> FinishedCount:
+        checks.check_finished(status, before, after, limit)
+        return await self._read(lambda: self._tables.listing.count(status, before, after, limit))
+
+    async def delete_finished(self, call_ids: Sequence[str], before: float) -> Sequence[str]:
+        checks.check_deletion(call_ids, before)
+        wanted = tuple(call_ids)
+        return await self._write(lambda: self._tables.listing.delete(wanted, before))
+
+    async def ledger_size(self) -> LedgerSize:
+        return await self._read(lambda: LedgerSize(None, None))
 
     # ---- fences
 

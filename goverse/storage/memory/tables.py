@@ -18,6 +18,7 @@ from goverse.storage.api import (
     QueuedCalls,
     StoreRefused,
 )
+from goverse.storage.memory.listing import Listing
 from goverse.storage.rules import (
     STEP_FROM,
     deleted,
@@ -82,6 +83,10 @@ class MemoryTables:
         self._live: dict[int, dict[str, None]] = {}
         self._outbox: dict[str, OutboxRow] = {}
         self._seq = 0
+        self.listing = Listing(self._calls, self._outbox)
+
+    def now(self) -> float:
+        return self._wall()
 
     # ---- fences
 

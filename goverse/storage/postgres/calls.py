@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from goverse.storage import stats
+from goverse.storage import pages, stats
 from goverse.storage.columns import (
     CALL_COLUMNS,
     DELAYED_ROW,
@@ -161,6 +161,21 @@ SELECT s.ord IS NOT NULL, t.ord IS NOT NULL OR b.step = 'delivered', 0, 0
 FROM batch b LEFT JOIN standing s ON s.ord = b.ord LEFT JOIN targets t ON t.ord = b.ord
 ORDER BY b.ord
 """)
+
+# Locked in the order of every other write, and looked at again once they are.
+DELETE_FINISHED = numbered(f"""
+WITH doomed AS MATERIALIZED (
+    SELECT call_id FROM goverse_reliable_calls c
+    WHERE call_id = ANY (%s::text[]) AND {pages.DELETABLE.replace("%s", "(%s::int8[])[1]")}
+    ORDER BY call_id FOR UPDATE
+)
+DELETE FROM goverse_reliable_calls c USING doomed d WHERE c.call_id = d.call_id
+RETURNING c.call_id
+""")
+
+LEDGER_SIZE = """
+SELECT pg_table_size('goverse_reliable_calls'), pg_indexes_size('goverse_reliable_calls')
+"""
 
 GET_CALLS = f"SELECT {LEDGER_ROW} FROM goverse_reliable_calls WHERE call_id = ANY (%s::text[])"
 

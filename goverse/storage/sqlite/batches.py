@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from goverse.storage import pages
 from goverse.storage.columns import (
     CALL_COLUMNS,
     LEDGER_ROW,
@@ -273,6 +274,18 @@ class Batch:
             message = f"call {change.call_id} is not in the outbox"
             return StepResult(Verdict.NOT_PENDING, message=message)
         return StepResult(Verdict.DONE)
+
+    def delete_finished(self, call_ids: Sequence[str], before: float) -> list[str]:
+        statement = (
+            "DELETE FROM goverse_reliable_calls AS c WHERE call_id = ? AND "
+            + pages.DELETABLE.replace("%s", "?")
+        )
+        moment = micros(before)
+        return [
+            call_id
+            for call_id in call_ids
+            if self._execute(statement, (call_id, moment)).rowcount == 1
+        ]
 
 
 def _left(outcome: Outcome) -> tuple[bytes | None, int | None, str]:

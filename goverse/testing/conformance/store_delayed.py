@@ -348,6 +348,21 @@ class DelayedTests(StoreTests):
         [queue] = await store.longest_queues(1)
         assert queue.pending == 1 and 0 <= queue.oldest_s < 60
 
+    async def test_lists_show_when_it_is_due(self, owners: Owners) -> None:
+        store = await owners.new_store()
+        await store.migrate()
+        owner = await owners.owner(store)
+        later = round(await clock(store) + _FAR_S, 6)
+        await delay(owner, "d", later)
+        await owner.commit(b"1", outbox=(owner.call("x", timing=Timing(later + 1)),))
+        [delayed] = await store.list_calls(CallStatus.DELAYED)
+        [delivery] = await store.list_outbox(parked=False)
+        assert (delayed.call_id, delayed.run_at) == (owner.id("d"), later)
+        assert (delivery.call_id, delivery.run_at) == (owner.id("x"), later + 1)
+        await owner.accept("c")
+        [pending] = await store.list_calls(CallStatus.PENDING)
+        assert pending.run_at is None
+
     async def test_times_that_cannot_be_are_refused(self, owners: Owners) -> None:
         owner = await owners.owner()
         for timing in (Timing(-1.0), Timing(float("nan")), Timing(1.0, -1.0), Timing(1e13)):
