@@ -76,10 +76,15 @@ class Work:
             lambda error, broken: of_write(error, self._dialect, broken=broken),
         )
 
-    async def read(self, statement: str, values: Sequence[Any] = ()) -> Rows:
-        """The rows of a statement that only reads. Raises `StorageUnavailable`."""
+    async def read(
+        self, statement: str, values: Sequence[Any] = (), *, prepare: bool = True
+    ) -> Rows:
+        """The rows of a statement that only reads. Raises `StorageUnavailable`.
+
+        :param prepare: plan it once; else each time, for the tables as they are.
+        """
         reading = self._tried(
-            lambda connection: run(connection, statement, values, self._limit_s),
+            lambda connection: run(connection, statement, values, self._limit_s, prepare),
             lambda error, _: of_harmless(error, "be read"),
         )
         return await self.owned("read", reading)
