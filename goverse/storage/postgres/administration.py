@@ -189,7 +189,7 @@ class PostgresAdministration(Store):
         return await self._work.read(statement, values, prepare=False)
 
     async def ledger_size(self) -> LedgerSize:
-        [row] = await self._work.read(calls.LEDGER_SIZE)
+        [row] = await self._work.read(self._dialect.ledger_size)
         return LedgerSize(*row)
 
     # ---- fences

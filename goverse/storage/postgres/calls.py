@@ -175,10 +175,6 @@ DELETE FROM goverse_reliable_calls c USING doomed d WHERE c.call_id = d.call_id
 RETURNING c.call_id
 """)
 
-LEDGER_SIZE = """
-SELECT pg_table_size('goverse_reliable_calls'), pg_indexes_size('goverse_reliable_calls')
-"""
-
 GET_CALLS = f"SELECT {LEDGER_ROW} FROM goverse_reliable_calls WHERE call_id = ANY (%s::text[])"
 
 # The statuses are written out: a parameter would not let the planner use a partial index.

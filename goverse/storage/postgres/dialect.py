@@ -37,6 +37,7 @@ class Dialect:
     :param ends_sessions: whether the sessions of former owners that hold a fence can be ended.
     :param settle_s: seconds after a raise until no clock of the cluster is behind it.
     :param written: a statement in its words.
+    :param ledger_size: a statement that returns the bytes of the ledger and of its indexes.
     :param warning: what an operator must know; empty: nothing.
     """
 
@@ -52,6 +53,7 @@ class Dialect:
     ends_sessions: bool
     settle_s: float
     written: Callable[[bytes], bytes]
+    ledger_size: str
     warning: str = ""
 
     def url(self, url: str) -> str:
@@ -101,6 +103,9 @@ POSTGRES = Dialect(
     ends_sessions=True,
     settle_s=0.0,
     written=_as_it_is,
+    ledger_size=(
+        "SELECT pg_table_size('goverse_reliable_calls'), pg_indexes_size('goverse_reliable_calls')"
+    ),
 )
 
 
@@ -161,6 +166,8 @@ COCKROACH = Dialect(
     # --max-offset, as servers are started by default.
     settle_s=0.5,
     written=cockroach_words,
+    # Nobody may ask for it without a right of its own.
+    ledger_size="SELECT NULL::int8, NULL::int8",
     warning=(
         "CockroachDB is UNTESTED: this store was only ever run on PostgreSQL, at the same "
         "isolation. Do not trust it with what you cannot lose; see docs/how-to/keep-state.md"

@@ -20,7 +20,11 @@ CREATE TABLE IF NOT EXISTS goverse_migrations (
 """
 
 #: Another program that migrates at the same moment was there first.
-_QUICKER = (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable)
+_QUICKER = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateObject,
+)
 
 
 def known() -> tuple[Migration, ...]:

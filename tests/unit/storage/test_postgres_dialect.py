@@ -17,12 +17,15 @@ from goverse.storage.postgres.dialect import COCKROACH, POSTGRES, Dialect
 from goverse.storage.postgres.failures import Again, of_write
 
 STATEMENTS = {
-    "accept": calls.ACCEPT,
+    **{f"accept {timed}": text for timed, text in calls.ACCEPTS.items()},
     "change calls": calls.CHANGE_CALLS,
+    "make due": calls.MAKE_DUE,
+    "delete finished": calls.DELETE_FINISHED,
     "change outbox": calls.CHANGE_OUTBOX,
     **{f"commit {parts}": text for parts, text in commit.COMMITS.items()},
     **{migration.name: migration.text.encode() for migration in schema.known()},
 }
+SENDS = re.compile(rb"INSERT INTO goverse_outbox")
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
@@ -44,11 +47,13 @@ def test_where_rows_must_be_numbered_in_an_order_the_order_is_named() -> None:
     }
     # A call that is retried goes behind all others of its object: it needs no more.
     assert {name: count for name, count in unordered.items() if count} == {"change calls": 1}
-    accept = COCKROACH.written(calls.ACCEPT)
-    assert b"(((SELECT nextval('goverse_seq')) << 20) + s.ord)" in accept
-    assert b"(((SELECT nextval('goverse_seq')) << 20) + x.place)" in COCKROACH.written(
-        commit.COMMITS[False, True]
-    )
+    for statement, place in (
+        *((text, b"s.ord") for text in calls.ACCEPTS.values()),
+        (calls.MAKE_DUE, b"t.ord"),
+        (next(text for name, text in STATEMENTS.items() if SENDS.search(text)), b"x.place"),
+    ):
+        drawn = b"(((SELECT nextval('goverse_seq')) << 20) + " + place + b")"
+        assert COCKROACH.written(statement).count(drawn) == 1
     assert b"(nextval('goverse_seq') << 20)" in COCKROACH.written(calls.CHANGE_CALLS)
 
 
