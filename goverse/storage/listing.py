@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from goverse.ids import ObjectId
-from goverse.storage.values import CallStatus
+from goverse.storage.values import CallStatus, OutboxRow, StoredCall
 
 
 class CallPosition(NamedTuple):
@@ -95,3 +95,50 @@ class LedgerSize:
 
     table_bytes: int | None
     index_bytes: int | None
+
+
+def listed(stored: StoredCall) -> ListedCall:
+    """A call of the ledger as it is listed."""
+    call = stored.call
+    return ListedCall(
+        call.call_id,
+        call.object,
+        call.method,
+        stored.slot,
+        stored.seq,
+        stored.status,
+        stored.attempts,
+        stored.reason,
+        call.principal,
+        call.parent,
+        len(call.arguments.data),
+        len(stored.result.data) if stored.result else 0,
+        stored.created_at,
+        call.expires_at,
+        stored.finished_at,
+        call.timing and call.timing.run_at,
+    )
+
+
+def listed_delivery(row: OutboxRow) -> ListedCall:
+    """A row of the outbox as it is listed."""
+    call = row.call
+    return ListedCall(
+        call.call_id,
+        call.object,
+        call.method,
+        row.slot,
+        row.position,
+        CallStatus.PARKED if row.parked else CallStatus.PENDING,
+        0,
+        row.parked,
+        call.principal,
+        call.parent,
+        len(call.arguments.data),
+        0,
+        row.created_at,
+        call.expires_at,
+        None,
+        call.timing and call.timing.run_at,
+        row.sender,
+    )

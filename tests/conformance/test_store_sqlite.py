@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,44 +16,9 @@ from goverse.storage.api import StorageUnavailable, Store, StoreRefused
 from goverse.storage.sqlite import SqliteStore
 from goverse.testing.conformance.store import StoreBackend, StoreConformance, WriteGate
 from goverse.testing.conformance.store_kit import Owner, fresh_epoch
+from tests.support.gated_executor import GatedExecutor
 
 _numbers = itertools.count(1)
-
-
-class GatedExecutor(Executor):
-    """A writer's thread whose work can be held back, or its answers lost."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._mode = ""
-        self._held: list[Callable[[], Any]] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        work = lambda: fn(*args, **kwargs)  # noqa: E731
-        if self._mode == "hold":
-            self._held.append(work)
-            return Future()
-        running = self._thread.submit(work)
-        return Future() if self._mode == "lose" else running
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._thread.shutdown(wait, cancel_futures=cancel_futures)
-
-    def lose_answers(self) -> None:
-        self._mode = "lose"
-
-    def hold(self) -> None:
-        self._mode = "hold"
-
-    async def release(self) -> None:
-        for work in self._held:
-            running = asyncio.wrap_future(self._thread.submit(work))
-            await asyncio.wait([running])
-            running.exception()
-        self._held.clear()
-
-    def heal(self) -> None:
-        self._mode = ""
 
 
 class SqliteBackend(StoreBackend):

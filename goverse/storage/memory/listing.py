@@ -5,7 +5,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 
-from goverse.storage.listing import CallPosition, FinishedCount, ListedCall
+from goverse.storage.listing import (
+    CallPosition,
+    FinishedCount,
+    ListedCall,
+    listed,
+    listed_delivery,
+)
 from goverse.storage.values import CallStatus, OutboxRow, StoredCall
 
 
@@ -20,11 +26,11 @@ class Listing:
         self._outbox = outbox
 
     def calls(self, status: CallStatus, after: CallPosition, limit: int) -> list[ListedCall]:
-        rows = (_listed(call) for call in self._calls.values() if call.status is status)
+        rows = (listed(call) for call in self._calls.values() if call.status is status)
         return _page(rows, after, limit)
 
     def outbox(self, parked: bool, after: CallPosition, limit: int) -> list[ListedCall]:
-        rows = (_delivery(row) for row in self._outbox.values() if bool(row.parked) == parked)
+        rows = (listed_delivery(row) for row in self._outbox.values() if bool(row.parked) == parked)
         return _page(rows, after, limit)
 
     def count(
@@ -65,48 +71,3 @@ class Listing:
 def _page(rows: Iterable[ListedCall], after: CallPosition, limit: int) -> list[ListedCall]:
     behind = (row for row in rows if row.position > after)
     return heapq.nsmallest(limit, behind, key=lambda row: row.position)
-
-
-def _listed(stored: StoredCall) -> ListedCall:
-    call = stored.call
-    return ListedCall(
-        call.call_id,
-        call.object,
-        call.method,
-        stored.slot,
-        stored.seq,
-        stored.status,
-        stored.attempts,
-        stored.reason,
-        call.principal,
-        call.parent,
-        len(call.arguments.data),
-        len(stored.result.data) if stored.result else 0,
-        stored.created_at,
-        call.expires_at,
-        stored.finished_at,
-        call.timing and call.timing.run_at,
-    )
-
-
-def _delivery(row: OutboxRow) -> ListedCall:
-    call = row.call
-    return ListedCall(
-        call.call_id,
-        call.object,
-        call.method,
-        row.slot,
-        row.position,
-        CallStatus.PARKED if row.parked else CallStatus.PENDING,
-        0,
-        row.parked,
-        call.principal,
-        call.parent,
-        len(call.arguments.data),
-        0,
-        row.created_at,
-        call.expires_at,
-        None,
-        call.timing and call.timing.run_at,
-        row.sender,
-    )
