@@ -3,8 +3,12 @@
 ::
 
     ACCEPTING ──row stands──> PENDING <──lost, interrupted── RUNNING ──noted──> NOTED ──> OVER
-        │                        │  └────────────────────────^                            ^
-        └── refused              └── parked ──> PARKED           committed ───────────────┘
+        │  │                   ^ │  └────────────────────────^                   │        ^
+        │  └──> DELAYED ──due──┘ └── parked ──> PARKED           committed ──────┼────────┘
+        │          ^                                                             │
+        └── refused└─────────────────────── the tick is over ────────────────────┘
+
+A call that is parked or delayed is here only while somebody waits for its outcome.
 
 An entry belongs to the node: that its callers give up changes nothing of its call.
 """
@@ -17,13 +21,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from goverse.aio.deadlines import Deadlines
+from goverse.aio.room import Room
 from goverse.call import Call
 from goverse.errors import DeadlineExceeded, Executed, GoverseError, Unavailable
 from goverse.ids import ObjectId
 from goverse.objects.definition import MethodType
 from goverse.objects.recording import Context
 from goverse.objects.shard import Shard
+from goverse.objects.timing import next_tick
 from goverse.sharding import slot_of
+from goverse.storage.rules import period_of
 from goverse.storage.values import CallStatus, Fence, Outcome, ReliableCall, StoredCall
 
 if TYPE_CHECKING:
@@ -35,11 +42,15 @@ class EntryState(enum.Enum):
     PENDING = "pending"
     RUNNING = "running"
     NOTED = "noted"
+    DELAYED = "delayed"
     PARKED = "parked"
     OVER = "over"
 
 
-ACCEPTING, PENDING, RUNNING, NOTED, PARKED, OVER = EntryState
+ACCEPTING, PENDING, RUNNING, NOTED, DELAYED, PARKED, OVER = EntryState
+
+#: Nothing of such a call is under way here.
+RESTING = (DELAYED, PARKED)
 
 #: What a waiter is told: how the call ended, or why this node cannot say.
 Answer = Outcome | GoverseError
@@ -56,11 +67,14 @@ class Entry:
 
     __slots__ = (
         "_accept_waiters",
+        "_stirring",
         "_waiters",
         "accepted_at",
         "alone",
         "attempts",
+        "began_at",
         "call",
+        "last",
         "order",
         "outcome",
         "refusal",
@@ -69,6 +83,7 @@ class Entry:
         "seq",
         "shard",
         "size",
+        "skip",
         "slot",
         "state",
         "waits_since",
@@ -86,6 +101,12 @@ class Entry:
         self.state = ACCEPTING
         self.seq = 0
         self.attempts = 0
+        #: Not empty: its row is to be made as a skipped one, for this reason.
+        self.skip = ""
+        #: By the clock of this loop, when its turn began; 0: not yet, or nobody asks.
+        self.began_at = 0.0
+        #: A repeated call whose next tick is the last.
+        self.last = False
         #: By the clock of this loop, when its accept was known here.
         self.accepted_at = 0.0
         #: Seconds since 1970 when it was accepted, by whomever; 0: it is being accepted.
@@ -100,6 +121,7 @@ class Entry:
         #: Why the store would not take what its turn left.
         self.refusal: GoverseError | None = None
         self.refusals = 0
+        self._stirring: Room | None = None
         self._waiters: dict[Waiting, None] = {}
         self._accept_waiters: dict[Waiting, None] = {}
 
@@ -123,19 +145,29 @@ class Entry:
     def wait_for_page(self) -> None:
         self.state = PENDING
 
+    @property
+    def again_at(self) -> float | None:
+        timing = self.call.timing
+        return None if timing is None or self.last else next_tick(timing)
+
     def fence(self) -> Fence:
         assert self.shard.opening is not None
         return self.shard.opening.fence(self.slot)
 
     def is_same(self, call: ReliableCall) -> bool:
         mine = self.call
-        return (mine.object, mine.method, mine.digest) == (call.object, call.method, call.digest)
+        if not mine.digest:  # a cancellation, which knows its object alone
+            return mine.object == call.object
+        same = (mine.object, mine.method, mine.digest) == (call.object, call.method, call.digest)
+        return same and period_of(mine) == period_of(call)
 
     def adopt(self, stored: StoredCall) -> None:
         """Its row, as the store has it."""
         self.call = stored.call
         self.seq, self.attempts = stored.seq, stored.attempts
-        self.waits_since = stored.created_at
+        self.skip = ""
+        timing = stored.call.timing
+        self.waits_since = max(stored.created_at, timing.run_at if timing is not None else 0.0)
 
     def turn_call(self, method: MethodType | None, timeout_s: float) -> Call:
         """The call of its turn, with a deadline of its own."""
@@ -162,6 +194,8 @@ class Entry:
         if self.state is not PENDING or self.order is None or self.order.doubtful:
             raise Unavailable(f"call {self.call_id} must not begin now")
         self.state = RUNNING
+        if self.call.timing is not None:
+            self.began_at = asyncio.get_running_loop().time()
 
     def ran(self, outcome: Outcome) -> None:
         self.state, self.outcome = NOTED, outcome
@@ -230,12 +264,28 @@ class Entry:
             },
         )
 
+    async def wait_stirred(self, call: Call) -> None:
+        """Return once it is not running, or not noted, any more. Raises DeadlineExceeded."""
+        if self._stirring is None:
+            self._stirring = Room()
+        try:
+            async with asyncio.timeout_at(call.deadline):
+                await self._stirring.wait()
+        except TimeoutError:
+            raise self.late(call) from None
+
+    def stirred(self) -> None:
+        """Its turn is over, or was in vain."""
+        if self._stirring is not None:
+            self._stirring.made()
+
     def tell_accepted(self) -> None:
         self._tell(self._accept_waiters, lambda: ACCEPTED)
 
     def tell(self, answer: Callable[[], Answer]) -> None:
         """It is over here. Each waiter gets an answer of its own: a raised error is written to."""
         self.state = OVER
+        self.stirred()
         self._tell(self._accept_waiters, answer)
         self._tell(self._waiters, answer)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import logging
 from typing import Any, Protocol
 
@@ -17,12 +18,14 @@ from goverse.objects.arrival import Arrival
 from goverse.objects.registry import Registry
 from goverse.objects.shard import Shard
 from goverse.objects.turn import Turn
-from goverse.reliable.entries import PARKED, Entry
+from goverse.reliable.answers import outcome_of
+from goverse.reliable.delays import Delays
+from goverse.reliable.entries import DELAYED, Entry, EntryState
 from goverse.reliable.ledger import Ledger
 from goverse.reliable.observer import ReliableObserver
 from goverse.reliable.orders import Order
 from goverse.reliable.unfinished import Unfinished
-from goverse.storage.values import Outcome, Step, StoredCall
+from goverse.storage.values import DelayedCall, Outcome, Step, StoredCall
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +46,10 @@ class CatalogDoor(Protocol):
 
 
 class Execution:
-    """A `goverse.reliable.orders.OrderHost`. Set `door` before use."""
+    """A `goverse.reliable.orders.OrderHost`. Set `door` and `delays` before use."""
 
     door: CatalogDoor
+    delays: Delays
 
     def __init__(
         self,
@@ -118,7 +122,16 @@ class Execution:
         self._observer.finished(
             entry.object.type, outcome.status.value, now - (entry.accepted_at or now)
         )
-        self._unfinished.end(entry, lambda: outcome)
+        timing = entry.call.timing
+        if timing is not None and entry.began_at:
+            late_s = self.delays.clock.at(entry.began_at) - timing.run_at
+            self._observer.late(entry.object.type, max(0.0, late_s))
+        if timing is None or outcome.again_at is None:
+            self._unfinished.end(entry, lambda: outcome)
+        else:
+            again = timing._replace(run_at=outcome.again_at)
+            entry.call = dataclasses.replace(entry.call, timing=again)
+            self.left(entry, DELAYED)
 
     def parked(self, entry: Entry, reason: str) -> None:
         log.error(
@@ -130,10 +143,21 @@ class Execution:
         )
         self._observer.parked(entry.object.type)
 
-    def left(self, entry: Entry) -> None:
-        entry.state = PARKED
+    def left(self, entry: Entry, state: EntryState) -> None:
+        entry.state = state
+        entry.stirred()
         if not entry.awaited:
             self._unfinished.remove(entry)
+        if state is DELAYED and entry.call.timing is not None:
+            call = DelayedCall(entry.call_id, entry.slot, entry.object, entry.call.timing)
+            self.delays.add(call, entry.shard)
+
+    def ended_elsewhere(self, entry: Entry, row: StoredCall) -> None:
+        """The row of ``entry``, which may be gone from here, has an end that no turn gave it."""
+        if entry.order is not None:
+            entry.order.look_again()
+        else:
+            self._unfinished.end(entry, lambda: outcome_of(row))
 
     def emptied(self, order: Order) -> None:
         self._unfinished.emptied(order)

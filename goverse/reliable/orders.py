@@ -31,7 +31,7 @@ from goverse.errors import (
 )
 from goverse.ids import ObjectId
 from goverse.objects.shard import Shard
-from goverse.reliable.entries import PENDING, RUNNING, Entry
+from goverse.reliable.entries import DELAYED, PARKED, PENDING, RUNNING, Entry, EntryState
 from goverse.storage.values import CallStatus, Outcome, Step, StoredCall
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,8 @@ class OrderHost(Protocol):
 
     def parked(self, entry: Entry, reason: str) -> None: ...
 
-    def left(self, entry: Entry) -> None:
-        """Parked, or gone from the ledger: nothing of it runs here any more."""
+    def left(self, entry: Entry, state: EntryState) -> None:
+        """It is parked, or gone from the ledger, or delayed: nothing of it runs here now."""
         ...
 
     def emptied(self, order: Order) -> None: ...
@@ -126,6 +126,12 @@ class Order:
             self.doubtful = True
             self._doubt_accepts = self.accepting > 0
 
+    def look_again(self) -> None:
+        """Somebody has changed the row of one that is pending."""
+        self.doubtful = self.doubtful or bool(self.pending)
+        self._blocked = False
+        self._start()
+
     def deleted(self) -> None:
         """The store has skipped what was pending, and perhaps some that are being accepted."""
         self.doubtful = self.doubtful or bool(self.pending)
@@ -172,6 +178,7 @@ class Order:
                 if entry.refusals >= _MAX_REFUSALS:
                     entry.refusal = error
         entry.state, entry.outcome = PENDING, None
+        entry.stirred()
         bisect.insort(self.pending, entry, key=_seq)
         self.doubtful = True
         self._advance()
@@ -257,6 +264,7 @@ class Order:
     def _interrupted(self, entry: Entry) -> None:
         if entry.state is RUNNING:
             entry.state = PENDING
+            entry.stirred()
 
     def _explain(self, entry: Entry, error: GoverseError) -> None:
         if isinstance(error, NotOwner) or self._closed or self.doubtful:
@@ -315,8 +323,11 @@ class Order:
             return True
         for entry in looked_at:
             row = rows.get(entry.call_id)
-            if row is None or row.status in (CallStatus.PARKED, CallStatus.DELAYED):
+            if row is None or row.status is CallStatus.PARKED:
                 self._leave(entry)
+            elif row.status is CallStatus.DELAYED:  # this tick was committed
+                entry.adopt(row)
+                self._leave(entry, DELAYED)
             elif row.status.finished:
                 self.pending.remove(entry)
                 self._forget(entry)
@@ -327,10 +338,10 @@ class Order:
         self.pending.sort(key=_seq)
         return True
 
-    def _leave(self, entry: Entry) -> None:
+    def _leave(self, entry: Entry, state: EntryState = PARKED) -> None:
         self.pending.remove(entry)
         self._forget(entry)
-        self._host.left(entry)
+        self._host.left(entry, state)
 
     def _forget(self, entry: Entry) -> None:
         entry.order = None

@@ -42,6 +42,7 @@ from goverse.objects.durability.fences import Opening
 from goverse.objects.durability.journal import Subject
 from goverse.objects.recording import Context
 from goverse.objects.shard import Shard
+from goverse.objects.timing import Schedule, said_of
 from goverse.reliable.ledger import Ledger
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
 from goverse.storage.values import (
@@ -280,18 +281,25 @@ class Outbox:
 
     def _call(self, call: ReliableCall) -> Call:
         context = Context.decode(call.context)
-        envelope = Envelope(call.arguments.data, call.parent, call.expires_at)
+        verb, payload, call_id = Verb.ENQUEUE, call.arguments.data, call.call_id
+        if not call.method:  # its arguments name a call that is to be cancelled
+            verb, payload, call_id = Verb.CANCEL, b"", payload.decode()
+        elif call.timing is None:
+            payload = msgspec.msgpack.encode(Envelope(payload, call.parent, call.expires_at))
+        else:
+            verb, said = Verb.SCHEDULE, said_of(call.timing)
+            payload = msgspec.msgpack.encode(Schedule(payload, said, call.parent, call.expires_at))
         return Call(
             call.object.type,
             call.object.id,
             call.method,
-            msgspec.msgpack.encode(envelope),
+            payload,
             asyncio.get_running_loop().time() + self._timeout_s,
             codec=call.arguments.codec,
-            verb=Verb.ENQUEUE,
+            verb=verb,
             principal=call.principal,
             client_id=context.client_id,
-            call_id=call.call_id,
+            call_id=call_id,
             trace=context.trace,
         )
 

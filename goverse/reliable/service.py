@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from goverse.aio.backoff import Backoff
 from goverse.aio.deadlines import Deadlines
 from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
@@ -33,20 +34,44 @@ from goverse.objects.registry import Registry
 from goverse.objects.shard import Shard
 from goverse.reliable.accepts import Accepts
 from goverse.reliable.answers import found, outcome_of, reply_of
-from goverse.reliable.entries import ACCEPTING, PARKED, Answer, Entry
+from goverse.reliable.delays import Delays
+from goverse.reliable.entries import (
+    ACCEPTING,
+    DELAYED,
+    NOTED,
+    PARKED,
+    PENDING,
+    RESTING,
+    RUNNING,
+    Answer,
+    Entry,
+)
 from goverse.reliable.execution import CatalogDoor, Execution, own_copy
 from goverse.reliable.ledger import Ledger
 from goverse.reliable.observer import ReliableObserver
 from goverse.reliable.outbox import Outbox
 from goverse.reliable.recovery import Recovery
-from goverse.reliable.requests import understand
+from goverse.reliable.requests import to_cancel, understand
 from goverse.reliable.unfinished import Unfinished
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
-from goverse.storage.values import AcceptResult, CallStatus, ReliableCall
+from goverse.storage.values import (
+    AcceptResult,
+    CallStatus,
+    Outcome,
+    ReliableCall,
+    Step,
+    StoredCall,
+)
 
 _LONGEST = 10
 
-#: What is told to who waits for the row alone.
+#: Why a cancelled call was skipped.
+CANCELLED = "cancelled"
+
+#: Whoever sends these waits for the row alone.
+_RECORDED_ALONE = (Verb.ENQUEUE, Verb.SCHEDULE)
+
+#: What is told to them.
 _RECORDED = Reply(encoding.NONE[Codec.MSGPACK])
 
 
@@ -56,6 +81,7 @@ class ReliableSnapshot:
     :param entries: unfinished calls that this node has in memory. :param bytes: of arguments.
     :param accepting: calls that wait to be handed to the store.
     :param recovering: shards whose pending calls are still being read.
+    :param delayed: calls that are known to be due soon.
     :param outbox: rows in memory. :param outbox_behind: shards that may have more in the store.
     :param longest: objects with the most pending calls.
     """
@@ -64,6 +90,7 @@ class ReliableSnapshot:
     bytes: int
     accepting: int
     recovering: int
+    delayed: int
     outbox: int
     outbox_behind: int
     longest: tuple[tuple[ObjectId, int], ...]
@@ -95,6 +122,17 @@ class Reliability:
         self._execution = Execution(
             self._unfinished, self._ledger, registry, limits, self._tasks, runtime, observer
         )
+        self._delays = Delays(
+            store,
+            self._ledger,
+            fences,
+            self._tasks,
+            runtime,
+            self,
+            max_calls=limits.max_delayed_calls,
+            max_missed=limits.max_missed_ticks,
+        )
+        self._execution.delays = self._delays
         self._recovery = Recovery(
             self._unfinished, self._execution, self._accepts, self._ledger, self._tasks
         )
@@ -125,6 +163,7 @@ class Reliability:
             self._unfinished.bytes,
             len(self._accepts),
             self._unfinished.recovering,
+            len(self._delays),
             len(self._outbox),
             self._outbox.behind,
             self._unfinished.longest(_LONGEST),
@@ -132,6 +171,7 @@ class Reliability:
 
     def limits(self) -> Iterator[Limit]:
         yield from self._unfinished.limits()
+        yield Limit("reliable.delayed", len(self._delays), self._limits.max_delayed_calls)
         yield Limit("reliable.outbox", len(self._outbox), self._limits.max_reliable_calls)
 
     def count_by_type(self) -> dict[tuple[str, ...], float]:
@@ -142,15 +182,22 @@ class Reliability:
         """Seconds since the oldest of them was accepted."""
         return self._unfinished.oldest_by_type(self.wall())
 
+    def delayed_by_type(self) -> dict[tuple[str, ...], float]:
+        """Calls of each type that are known to be due soon."""
+        return self._delays.count_by_type()
+
     # -- calls
 
     async def invoke(self, call: Call) -> Reply:
         if call.verb is Verb.LOOKUP:
             return await self._look_up(call)
-        wanted, method = understand(call, self._door.arrival)
+        if call.verb is Verb.CANCEL:
+            await self._cancel(call)
+            return await self._look_up(call)
+        wanted, method = understand(call, self._door.arrival, self._delays.clock)
         # No await from here to the entry: the shard cannot leave in between.
         entry = self._entry_of(call, wanted, await self._door.wait_open(call))
-        if call.verb is Verb.ENQUEUE:
+        if call.verb in _RECORDED_ALONE:
             await entry.wait(call, self._deadlines, accepted=True, gone=self._nobody_waits)
             return _RECORDED
         outcome = await entry.wait(call, self._deadlines, accepted=False, gone=self._nobody_waits)
@@ -159,11 +206,11 @@ class Reliability:
     def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
         """`invoke` without a task; None if the store has to be asked, or the shard is not open."""
         shard = self._door.open_shard_of(call)
-        if call.verb is Verb.LOOKUP or shard is None:
+        if call.verb in (Verb.LOOKUP, Verb.CANCEL) or shard is None:
             return None
-        wanted, method = understand(call, self._door.arrival)
+        wanted, method = understand(call, self._door.arrival, self._delays.clock)
         entry = self._entry_of(call, wanted, shard)
-        accepted = call.verb is Verb.ENQUEUE
+        accepted = call.verb in _RECORDED_ALONE
         if accepted and entry.state is not ACCEPTING:
             receiver.succeed(_RECORDED)
             return OVER
@@ -187,10 +234,7 @@ class Reliability:
         if entry is None:
             entry = self._accept(wanted, shard)
         elif not entry.is_same(wanted):
-            raise Conflict(
-                f"call id {call.call_id} was used for another object, method or arguments",
-                details={"call_id": call.call_id},
-            )
+            raise another_call(call.call_id)
         else:
             self._observer.repeated(call.type)
         return entry
@@ -205,11 +249,43 @@ class Reliability:
 
     def _nobody_waits(self, entry: Entry) -> None:
         """The last caller has given up. What is in the ledger goes on."""
-        if entry.state is PARKED:
+        if entry.state in RESTING:
             self._unfinished.remove(entry)
         elif entry.state is ACCEPTING and self._accepts.withdraw(entry):
             self._unfinished.landed(entry)
             self._unfinished.remove(entry)
+
+    async def _cancel(self, call: Call) -> None:
+        """Return once the call has an end, or will not be due again. Raises Conflict,
+        DeadlineExceeded, what keeps this node from saying so.
+
+        What runs is not cut off: a call has its outcome then, and of a repeated one this tick was
+        the last.
+        """
+        wanted = to_cancel(call)
+        backoff = Backoff(self._runtime.random, min_s=0.02, max_s=1.0)
+        while True:
+            shard = await self._door.wait_open(call)
+            entry = self._unfinished.get(call.call_id)
+            if entry is None:
+                entry = self._accept(wanted, shard)
+                entry.skip = CANCELLED
+            elif entry.object != wanted.object:
+                raise another_call(call.call_id)
+            if entry.state is ACCEPTING:
+                await entry.wait(call, self._deadlines, accepted=True, gone=self._nobody_waits)
+            elif entry.state in (RUNNING, NOTED):
+                entry.last = entry.last or entry.state is RUNNING
+                await entry.wait_stirred(call)
+            if entry.state in (PENDING, *RESTING):
+                await self._ledger.step(entry, Step.SKIP, CANCELLED)
+            row = (await self._ledger.rows([call.call_id])).get(call.call_id)
+            if row is not None and row.status.finished:
+                self._execution.ended_elsewhere(entry, row)
+                return
+            if asyncio.get_running_loop().time() >= call.deadline:
+                raise entry.late(call)
+            await asyncio.sleep(backoff.next_s())
 
     async def _look_up(self, call: Call) -> Reply:
         try:
@@ -230,6 +306,16 @@ class Reliability:
         if stored is None:
             entry.seq = result.seq
             self._observer.accepted(entry.object.type)
+            if entry.skip:
+                self._unfinished.landed(entry)
+                skipped = Outcome(entry.call_id, CallStatus.SKIPPED, None, entry.skip)
+                self._unfinished.end(entry, lambda: skipped)
+                return
+            if entry.call.timing is not None:
+                self._unfinished.landed(entry)
+                entry.tell_accepted()
+                self._execution.left(entry, DELAYED)
+                return
         else:
             self._observer.repeated(entry.object.type)
             entry.adopt(stored)
@@ -239,7 +325,8 @@ class Reliability:
                     self._unfinished.end(entry, lambda: outcome_of(stored))
                 else:
                     entry.tell_accepted()
-                    self._execution.left(entry)
+                    delayed = stored.status is CallStatus.DELAYED
+                    self._execution.left(entry, DELAYED if delayed else PARKED)
                 return
         entry.tell_accepted()
         if calls.cursor is None:
@@ -257,16 +344,33 @@ class Reliability:
 
     # -- shards
 
+    def due(self, shard: Shard, row: StoredCall) -> None:
+        """It is pending from now on, or somebody has ended it."""
+        if row.status is CallStatus.PENDING:
+            self._recovery.take_due(shard, row)
+            return
+        entry = self._unfinished.get(row.call.call_id)
+        if entry is not None and entry.state in RESTING and row.status.finished:
+            self._execution.ended_elsewhere(entry, row)
+
+    async def wait_room(self) -> None:
+        await self._unfinished.wait_room()
+
+    def ticks_left_out(self, type_name: str, ticks: int) -> None:
+        self._observer.ticks_left_out(type_name, ticks)
+
     async def opening(self, shard: Shard, *, released: bool) -> None:
         await self._recovery.opening(shard, released=released)
 
     def opened(self, shard: Shard) -> None:
         self._outbox.opened(shard)
         self._recovery.opened(shard)
+        self._delays.opened(shard)
 
     def closed(self, shard: Shard) -> None:
         self._outbox.closed(shard)
         self._recovery.closed(shard)
+        self._delays.closed(shard)
 
     def deleted(self, shard: Shard, object: ObjectId) -> None:
         order = self._unfinished.order_of(shard, object)
@@ -283,3 +387,13 @@ class Reliability:
 
     def wall(self) -> float:
         return self._runtime.clock.wall()
+
+    def store_now(self) -> float:
+        return self._delays.clock.now()
+
+
+def another_call(call_id: str) -> Conflict:
+    return Conflict(
+        f"call id {call_id} was used for another object, method or arguments",
+        details={"call_id": call_id},
+    )

@@ -105,7 +105,8 @@ def _tell(
 
 def _was_written(taken: Taken, version: int, calls: Mapping[str, StoredCall]) -> bool:
     commit = taken.commit
-    if commit.outcomes:  # all or none: the first speaks for everything
+    # All or none: the first speaks for everything, unless its call goes on.
+    if commit.outcomes and commit.outcomes[0].again_at is None:
         call = calls.get(commit.outcomes[0].call_id)
         return call is not None and call.status.finished
     if commit.state is Act.DELETE:
