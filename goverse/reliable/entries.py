@@ -4,7 +4,8 @@
 
     ACCEPTING ──row stands──> PENDING <──lost, interrupted── RUNNING ──noted──> NOTED ──> OVER
         │                        │  └────────────────────────^                            ^
-        └── refused              └── parked ──> PARKED           committed ───────────────┘
+        └── refused              ├── parked ──> PARKED           committed ───────────────┤
+                                 └── an operator's ──> CHANGING ── skipped ───────────────┘
 
 An entry belongs to the node: that its callers give up changes nothing of its call.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from goverse.aio.deadlines import Deadlines
 from goverse.call import Call
@@ -36,16 +37,24 @@ class EntryState(enum.Enum):
     RUNNING = "running"
     NOTED = "noted"
     PARKED = "parked"
+    CHANGING = "changing"  # its row is being cancelled or retried: nothing else may touch it
     OVER = "over"
 
 
-ACCEPTING, PENDING, RUNNING, NOTED, PARKED, OVER = EntryState
+ACCEPTING, PENDING, RUNNING, NOTED, PARKED, CHANGING, OVER = EntryState
 
 #: What a waiter is told: how the call ended, or why this node cannot say.
 Answer = Outcome | GoverseError
 
 #: What those are told who wait for the row alone.
 ACCEPTED = Outcome("", CallStatus.PENDING)
+
+
+class Cancellation(NamedTuple):
+    """That a call shall not run any more. ``by``: who wants it."""
+
+    reason: str
+    by: str
 
 
 class Entry:
@@ -56,11 +65,13 @@ class Entry:
 
     __slots__ = (
         "_accept_waiters",
+        "_changes",
         "_waiters",
         "accepted_at",
         "alone",
         "attempts",
         "call",
+        "cancelled",
         "order",
         "outcome",
         "refusal",
@@ -69,6 +80,7 @@ class Entry:
         "seq",
         "shard",
         "size",
+        "skip",
         "slot",
         "state",
         "waits_since",
@@ -93,6 +105,10 @@ class Entry:
         #: Whether a batch with it was ever handed to the store.
         self.sent = False
         self.order: Order | None = None
+        #: Not empty: it is accepted only to be skipped, for this reason.
+        self.skip = ""
+        #: It does not begin any more, and is skipped where it is next looked at.
+        self.cancelled: Cancellation | None = None
         #: What its turn left, on its way to the store.
         self.outcome: Outcome | None = None
         #: Its turn ran with nothing else of its object uncommitted.
@@ -102,6 +118,7 @@ class Entry:
         self.refusals = 0
         self._waiters: dict[Waiting, None] = {}
         self._accept_waiters: dict[Waiting, None] = {}
+        self._changes: list[asyncio.Future[None]] = []
 
     @property
     def call_id(self) -> str:
@@ -113,7 +130,7 @@ class Entry:
 
     @property
     def awaited(self) -> bool:
-        return bool(self._waiters or self._accept_waiters)
+        return bool(self._waiters or self._accept_waiters or self._changes)
 
     @property
     def waits_for_page(self) -> bool:
@@ -129,6 +146,8 @@ class Entry:
 
     def is_same(self, call: ReliableCall) -> bool:
         mine = self.call
+        if not mine.digest:  # a cancellation: it knows its object alone
+            return mine.object == call.object
         return (mine.object, mine.method, mine.digest) == (call.object, call.method, call.digest)
 
     def adopt(self, stored: StoredCall) -> None:
@@ -159,7 +178,8 @@ class Entry:
     # -- the record of its turn
 
     def check_begin(self) -> None:
-        if self.state is not PENDING or self.order is None or self.order.doubtful:
+        stands = self.state is PENDING and self.cancelled is None
+        if not stands or self.order is None or self.order.doubtful:
             raise Unavailable(f"call {self.call_id} must not begin now")
         self.state = RUNNING
 
@@ -236,8 +256,25 @@ class Entry:
     def tell(self, answer: Callable[[], Answer]) -> None:
         """It is over here. Each waiter gets an answer of its own: a raised error is written to."""
         self.state = OVER
+        self.tell_changed()
         self._tell(self._accept_waiters, answer)
         self._tell(self._waiters, answer)
+
+    async def wait_changed(self) -> None:
+        """Return when it is over here, or parked."""
+        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changes.append(change)
+        try:
+            await change
+        finally:
+            if change in self._changes:
+                self._changes.remove(change)
+
+    def tell_changed(self) -> None:
+        changes, self._changes = self._changes, []
+        for change in changes:
+            if not change.done():
+                change.set_result(None)
 
     def _tell(self, waiters: dict[Waiting, None], answer: Callable[[], Answer]) -> None:
         waiting = list(waiters)

@@ -17,12 +17,13 @@ from goverse.objects.arrival import Arrival
 from goverse.objects.registry import Registry
 from goverse.objects.shard import Shard
 from goverse.objects.turn import Turn
+from goverse.observability import audit
 from goverse.reliable.entries import PARKED, Entry
 from goverse.reliable.ledger import Ledger
 from goverse.reliable.observer import ReliableObserver
 from goverse.reliable.orders import Order
 from goverse.reliable.unfinished import Unfinished
-from goverse.storage.values import Outcome, Step, StoredCall
+from goverse.storage.values import CallStatus, Outcome, Step, StoredCall
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class Execution:
         return await self._ledger.rows(entry.call_id for entry in entries)
 
     def finished(self, entry: Entry, outcome: Outcome) -> None:
+        tell_cancelled(entry, outcome)
         now = asyncio.get_running_loop().time()
         self._observer.finished(
             entry.object.type, outcome.status.value, now - (entry.accepted_at or now)
@@ -132,11 +134,25 @@ class Execution:
 
     def left(self, entry: Entry) -> None:
         entry.state = PARKED
+        entry.tell_changed()
         if not entry.awaited:
             self._unfinished.remove(entry)
 
     def emptied(self, order: Order) -> None:
         self._unfinished.emptied(order)
+
+
+def tell_cancelled(entry: Entry, outcome: Outcome) -> None:
+    """Write to the audit log what became of a cancellation, if there was one."""
+    if entry.cancelled is not None:
+        won = outcome.status is CallStatus.SKIPPED
+        audit.record(
+            "call_cancelled" if won else "call_not_cancelled",
+            by=entry.cancelled.by,
+            target=str(entry.object),
+            call_ids=(entry.call_id,),
+            outcome=f"{outcome.status.value}" if won else f"{outcome.status.value} came first",
+        )
 
 
 class _Refused:

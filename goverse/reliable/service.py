@@ -33,8 +33,9 @@ from goverse.objects.registry import Registry
 from goverse.objects.shard import Shard
 from goverse.reliable.accepts import Accepts
 from goverse.reliable.answers import found, outcome_of, reply_of
-from goverse.reliable.entries import ACCEPTING, PARKED, Answer, Entry
-from goverse.reliable.execution import CatalogDoor, Execution, own_copy
+from goverse.reliable.entries import ACCEPTING, PARKED, Answer, Cancellation, Entry
+from goverse.reliable.execution import CatalogDoor, Execution, own_copy, tell_cancelled
+from goverse.reliable.interventions import Interventions
 from goverse.reliable.ledger import Ledger
 from goverse.reliable.observer import ReliableObserver
 from goverse.reliable.outbox import Outbox
@@ -42,9 +43,11 @@ from goverse.reliable.recovery import Recovery
 from goverse.reliable.requests import understand
 from goverse.reliable.unfinished import Unfinished
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
-from goverse.storage.values import AcceptResult, CallStatus, ReliableCall
+from goverse.storage.values import AcceptResult, CallStatus, Outcome, ReliableCall
 
 _LONGEST = 10
+
+_FROM_OPERATORS = (Verb.CANCEL, Verb.RETRY)
 
 #: What is told to who waits for the row alone.
 _RECORDED = Reply(encoding.NONE[Codec.MSGPACK])
@@ -108,11 +111,21 @@ class Reliability:
             max_rows=limits.max_reliable_calls,
             timeout_s=limits.default_call_timeout_s,
         )
+        self._interventions = Interventions(
+            store,
+            self._unfinished,
+            self._execution,
+            self._ledger,
+            self._outbox,
+            self._tasks,
+            self._accept_to_skip,
+            self._wait_accepted,
+        )
         self._door: CatalogDoor
 
     def bind(self, door: CatalogDoor) -> None:
         """The catalog needs this, and this the catalog."""
-        self._door = self._execution.door = door
+        self._door = self._execution.door = self._interventions.door = door
 
     async def close(self) -> None:
         """What is unfinished is left to the next owners."""
@@ -147,6 +160,8 @@ class Reliability:
     async def invoke(self, call: Call) -> Reply:
         if call.verb is Verb.LOOKUP:
             return await self._look_up(call)
+        if call.verb in _FROM_OPERATORS:
+            return await self._interventions.invoke(call)
         wanted, method = understand(call, self._door.arrival)
         # No await from here to the entry: the shard cannot leave in between.
         entry = self._entry_of(call, wanted, await self._door.wait_open(call))
@@ -159,7 +174,7 @@ class Reliability:
     def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
         """`invoke` without a task; None if the store has to be asked, or the shard is not open."""
         shard = self._door.open_shard_of(call)
-        if call.verb is Verb.LOOKUP or shard is None:
+        if call.verb is Verb.LOOKUP or call.verb in _FROM_OPERATORS or shard is None:
             return None
         wanted, method = understand(call, self._door.arrival)
         entry = self._entry_of(call, wanted, shard)
@@ -195,10 +210,22 @@ class Reliability:
             self._observer.repeated(call.type)
         return entry
 
-    def _accept(self, wanted: ReliableCall, shard: Shard) -> Entry:
+    def _accept_to_skip(
+        self, wanted: ReliableCall, shard: Shard, cancellation: Cancellation
+    ) -> Entry:
+        """Raises Overloaded."""
+        entry = self._accept(wanted, shard, skip=cancellation.reason)
+        entry.cancelled = cancellation
+        return entry
+
+    async def _wait_accepted(self, call: Call, entry: Entry) -> None:
+        await entry.wait(call, self._deadlines, accepted=True, gone=self._nobody_waits)
+
+    def _accept(self, wanted: ReliableCall, shard: Shard, *, skip: str = "") -> Entry:
         """Raises Overloaded."""
         self._unfinished.check_room()
         entry = self._unfinished.enter(wanted, shard)
+        entry.skip = skip
         self._execution.order(entry).accepting += 1
         self._accepts.add(entry)
         return entry
@@ -227,6 +254,12 @@ class Reliability:
         entry.accepted_at = asyncio.get_running_loop().time()
         entry.waits_since = self.wall()
         stored = result.stored
+        if stored is None and entry.skip:
+            skipped = Outcome(entry.call_id, CallStatus.SKIPPED, None, entry.skip)
+            tell_cancelled(entry, skipped)
+            self._unfinished.landed(entry)
+            self._unfinished.end(entry, lambda: skipped)
+            return
         if stored is None:
             entry.seq = result.seq
             self._observer.accepted(entry.object.type)
