@@ -4,8 +4,8 @@
 
     ACCEPTING ──row stands──> PENDING <──lost, interrupted── RUNNING ──noted──> NOTED ──> OVER
         │  │                   ^ │  └────────────────────────^                   │        ^
-        │  └──> DELAYED ──due──┘ └── parked ──> PARKED           committed ──────┼────────┘
-        │          ^                                                             │
+        │  └──> DELAYED ──due──┘ ├── parked ──> PARKED           committed ──────┼────────┤
+        │          ^             └── to be cancelled ──> CHANGING ── skipped ────┼────────┘
         └── refused└─────────────────────── the tick is over ────────────────────┘
 
 A call that is parked or delayed is here only while somebody waits for its outcome.
@@ -18,10 +18,9 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from goverse.aio.deadlines import Deadlines
-from goverse.aio.room import Room
 from goverse.call import Call
 from goverse.errors import DeadlineExceeded, Executed, GoverseError, Unavailable
 from goverse.ids import ObjectId
@@ -44,10 +43,11 @@ class EntryState(enum.Enum):
     NOTED = "noted"
     DELAYED = "delayed"
     PARKED = "parked"
+    CHANGING = "changing"  # its row is being cancelled or retried: nothing else may touch it
     OVER = "over"
 
 
-ACCEPTING, PENDING, RUNNING, NOTED, DELAYED, PARKED, OVER = EntryState
+ACCEPTING, PENDING, RUNNING, NOTED, DELAYED, PARKED, CHANGING, OVER = EntryState
 
 #: Nothing of such a call is under way here.
 RESTING = (DELAYED, PARKED)
@@ -59,6 +59,13 @@ Answer = Outcome | GoverseError
 ACCEPTED = Outcome("", CallStatus.PENDING)
 
 
+class Cancellation(NamedTuple):
+    """That a call shall not run any more. ``by``: who wants it."""
+
+    reason: str
+    by: str
+
+
 class Entry:
     """One call id on the owner of its object.
 
@@ -67,14 +74,14 @@ class Entry:
 
     __slots__ = (
         "_accept_waiters",
-        "_stirring",
+        "_changes",
         "_waiters",
         "accepted_at",
         "alone",
         "attempts",
         "began_at",
         "call",
-        "last",
+        "cancelled",
         "order",
         "outcome",
         "refusal",
@@ -101,12 +108,8 @@ class Entry:
         self.state = ACCEPTING
         self.seq = 0
         self.attempts = 0
-        #: Not empty: its row is to be made as a skipped one, for this reason.
-        self.skip = ""
         #: By the clock of this loop, when its turn began; 0: not yet, or nobody asks.
         self.began_at = 0.0
-        #: A repeated call whose next tick is the last.
-        self.last = False
         #: By the clock of this loop, when its accept was known here.
         self.accepted_at = 0.0
         #: Seconds since 1970 when it was accepted, by whomever; 0: it is being accepted.
@@ -114,6 +117,10 @@ class Entry:
         #: Whether a batch with it was ever handed to the store.
         self.sent = False
         self.order: Order | None = None
+        #: Not empty: it is accepted only to be skipped, for this reason.
+        self.skip = ""
+        #: It does not begin any more, and is skipped where it is next looked at.
+        self.cancelled: Cancellation | None = None
         #: What its turn left, on its way to the store.
         self.outcome: Outcome | None = None
         #: Its turn ran with nothing else of its object uncommitted.
@@ -121,9 +128,9 @@ class Entry:
         #: Why the store would not take what its turn left.
         self.refusal: GoverseError | None = None
         self.refusals = 0
-        self._stirring: Room | None = None
         self._waiters: dict[Waiting, None] = {}
         self._accept_waiters: dict[Waiting, None] = {}
+        self._changes: list[asyncio.Future[None]] = []
 
     @property
     def call_id(self) -> str:
@@ -135,7 +142,7 @@ class Entry:
 
     @property
     def awaited(self) -> bool:
-        return bool(self._waiters or self._accept_waiters)
+        return bool(self._waiters or self._accept_waiters or self._changes)
 
     @property
     def waits_for_page(self) -> bool:
@@ -148,7 +155,7 @@ class Entry:
     @property
     def again_at(self) -> float | None:
         timing = self.call.timing
-        return None if timing is None or self.last else next_tick(timing)
+        return None if timing is None or self.cancelled is not None else next_tick(timing)
 
     def fence(self) -> Fence:
         assert self.shard.opening is not None
@@ -156,7 +163,7 @@ class Entry:
 
     def is_same(self, call: ReliableCall) -> bool:
         mine = self.call
-        if not mine.digest:  # a cancellation, which knows its object alone
+        if not mine.digest:  # a cancellation: it knows its object alone
             return mine.object == call.object
         same = (mine.object, mine.method, mine.digest) == (call.object, call.method, call.digest)
         return same and period_of(mine) == period_of(call)
@@ -191,7 +198,8 @@ class Entry:
     # -- the record of its turn
 
     def check_begin(self) -> None:
-        if self.state is not PENDING or self.order is None or self.order.doubtful:
+        stands = self.state is PENDING and self.cancelled is None
+        if not stands or self.order is None or self.order.doubtful:
             raise Unavailable(f"call {self.call_id} must not begin now")
         self.state = RUNNING
         if self.call.timing is not None:
@@ -264,30 +272,31 @@ class Entry:
             },
         )
 
-    async def wait_stirred(self, call: Call) -> None:
-        """Return once it is not running, or not noted, any more. Raises DeadlineExceeded."""
-        if self._stirring is None:
-            self._stirring = Room()
-        try:
-            async with asyncio.timeout_at(call.deadline):
-                await self._stirring.wait()
-        except TimeoutError:
-            raise self.late(call) from None
-
-    def stirred(self) -> None:
-        """Its turn is over, or was in vain."""
-        if self._stirring is not None:
-            self._stirring.made()
-
     def tell_accepted(self) -> None:
         self._tell(self._accept_waiters, lambda: ACCEPTED)
 
     def tell(self, answer: Callable[[], Answer]) -> None:
         """It is over here. Each waiter gets an answer of its own: a raised error is written to."""
         self.state = OVER
-        self.stirred()
+        self.tell_changed()
         self._tell(self._accept_waiters, answer)
         self._tell(self._waiters, answer)
+
+    async def wait_changed(self) -> None:
+        """Return when it is over here, or parked."""
+        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changes.append(change)
+        try:
+            await change
+        finally:
+            if change in self._changes:
+                self._changes.remove(change)
+
+    def tell_changed(self) -> None:
+        changes, self._changes = self._changes, []
+        for change in changes:
+            if not change.done():
+                change.set_result(None)
 
     def _tell(self, waiters: dict[Waiting, None], answer: Callable[[], Answer]) -> None:
         waiting = list(waiters)

@@ -18,14 +18,14 @@ from goverse.objects.arrival import Arrival
 from goverse.objects.registry import Registry
 from goverse.objects.shard import Shard
 from goverse.objects.turn import Turn
-from goverse.reliable.answers import outcome_of
+from goverse.observability import audit
 from goverse.reliable.delays import Delays
 from goverse.reliable.entries import DELAYED, Entry, EntryState
 from goverse.reliable.ledger import Ledger
 from goverse.reliable.observer import ReliableObserver
 from goverse.reliable.orders import Order
 from goverse.reliable.unfinished import Unfinished
-from goverse.storage.values import DelayedCall, Outcome, Step, StoredCall
+from goverse.storage.values import CallStatus, DelayedCall, Outcome, Step, StoredCall
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,7 @@ class Execution:
         return await self._ledger.rows(entry.call_id for entry in entries)
 
     def finished(self, entry: Entry, outcome: Outcome) -> None:
+        tell_cancelled(entry, outcome)
         now = asyncio.get_running_loop().time()
         self._observer.finished(
             entry.object.type, outcome.status.value, now - (entry.accepted_at or now)
@@ -145,22 +146,28 @@ class Execution:
 
     def left(self, entry: Entry, state: EntryState) -> None:
         entry.state = state
-        entry.stirred()
+        entry.tell_changed()
         if not entry.awaited:
             self._unfinished.remove(entry)
         if state is DELAYED and entry.call.timing is not None:
             call = DelayedCall(entry.call_id, entry.slot, entry.object, entry.call.timing)
             self.delays.add(call, entry.shard)
 
-    def ended_elsewhere(self, entry: Entry, row: StoredCall) -> None:
-        """The row of ``entry``, which may be gone from here, has an end that no turn gave it."""
-        if entry.order is not None:
-            entry.order.look_again()
-        else:
-            self._unfinished.end(entry, lambda: outcome_of(row))
-
     def emptied(self, order: Order) -> None:
         self._unfinished.emptied(order)
+
+
+def tell_cancelled(entry: Entry, outcome: Outcome) -> None:
+    """Write to the audit log what became of a cancellation, if there was one."""
+    if entry.cancelled is not None:
+        won = outcome.status is CallStatus.SKIPPED
+        audit.record(
+            "call_cancelled" if won else "call_not_cancelled",
+            by=entry.cancelled.by,
+            target=str(entry.object),
+            call_ids=(entry.call_id,),
+            outcome=f"{outcome.status.value}" if won else f"{outcome.status.value} came first",
+        )
 
 
 class _Refused:

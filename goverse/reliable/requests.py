@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from goverse.call import Call, Codec, Verb
+from goverse.call import Call, Verb
 from goverse.errors import FailedPrecondition, InvalidArgument
 from goverse.objects import encoding
 from goverse.objects.arrival import Arrival
@@ -70,13 +70,6 @@ def understand(call: Call, arrival: Arrival, clock: StoreClock) -> tuple[Reliabl
         timing,
     )
     return wanted, method
-
-
-def to_cancel(call: Call) -> ReliableCall:
-    """The call that ``call`` is to cancel, as far as it is known. Raises InvalidArgument."""
-    check_id_of(call)
-    payload = Payload(encoding.NO_ARGUMENTS[Codec.MSGPACK])
-    return ReliableCall(call.call_id, call.object_id, "", payload, b"", call.principal)
 
 
 def check_id_of(call: Call) -> None:

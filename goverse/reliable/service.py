@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from goverse.aio.backoff import Backoff
 from goverse.aio.deadlines import Deadlines
 from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
@@ -38,20 +37,19 @@ from goverse.reliable.delays import Delays
 from goverse.reliable.entries import (
     ACCEPTING,
     DELAYED,
-    NOTED,
     PARKED,
-    PENDING,
     RESTING,
-    RUNNING,
     Answer,
+    Cancellation,
     Entry,
 )
-from goverse.reliable.execution import CatalogDoor, Execution, own_copy
+from goverse.reliable.execution import CatalogDoor, Execution, own_copy, tell_cancelled
+from goverse.reliable.interventions import Interventions
 from goverse.reliable.ledger import Ledger
 from goverse.reliable.observer import ReliableObserver
 from goverse.reliable.outbox import Outbox
 from goverse.reliable.recovery import Recovery
-from goverse.reliable.requests import to_cancel, understand
+from goverse.reliable.requests import understand
 from goverse.reliable.unfinished import Unfinished
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
 from goverse.storage.values import (
@@ -59,14 +57,12 @@ from goverse.storage.values import (
     CallStatus,
     Outcome,
     ReliableCall,
-    Step,
     StoredCall,
 )
 
 _LONGEST = 10
 
-#: Why a cancelled call was skipped.
-CANCELLED = "cancelled"
+_INTERVENTIONS = (Verb.CANCEL, Verb.RETRY)
 
 #: Whoever sends these waits for the row alone.
 _RECORDED_ALONE = (Verb.ENQUEUE, Verb.SCHEDULE)
@@ -146,11 +142,21 @@ class Reliability:
             max_rows=limits.max_reliable_calls,
             timeout_s=limits.default_call_timeout_s,
         )
+        self._interventions = Interventions(
+            store,
+            self._unfinished,
+            self._execution,
+            self._ledger,
+            self._outbox,
+            self._tasks,
+            self._accept_to_skip,
+            self._wait_accepted,
+        )
         self._door: CatalogDoor
 
     def bind(self, door: CatalogDoor) -> None:
         """The catalog needs this, and this the catalog."""
-        self._door = self._execution.door = door
+        self._door = self._execution.door = self._interventions.door = door
 
     async def close(self) -> None:
         """What is unfinished is left to the next owners."""
@@ -191,9 +197,8 @@ class Reliability:
     async def invoke(self, call: Call) -> Reply:
         if call.verb is Verb.LOOKUP:
             return await self._look_up(call)
-        if call.verb is Verb.CANCEL:
-            await self._cancel(call)
-            return await self._look_up(call)
+        if call.verb in _INTERVENTIONS:
+            return await self._interventions.invoke(call)
         wanted, method = understand(call, self._door.arrival, self._delays.clock)
         # No await from here to the entry: the shard cannot leave in between.
         entry = self._entry_of(call, wanted, await self._door.wait_open(call))
@@ -206,7 +211,7 @@ class Reliability:
     def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
         """`invoke` without a task; None if the store has to be asked, or the shard is not open."""
         shard = self._door.open_shard_of(call)
-        if call.verb in (Verb.LOOKUP, Verb.CANCEL) or shard is None:
+        if call.verb is Verb.LOOKUP or call.verb in _INTERVENTIONS or shard is None:
             return None
         wanted, method = understand(call, self._door.arrival, self._delays.clock)
         entry = self._entry_of(call, wanted, shard)
@@ -234,15 +239,30 @@ class Reliability:
         if entry is None:
             entry = self._accept(wanted, shard)
         elif not entry.is_same(wanted):
-            raise another_call(call.call_id)
+            raise Conflict(
+                f"call id {call.call_id} was used for another object, method or arguments",
+                details={"call_id": call.call_id},
+            )
         else:
             self._observer.repeated(call.type)
         return entry
 
-    def _accept(self, wanted: ReliableCall, shard: Shard) -> Entry:
+    def _accept_to_skip(
+        self, wanted: ReliableCall, shard: Shard, cancellation: Cancellation
+    ) -> Entry:
+        """Raises Overloaded."""
+        entry = self._accept(wanted, shard, skip=cancellation.reason)
+        entry.cancelled = cancellation
+        return entry
+
+    async def _wait_accepted(self, call: Call, entry: Entry) -> None:
+        await entry.wait(call, self._deadlines, accepted=True, gone=self._nobody_waits)
+
+    def _accept(self, wanted: ReliableCall, shard: Shard, *, skip: str = "") -> Entry:
         """Raises Overloaded."""
         self._unfinished.check_room()
         entry = self._unfinished.enter(wanted, shard)
+        entry.skip = skip
         self._execution.order(entry).accepting += 1
         self._accepts.add(entry)
         return entry
@@ -254,38 +274,6 @@ class Reliability:
         elif entry.state is ACCEPTING and self._accepts.withdraw(entry):
             self._unfinished.landed(entry)
             self._unfinished.remove(entry)
-
-    async def _cancel(self, call: Call) -> None:
-        """Return once the call has an end, or will not be due again. Raises Conflict,
-        DeadlineExceeded, what keeps this node from saying so.
-
-        What runs is not cut off: a call has its outcome then, and of a repeated one this tick was
-        the last.
-        """
-        wanted = to_cancel(call)
-        backoff = Backoff(self._runtime.random, min_s=0.02, max_s=1.0)
-        while True:
-            shard = await self._door.wait_open(call)
-            entry = self._unfinished.get(call.call_id)
-            if entry is None:
-                entry = self._accept(wanted, shard)
-                entry.skip = CANCELLED
-            elif entry.object != wanted.object:
-                raise another_call(call.call_id)
-            if entry.state is ACCEPTING:
-                await entry.wait(call, self._deadlines, accepted=True, gone=self._nobody_waits)
-            elif entry.state in (RUNNING, NOTED):
-                entry.last = entry.last or entry.state is RUNNING
-                await entry.wait_stirred(call)
-            if entry.state in (PENDING, *RESTING):
-                await self._ledger.step(entry, Step.SKIP, CANCELLED)
-            row = (await self._ledger.rows([call.call_id])).get(call.call_id)
-            if row is not None and row.status.finished:
-                self._execution.ended_elsewhere(entry, row)
-                return
-            if asyncio.get_running_loop().time() >= call.deadline:
-                raise entry.late(call)
-            await asyncio.sleep(backoff.next_s())
 
     async def _look_up(self, call: Call) -> Reply:
         try:
@@ -303,6 +291,12 @@ class Reliability:
         entry.accepted_at = asyncio.get_running_loop().time()
         entry.waits_since = self.wall()
         stored = result.stored
+        if stored is None and entry.skip:
+            skipped = Outcome(entry.call_id, CallStatus.SKIPPED, None, entry.skip)
+            tell_cancelled(entry, skipped)
+            self._unfinished.landed(entry)
+            self._unfinished.end(entry, lambda: skipped)
+            return
         if stored is None:
             entry.seq = result.seq
             self._observer.accepted(entry.object.type)
@@ -351,7 +345,7 @@ class Reliability:
             return
         entry = self._unfinished.get(row.call.call_id)
         if entry is not None and entry.state in RESTING and row.status.finished:
-            self._execution.ended_elsewhere(entry, row)
+            self._unfinished.end(entry, lambda: outcome_of(row))
 
     async def wait_room(self) -> None:
         await self._unfinished.wait_room()
@@ -390,10 +384,3 @@ class Reliability:
 
     def store_now(self) -> float:
         return self._delays.clock.now()
-
-
-def another_call(call_id: str) -> Conflict:
-    return Conflict(
-        f"call id {call_id} was used for another object, method or arguments",
-        details={"call_id": call_id},
-    )
