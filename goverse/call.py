@@ -33,9 +33,7 @@ class Verb(enum.IntEnum):
     ENQUEUE = 4  # a call with a call id, from an outbox: the reply says that it is accepted
     LOOKUP = 5  # what is known of the call with this call id, on any node
     CANCEL = 6  # the call with this call id shall not run any more
-    RETRY = (
-        7  # the call, or delivery, with this call id is not parked any more; from operators only
-    )
+    RETRY = 7  # the call, or delivery, with this id is parked no more; from operators only
     SCHEDULE = 8  # a call with a call id that runs later: the reply says that it is accepted
 
 

@@ -140,12 +140,12 @@ class _Failure(msgspec.Struct, array_like=True):
 _failure = msgspec.msgpack.Decoder(_Failure)
 
 
-def succeeded(record: Record, payload: bytes) -> Outcome:
+def succeeded(call_id: str, payload: bytes, again_at: float | None = None) -> Outcome:
     """:param payload: the result, in msgpack."""
-    return _ended(record, CallStatus.SUCCESS, payload)
+    return _ended(call_id, CallStatus.SUCCESS, payload, again_at)
 
 
-def failed(record: Record, error: GoverseError) -> Outcome:
+def failed(call_id: str, error: GoverseError, again_at: float | None = None) -> Outcome:
     """The outcome of a method that raised, such that the same error can be raised again."""
     details = error.details
     try:
@@ -157,14 +157,13 @@ def failed(record: Record, error: GoverseError) -> Outcome:
     failure = _Failure(
         code, _text(error.message), isinstance(error, ApplicationError), dict(details)
     )
-    return _ended(record, CallStatus.FAILED, encoding.encode(failure))
+    return _ended(call_id, CallStatus.FAILED, encoding.encode(failure), again_at)
 
 
-def _ended(record: Record, status: CallStatus, payload: bytes) -> Outcome:
-    again_at = record.again_at
+def _ended(call_id: str, status: CallStatus, payload: bytes, again_at: float | None) -> Outcome:
     # A row that goes on says by its reason how this tick ended: `StoredCall.last_tick`.
     reason = "" if again_at is None else status.value
-    return Outcome(record.call_id, status, Payload(payload), reason, again_at)
+    return Outcome(call_id, status, Payload(payload), reason, again_at)
 
 
 def error_of(payload: bytes) -> GoverseError:

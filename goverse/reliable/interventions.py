@@ -3,7 +3,8 @@
 ::
 
     cancel ──> pending, nobody has it in hand ──> taken out ──SKIP──> skipped
-           ──> running, or committing ──> waits: the turn wins, or leaves no outcome and is skipped
+           ──> running, or committing ──> waits: the turn wins, or leaves no outcome and is skipped;
+               of a repeated call this tick is the last
            ──> parked, delayed ──SKIP──> skipped
            ──> unknown ──accepted to be skipped──> skipped: it can never run
     retry  ──> parked ──RETRY──> at the end of its order
@@ -39,8 +40,10 @@ from goverse.observability import audit
 from goverse.reliable.entries import (
     ACCEPTING,
     CHANGING,
+    DELAYED,
     OVER,
     PARKED,
+    RESTING,
     Cancellation,
     Entry,
 )
@@ -150,7 +153,7 @@ class Interventions:
         while True:
             shard = await self.door.wait_open(call)
             entry = self._entry(call)
-            if entry is not None and entry.state is not PARKED:
+            if entry is not None and entry.state not in RESTING:
                 tried = True
                 await self._cancel_live(call, entry, cancellation)
                 continue
@@ -200,7 +203,7 @@ class Interventions:
         if entry.state is OVER:
             return
         if result is None:
-            self._park(entry)
+            self._rest(entry)
             raise _not_known(entry)
         self._skipped(entry)
 
@@ -215,7 +218,7 @@ class Interventions:
         while True:
             shard = await self.door.wait_open(call)
             entry = self._entry(call)
-            if entry is not None and entry.state is not PARKED:
+            if entry is not None and entry.state not in RESTING:
                 order = entry.order
                 if entry.state is CHANGING:
                     await entry.wait_changed()
@@ -274,7 +277,7 @@ class Interventions:
             elif row is not None and row.status is CallStatus.PENDING:
                 entry.adopt(row)
             else:
-                self._park(entry)
+                self._rest(entry)
                 raise _not_known(entry)
             _tell_retried(entry, by)
             entry.tell_changed()
@@ -330,7 +333,7 @@ class Interventions:
         if shard not in self._unfinished.shards:
             return False
         return self._unfinished.get(call.call_id) is entry and (
-            entry is None or entry.state is PARKED
+            entry is None or entry.state in RESTING
         )
 
     def _hold(self, entry: Entry | None, row: StoredCall, shard: Shard) -> Entry:
@@ -342,10 +345,11 @@ class Interventions:
         entry.state = CHANGING
         return entry
 
-    def _park(self, entry: Entry) -> None:
-        """It is as it was."""
+    def _rest(self, entry: Entry) -> None:
+        """It is as it was; or it is due by now, and is found when that is tried."""
         entry.cancelled = None
-        self._execution.left(entry)
+        delayed = entry.call.timing is not None and not entry.seq
+        self._execution.left(entry, DELAYED if delayed else PARKED)
 
     async def _step(self, entry: Entry, step: Step) -> StepResult | None:
         reason = entry.cancelled.reason if entry.cancelled is not None else ""
