@@ -295,3 +295,4 @@ def _watch(metrics: Metrics, node: Node) -> None:
     if node.reliability is not None:
         metrics.reliable_pending.watch(node.reliability.count_by_type)
         metrics.reliable_oldest_seconds.watch(node.reliability.oldest_by_type)
+        metrics.delayed_soon.watch(node.reliability.delayed_by_type)

@@ -53,6 +53,11 @@ def get_calls(tables: Tables, call_ids: Sequence[str]) -> dict[str, StoredCall]:
     return {call_id: row for call_id, row in rows if row is not None}
 
 
+def deliveries(tables: Tables, call_ids: Sequence[str]) -> dict[str, ListedCall]:
+    rows = ((call_id, tables.delivery(call_id)) for call_id in call_ids)
+    return {call_id: listed_delivery(row) for call_id, row in rows if row is not None}
+
+
 # ---- live work of some slots
 
 

@@ -208,6 +208,11 @@ class LmdbStore(Store):
         wanted = tuple(call_ids)
         return await self._read(lambda tables: reading.get_calls(tables, wanted))
 
+    async def deliveries(self, call_ids: Sequence[str]) -> Mapping[str, ListedCall]:
+        checks.check_call_ids(call_ids)
+        wanted = tuple(call_ids)
+        return await self._read(lambda tables: reading.deliveries(tables, wanted))
+
     async def pending_calls(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000
     ) -> Sequence[StoredCall]:

@@ -201,11 +201,13 @@ class Batch:
             return replace(call, attempts=call.attempts + 1)
         if step.step is Step.PARK:
             return replace(call, status=CallStatus.PARKED, reason=step.reason)
+        if step.step is Step.RESET:
+            return replace(call, attempts=0)
         if step.step is Step.SKIP:
             skipped = replace(call, status=CallStatus.SKIPPED, reason=step.reason)
             return replace(skipped, finished_at=self._now)
-        seq = self._tables.next_number()
-        return replace(call, status=CallStatus.PENDING, reason="", attempts=0, seq=seq)
+        seq, reason = self._tables.next_number(), step.reason
+        return replace(call, status=CallStatus.PENDING, reason=reason, attempts=0, seq=seq)
 
     def make_due(self, batch: Sequence[DueStep]) -> list[StepResult]:
         return [self._make_due(step) for step in batch]
