@@ -6,9 +6,9 @@ import asyncio
 
 from tests.support.holding_proxy import HoldingProxy, Pair
 
-#: With it a transaction takes effect. What comes before it locks and reads; a raise is one
-#: statement.
-_TAKES_EFFECT = (b"COMMIT", b"UPDATE /* goverse raising */ goverse_fences")
+#: One statement that is a transaction. Others take effect with COMMIT; what comes before it locks
+#: and reads.
+_RAISES = b"UPDATE /* goverse raising */ goverse_fences"
 _HEADER = 4
 
 
@@ -24,7 +24,7 @@ class MysqlProxy(HoldingProxy):
             while True:
                 header = await reader.readexactly(_HEADER)
                 packet = header + await reader.readexactly(int.from_bytes(header[:3], "little"))
-                ends = any(mark in packet for mark in _TAKES_EFFECT)
+                ends = packet.endswith(b"COMMIT") or _RAISES in packet
                 if pair.held or (self._mode == "hold" and ends):
                     pair.held += packet
                     pair.tainted = True
