@@ -35,10 +35,11 @@ async def test_L36_an_old_copy_of_etcd_costs_no_acknowledged_effect_and_no_epoch
 ) -> None:
     data, copy = etcd.options.data_dir / "data", tmp_path / "copy"
     async with running(etcd, tmp_path, "18") as (cluster, postgres):
-        async with goverse.client.connect(cluster.servers["g1"].address) as client:
-            load = Load(client, counters=COUNTERS, callers=CALLERS)
-            load.start()
-            await eventually(lambda: load.all_answered_after(0))
+        async with (
+            goverse.client.connect(cluster.servers["g1"].address) as client,
+            Load(client, counters=COUNTERS, callers=CALLERS) as load,
+        ):
+            await eventually(lambda: load.all_answered_after(0), timeout_s=30)
             await etcd.stop()
             shutil.copytree(data, copy)
             await etcd.start()
