@@ -19,6 +19,14 @@ from goverse.storage.api import (
     StoreRefused,
     StoreSnapshot,
 )
+from goverse.storage.listing import (
+    START,
+    CallPosition,
+    FinishedCount,
+    LedgerSize,
+    ListedCall,
+    finished_from,
+)
 from goverse.storage.opening import open
 from goverse.storage.values import (
     Acceptance,
@@ -47,16 +55,21 @@ __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_BATCH_ITEMS",
     "MAX_PAGE",
+    "START",
     "AcceptResult",
     "Acceptance",
     "Act",
     "Administration",
+    "CallPosition",
     "CallStatus",
     "CallStep",
     "Census",
     "CommitResult",
     "Fence",
+    "FinishedCount",
     "HigherEpoch",
+    "LedgerSize",
+    "ListedCall",
     "ObjectCommit",
     "OutboxChange",
     "OutboxRow",
@@ -76,5 +89,6 @@ __all__ = [
     "StoredCall",
     "StoredObject",
     "Verdict",
+    "finished_from",
     "open",
 ]

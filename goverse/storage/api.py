@@ -28,11 +28,21 @@ from typing import Protocol
 
 from goverse.errors import Outranked
 from goverse.ids import Epoch, ObjectId
+from goverse.storage.listing import (
+    START,
+    CallPosition,
+    FinishedCount,
+    LedgerSize,
+    ListedCall,
+)
 from goverse.storage.values import (
     Acceptance,
     AcceptResult,
+    CallStatus,
     CallStep,
     CommitResult,
+    DelayedPage,
+    DueStep,
     ObjectCommit,
     OutboxChange,
     OutboxRow,
@@ -101,7 +111,10 @@ class Census:
 class LiveCalls:
     """Unfinished calls of the objects of one type, counted when asked.
 
-    :param oldest_pending_s: seconds since the oldest pending one was accepted; 0: there is none.
+    :param oldest_pending_s: seconds since the oldest pending one was accepted, or was due, if that
+        was later; 0: there is none.
+    :param overdue_s: seconds since the first delayed one should have become pending; 0: none is
+        late.
     """
 
     type: str
@@ -109,11 +122,13 @@ class LiveCalls:
     delayed: int
     parked: int
     oldest_pending_s: float
+    overdue_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedCalls:
-    """Pending calls of one object. ``oldest_s``: seconds since the oldest was accepted."""
+    """Pending calls of one object. ``oldest_s``: seconds since the oldest was accepted, or was
+    due, if that was later."""
 
     object: ObjectId
     pending: int
@@ -188,6 +203,49 @@ class Administration(Protocol):
         """By type, in the order of names. Reads the whole ledger."""
         ...
 
+    async def now(self) -> float:
+        """The moment that the store would stamp a row with."""
+        ...
+
+    async def list_calls(
+        self, status: CallStatus, *, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        """Calls of one status behind ``after``, in the order of their positions: finished ones as
+        they finished, live ones by slot. Reads no other row, whatever the ledger holds.
+
+        The next page is behind the last one's position; one that is not full is the last.
+        ValueError for a limit that is not 1 to `MAX_PAGE`."""
+        ...
+
+    async def list_outbox(
+        self, *, parked: bool, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        """Deliveries that are parked, or that are not, as `list_calls` has calls."""
+        ...
+
+    async def count_finished(
+        self,
+        status: CallStatus,
+        before: float,
+        *,
+        after: CallPosition = START,
+        limit: int = MAX_PAGE,
+    ) -> FinishedCount:
+        """What `delete_finished` would make of the first ``limit`` calls of a finished status that
+        stand behind ``after`` and finished before ``before``. ValueError for a status that is not a
+        finished one."""
+        ...
+
+    async def delete_finished(self, call_ids: Sequence[str], before: float) -> Sequence[str]:
+        """Delete those calls that finished before ``before`` and have no row in the outbox; returns
+        their ids, in no order. What is not finished, or not there, stays as it is.
+
+        All or none; at most `MAX_BATCH_ITEMS`, each once. A call id that was deleted is as unknown
+        as one that never was, and may be run again. Raises as `commit`."""
+        ...
+
+    async def ledger_size(self) -> LedgerSize: ...
+
 
 class Store(Administration, Protocol):
     """Where objects, reliable calls and fences are kept; one client per process.
@@ -248,6 +306,11 @@ class Store(Administration, Protocol):
         """Take steps that no turn takes. Raises as `commit`."""
         ...
 
+    async def make_due(self, steps: Sequence[DueStep]) -> Sequence[StepResult]:
+        """Give delayed calls whose time has come, by the store's clock, their places: in the order
+        of ``steps``. Raises as `commit`."""
+        ...
+
     async def change_outbox(self, changes: Sequence[OutboxChange]) -> Sequence[StepResult]:
         """Acknowledge or park deliveries. Raises as `commit`."""
         ...
@@ -266,6 +329,23 @@ class Store(Administration, Protocol):
         self, slots: Sequence[int], *, after: str = "", limit: int = 1000
     ) -> Sequence[StoredCall]:
         """Parked calls of these slots with a call id above ``after``, in the order of ids."""
+        ...
+
+    async def delayed_calls(
+        self,
+        slots: Sequence[int],
+        *,
+        within_s: float,
+        after: tuple[float, str] = (0.0, ""),
+        limit: int = 1000,
+    ) -> DelayedPage:
+        """Delayed calls of these slots that are due in ``within_s`` seconds from now or before, in
+        the order of ``run_at`` and call id.
+
+        Reads what is due until then of all slots, and nothing else.
+
+        :param after: ``run_at`` and call id of the last one that is known.
+        """
         ...
 
     async def outbox(

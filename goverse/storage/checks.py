@@ -8,9 +8,12 @@ from contextlib import contextmanager
 
 from goverse.ids import Epoch, ObjectId, check_id, check_type
 from goverse.storage.api import MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_PAGE
+from goverse.storage.listing import CallPosition
 from goverse.storage.values import (
     Acceptance,
+    CallStatus,
     CallStep,
+    DueStep,
     Fence,
     ObjectCommit,
     OutboxChange,
@@ -70,6 +73,31 @@ def check_limit(limit: int) -> None:
         raise ValueError(f"limit is {limit}; a page has 1 to {MAX_PAGE} rows")
 
 
+def check_listing(after: CallPosition, limit: int) -> None:
+    check_limit(limit)
+    if not (0 <= after.number <= MAX_NUMBER and 0 <= after.seq <= MAX_NUMBER):
+        raise ValueError(f"{after} is no position in a list")
+    check_text("after", after.call_id)
+
+
+def check_finished(status: CallStatus, before: float, after: CallPosition, limit: int) -> None:
+    check_listing(after, limit)
+    if not status.finished:
+        raise ValueError(f"a call that is {status.value} is not finished")
+    _check_moment("before", before)
+
+
+def check_deletion(call_ids: Sequence[str], before: float) -> None:
+    check_call_ids(call_ids)
+    _check_distinct(call_ids, "call id")
+    _check_moment("before", before)
+
+
+def _check_moment(name: str, moment: float) -> None:
+    if not 0 <= moment < MAX_SECONDS:
+        raise ValueError(f"{name} is {moment}; it is seconds since 1970")
+
+
 def check_raise(slots: Sequence[int], epoch: Epoch, incarnation: str, opening: int) -> None:
     check_slots(slots)
     _check_epoch(epoch)
@@ -112,6 +140,7 @@ def check_commits(batch: Sequence[ObjectCommit]) -> None:
             check_text("reason", outcome.reason)
             if not outcome.status.finished:
                 raise ValueError(f"{commit.object}: an outcome cannot be {outcome.status.value}")
+            _check_time(f"call {outcome.call_id}: again_at", outcome.again_at)
             size += len(outcome.result.data) if outcome.result else 0
         size += sum(_check_call(call) for call in commit.outbox)
     _check_bytes(size)
@@ -140,6 +169,25 @@ def check_steps(steps: Sequence[CallStep] | Sequence[OutboxChange]) -> None:
             raise ValueError(f"call {step.call_id}: parking needs a reason")
 
 
+def check_due(steps: Sequence[DueStep]) -> None:
+    _check_size(len(steps), "steps")
+    _check_distinct((step.call_id for step in steps), "call id")
+    for step in steps:
+        _check_fence(step.fence)
+        check_call_id(step.call_id)
+        _check_time(f"call {step.call_id}: was_at", step.was_at)
+        _check_time(f"call {step.call_id}: run_at", step.run_at)
+
+
+def check_window(
+    slots: Sequence[int], within_s: float, after: tuple[float, str], limit: int
+) -> None:
+    check_page(slots, limit)
+    _check_time("within_s", within_s)
+    _check_time("after", after[0])
+    check_text("after", after[1])
+
+
 def _check_fence(fence: Fence) -> None:
     if not (0 <= fence.slot <= MAX_SLOT and 1 <= fence.opening <= MAX_NUMBER):
         raise ValueError(f"{fence} is no fence")
@@ -160,9 +208,16 @@ def _check_call(call: ReliableCall) -> int:
         check_call_id(call.parent)
     if len(call.digest) > MAX_DIGEST_BYTES:
         raise ValueError(f"call {call.call_id}: digest is longer than {MAX_DIGEST_BYTES} bytes")
-    if call.expires_at is not None and not 0 <= call.expires_at < MAX_SECONDS:
-        raise ValueError(f"call {call.call_id}: expires_at is {call.expires_at}")
+    _check_time(f"call {call.call_id}: expires_at", call.expires_at)
+    if call.timing is not None:
+        _check_time(f"call {call.call_id}: run_at", call.timing.run_at)
+        _check_time(f"call {call.call_id}: every_s", call.timing.every_s)
     return len(call.arguments.data) + len(call.context)
+
+
+def _check_time(name: str, seconds: float | None) -> None:
+    if seconds is not None and not 0 <= seconds < MAX_SECONDS:
+        raise ValueError(f"{name} is {seconds}")
 
 
 def _check_size(size: int, what: str) -> None:

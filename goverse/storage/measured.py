@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from goverse.errors import Fenced
 from goverse.ids import Epoch, ObjectId
 from goverse.storage.api import (
+    MAX_PAGE,
     Census,
     FinishedCalls,
     LiveCalls,
@@ -20,11 +21,21 @@ from goverse.storage.api import (
     StoreRefused,
     StoreSnapshot,
 )
+from goverse.storage.listing import (
+    START,
+    CallPosition,
+    FinishedCount,
+    LedgerSize,
+    ListedCall,
+)
 from goverse.storage.values import (
     Acceptance,
     AcceptResult,
+    CallStatus,
     CallStep,
     CommitResult,
+    DelayedPage,
+    DueStep,
     ObjectCommit,
     OutboxChange,
     OutboxRow,
@@ -100,6 +111,12 @@ class MeasuredStore(Store):
         self._count_fenced("change_calls", results)
         return results
 
+    async def make_due(self, steps: Sequence[DueStep]) -> Sequence[StepResult]:
+        self._observer.batch("make_due", len(steps))
+        results = await self._measured("make_due", self._store.make_due(steps))
+        self._count_fenced("make_due", results)
+        return results
+
     async def change_outbox(self, changes: Sequence[OutboxChange]) -> Sequence[StepResult]:
         self._observer.batch("change_outbox", len(changes))
         results = await self._measured("change_outbox", self._store.change_outbox(changes))
@@ -134,6 +151,17 @@ class MeasuredStore(Store):
     ) -> Sequence[StoredCall]:
         page = self._store.parked_calls(slots, after=after, limit=limit)
         return await self._measured("parked_calls", page)
+
+    async def delayed_calls(
+        self,
+        slots: Sequence[int],
+        *,
+        within_s: float,
+        after: tuple[float, str] = (0.0, ""),
+        limit: int = 1000,
+    ) -> DelayedPage:
+        page = self._store.delayed_calls(slots, within_s=within_s, after=after, limit=limit)
+        return await self._measured("delayed_calls", page)
 
     async def outbox(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000, parked: bool = False
@@ -178,6 +206,42 @@ class MeasuredStore(Store):
 
     async def finished_calls(self) -> Sequence[FinishedCalls]:
         return await self._measured("finished_calls", self._store.finished_calls())
+
+    # ---- lists and cleanup
+
+    async def now(self) -> float:
+        return await self._measured("now", self._store.now())
+
+    async def list_calls(
+        self, status: CallStatus, *, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        page = self._store.list_calls(status, after=after, limit=limit)
+        return await self._measured("list_calls", page)
+
+    async def list_outbox(
+        self, *, parked: bool, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        page = self._store.list_outbox(parked=parked, after=after, limit=limit)
+        return await self._measured("list_outbox", page)
+
+    async def count_finished(
+        self,
+        status: CallStatus,
+        before: float,
+        *,
+        after: CallPosition = START,
+        limit: int = MAX_PAGE,
+    ) -> FinishedCount:
+        page = self._store.count_finished(status, before, after=after, limit=limit)
+        return await self._measured("count_finished", page)
+
+    async def delete_finished(self, call_ids: Sequence[str], before: float) -> Sequence[str]:
+        self._observer.batch("delete_finished", len(call_ids))
+        deleting = self._store.delete_finished(call_ids, before)
+        return await self._measured("delete_finished", deleting)
+
+    async def ledger_size(self) -> LedgerSize:
+        return await self._measured("ledger_size", self._store.ledger_size())
 
     # ---- the client
 

@@ -6,7 +6,12 @@ from types import MappingProxyType
 
 from goverse.storage.values import (
     AcceptResult,
+    Act,
     CallStatus,
+    CatchUp,
+    DueStep,
+    ObjectCommit,
+    Outcome,
     ReliableCall,
     Step,
     StoredCall,
@@ -39,11 +44,41 @@ def known_or_conflict(call: ReliableCall, stored: StoredCall) -> AcceptResult:
     there = stored.call
     blind = not call.digest or not there.digest
     same = (there.method, there.digest) == (call.method, call.digest)
+    same = same and period_of(there) == period_of(call)
     if there.object == call.object and (blind or same):
         return AcceptResult(Verdict.KNOWN, stored.seq, stored)
     # Whose call it is is not said: another client may have made it.
     message = f"call id {call.call_id} was used for another object, method or arguments"
     return AcceptResult(Verdict.CONFLICT, message=message)
+
+
+def period_of(call: ReliableCall) -> tuple[float, CatchUp] | None:
+    """How ``call`` is repeated; None: it is not."""
+    timing = call.timing
+    return (timing.every_s, timing.catch_up) if timing is not None and timing.every_s else None
+
+
+def outcomes_of(commit: ObjectCommit) -> tuple[Outcome, ...]:
+    """What is written of its calls: with the object goes what was to run again."""
+    if commit.state is not Act.DELETE:
+        return commit.outcomes
+    return tuple(
+        outcome if outcome.again_at is None else deleted(outcome.call_id)
+        for outcome in commit.outcomes
+    )
+
+
+def deleted(call_id: str) -> Outcome:
+    return Outcome(call_id, CallStatus.SKIPPED, None, "deleted")
+
+
+def same_time(a: float, b: float) -> bool:
+    """As databases keep times: to the microsecond."""
+    return round(a * 1_000_000) == round(b * 1_000_000)
+
+
+def not_due(step: DueStep) -> str:
+    return f"call {step.call_id} is not delayed until {step.was_at}"
 
 
 def fenced(slot: int) -> str:

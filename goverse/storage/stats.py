@@ -14,19 +14,21 @@ from goverse.storage.api import FinishedCalls, LiveCalls, QueuedCalls
 from goverse.storage.values import CallStatus
 
 # The statuses are written out, as the indexes have them: else the planner does not know them.
-_LIVE = """
-SELECT object_type, 'pending', count(*), {now} - min(created_at)
+_SINCE = "min(CASE WHEN run_at > created_at THEN run_at ELSE created_at END)"
+
+_LIVE = f"""
+SELECT object_type, 'pending', count(*), {{now}} - {_SINCE}
 FROM goverse_reliable_calls WHERE status = 'pending' GROUP BY object_type
 UNION ALL
-SELECT object_type, status, count(*), {now} - min(created_at)
+SELECT object_type, status, count(*), {{now}} - {_SINCE}
 FROM goverse_reliable_calls WHERE status IN ('delayed', 'parked') GROUP BY object_type, status
 """
 
-_LONGEST = """
-SELECT object_type, object_id, count(*) AS calls, {now} - min(created_at)
+_LONGEST = f"""
+SELECT object_type, object_id, count(*) AS calls, {{now}} - {_SINCE}
 FROM goverse_reliable_calls WHERE status = 'pending'
 GROUP BY object_type, object_id
-ORDER BY calls DESC, object_type, object_id LIMIT {limit}
+ORDER BY calls DESC, object_type, object_id LIMIT {{limit}}
 """
 
 #: Reads the ledger as a whole: how many finished calls there are, nothing else knows.
@@ -47,21 +49,21 @@ def longest_statement(now: str, limit: str) -> str:
 
 
 def live_calls(rows: Iterable[Sequence[Any]]) -> tuple[LiveCalls, ...]:
-    """:param rows: type, status, calls, microseconds since the oldest."""
+    """:param rows: type, status, calls, microseconds since the oldest was accepted or due."""
     counts: dict[str, dict[str, int]] = {}
-    ages: dict[str, float] = {}
+    ages: dict[tuple[str, str], float] = {}
     for type_name, status, calls, age in rows:
         counts.setdefault(type_name, {})[status] = int(calls)
-        if status == CallStatus.PENDING.value:
-            # Clocks go back: an age below zero would only puzzle.
-            ages[type_name] = max(0.0, int(age) / 1_000_000)
+        # Clocks go back, and a delayed call is mostly due later: no age is below zero.
+        ages[type_name, status] = max(0.0, int(age) / 1_000_000)
     return tuple(
         LiveCalls(
             type_name,
             by_status.get("pending", 0),
             by_status.get("delayed", 0),
             by_status.get("parked", 0),
-            ages.get(type_name, 0.0),
+            ages.get((type_name, CallStatus.PENDING.value), 0.0),
+            ages.get((type_name, CallStatus.DELAYED.value), 0.0),
         )
         for type_name, by_status in sorted(counts.items())
     )

@@ -69,6 +69,27 @@ class CallStatus(enum.Enum):
         return self in (CallStatus.SUCCESS, CallStatus.FAILED, CallStatus.SKIPPED)
 
 
+class CatchUp(enum.Enum):
+    """What is run of the ticks of a repeated call that were missed."""
+
+    EACH = "each"  # every one, one after the other
+    ONE = "one"  # one for all of them, at once
+    NONE = "none"  # none: the next is run that is not missed
+
+
+class Timing(NamedTuple):
+    """When a call is due that does not run at once.
+
+    :param run_at: seconds since 1970 by the store's clock, exact to a microsecond.
+    :param every_s: above 0: it is repeated, and due again so much after each ``run_at``.
+    :param catch_up: meant for the owner of a repeated call; the store keeps it.
+    """
+
+    run_at: float
+    every_s: float = 0.0
+    catch_up: CatchUp = CatchUp.ONE
+
+
 @dataclass(frozen=True, slots=True)
 class ReliableCall:
     """One reliable call as its caller meant it.
@@ -78,6 +99,8 @@ class ReliableCall:
     :param context: what travels with the call, encoded by whoever runs it; the store does not look.
     :param parent: the id of the reliable call whose turn issued this one.
     :param expires_at: past it the call is not run any more; None: never.
+    :param timing: None: it is to run at once. No part of what tells a repetition, but for the
+        period and the policy of a repeated call.
     """
 
     call_id: str
@@ -89,15 +112,21 @@ class ReliableCall:
     context: bytes = b""
     parent: str = ""
     expires_at: float | None = None
+    timing: Timing | None = None
+
+
+_ENDED = {status.value: status for status in CallStatus if status.finished}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCall:
     """A row of the ledger.
 
+    :param call: with the ``run_at`` that it has now, if it is repeated.
     :param seq: its place in the object's order; 0 while it has none.
-    :param result: what the method returned or raised, once it is finished and ran.
-    :param reason: why it was parked or skipped.
+    :param result: what the method returned or raised, once it is finished and ran; of a repeated
+        call, for the tick before.
+    :param reason: why it was parked or skipped; of a repeated call, what its last outcome said.
     """
 
     call: ReliableCall
@@ -109,6 +138,14 @@ class StoredCall:
     reason: str
     created_at: float
     finished_at: float | None
+
+    @property
+    def last_tick(self) -> CallStatus | None:
+        """How the last tick of a repeated call ended that goes on; None: nothing is known of it."""
+        timing = self.call.timing
+        if timing is None or not timing.every_s or self.status.finished:
+            return None
+        return _ENDED.get(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +166,18 @@ class OutboxRow:
 
 
 class Outcome(NamedTuple):
-    """How a commit finishes one pending call of its object. ``status`` is a finished one."""
+    """How a commit finishes one pending call of its object. ``status`` is a finished one.
+
+    :param again_at: of a repeated call, seconds since 1970: this tick is over, and the call is
+        delayed again until then, with this result and reason and without attempts. A commit that
+        deletes the object skips it instead.
+    """
 
     call_id: str
     status: CallStatus
     result: Payload | None = None
     reason: str = ""
+    again_at: float | None = None
 
 
 class ObjectCommit(NamedTuple):
@@ -177,7 +220,7 @@ class CommitResult(NamedTuple):
 
 
 class Acceptance(NamedTuple):
-    """A call to be recorded.
+    """A call to be recorded: as pending, or with a timing, whenever that is, as delayed.
 
     :param skip: not empty: record it as skipped for this reason, so that it can never run.
     """
@@ -186,9 +229,17 @@ class Acceptance(NamedTuple):
     call: ReliableCall
     skip: str = ""
 
+    @property
+    def status(self) -> CallStatus:
+        """What the call is recorded as."""
+        if self.skip:
+            return CallStatus.SKIPPED
+        return CallStatus.PENDING if self.call.timing is None else CallStatus.DELAYED
+
 
 class AcceptResult(NamedTuple):
-    """DONE: recorded, at ``seq``. KNOWN: ``stored`` is what is there. Else nothing is written."""
+    """DONE: recorded, at ``seq`` (0: delayed or skipped). KNOWN: ``stored`` is what is there. Else
+    nothing is written."""
 
     verdict: Verdict
     seq: int = 0
@@ -213,6 +264,39 @@ class CallStep:
     reason: str = ""
 
 
+class DelayedCall(NamedTuple):
+    """What an owner keeps of a delayed call until it is due: not its arguments."""
+
+    call_id: str
+    slot: int
+    object: ObjectId
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class DelayedPage:
+    """Delayed calls, and the store's clock when they were read."""
+
+    now: float
+    calls: tuple[DelayedCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DueStep:
+    """A delayed call whose time may have come.
+
+    :param was_at: the ``run_at`` that it is known with; with another one the step is not taken.
+    :param run_at: the one that it has from now on: the same, or that of a later tick, if ticks
+        were missed and are left out. If it has come by the store's clock, the call is pending from
+        now on, at the end of the order; else it stays delayed until then.
+    """
+
+    fence: Fence
+    call_id: str
+    was_at: float
+    run_at: float
+
+
 class OutboxStep(enum.Enum):
     """What happens to an outbox row."""
 
@@ -233,7 +317,8 @@ class OutboxChange:
 class StepResult:
     """DONE with the call's ``attempts`` and ``seq`` as they are now, FENCED or NOT_PENDING.
 
-    A step of an outbox row has neither number; DELIVERED is DONE also where the row is gone.
+    After a `DueStep` a ``seq`` of 0 says that the call is still delayed. A step of an outbox row
+    has neither number; DELIVERED is DONE also where the row is gone.
     """
 
     verdict: Verdict

@@ -83,10 +83,11 @@ async def _ledger(options: Options, config: Path | None, url: str) -> AsyncItera
 async def stats(options: Options, config: Path | None, url: str, top: int, finished: bool) -> None:
     """Show what waits: calls by type, and the objects with the longest queues.
 
-    Pending calls have not run to their end, parked ones ended too many processes and wait for an
-    operator. The ages are those of the oldest pending call. Without --finished only live rows are
-    read, however long the ledger is. Outcomes per second are in the metrics of nodes:
-    goverse_reliable_call_duration_seconds.
+    Pending calls have not run to their end, delayed ones are not due yet, parked ones ended too
+    many processes and wait for an operator. The ages are those of the oldest pending call, since
+    it was accepted or due; overdue is by how much the first of the delayed ones is late. Without
+    --finished only live rows are read, however long the ledger is. Outcomes per second are in the
+    metrics of nodes: goverse_reliable_call_duration_seconds.
 
     \b
     Examples:
@@ -110,13 +111,14 @@ def _types(
     ended = {one.type: one for one in outcomes or ()}
     lines = []
     for name in sorted({**waiting, **ended}):
-        one = waiting.get(name) or LiveCalls(name, 0, 0, 0, 0.0)
+        one = waiting.get(name) or LiveCalls(name, 0, 0, 0, 0.0, 0.0)
         line: dict[str, Any] = {
             "type": name,
             "pending": one.pending,
             "delayed": one.delayed,
             "parked": one.parked,
             "oldest_pending_s": round(one.oldest_pending_s, 3) if one.pending else None,
+            "overdue_s": round(one.overdue_s, 3) if one.delayed else None,
         }
         if outcomes is not None:
             end = ended.get(name) or FinishedCalls(name, 0, 0, 0)
@@ -137,7 +139,7 @@ def _queue(queue: QueuedCalls) -> dict[str, Any]:
 def _stats_table(found: dict[str, Any], finished: bool) -> RenderableType:
     outcomes = ("success", "failed", "skipped") if finished else ()
     types = rows(
-        ("type", "pending", "delayed", "parked", "oldest", *outcomes),
+        ("type", "pending", "delayed", "parked", "oldest", "overdue", *outcomes),
         (
             (
                 line["type"],
@@ -145,6 +147,7 @@ def _stats_table(found: dict[str, Any], finished: bool) -> RenderableType:
                 line["delayed"],
                 line["parked"],
                 _age(line["oldest_pending_s"]),
+                _age(line["overdue_s"]),
                 *(line[outcome] for outcome in outcomes),
             )
             for line in found["types"]
@@ -205,11 +208,10 @@ async def get(options: Options, config: Path | None, url: str, call_id: str) -> 
 def _row(stored: StoredCall) -> dict[str, Any]:
     """Arguments and results are the application's affair, and may be large or secret."""
     call = stored.call
-    error = (
-        error_of(stored.result.data)
-        if stored.status is CallStatus.FAILED and stored.result
-        else None
-    )
+    # Of a repeated call this is what became of the tick before.
+    failed = CallStatus.FAILED in (stored.status, stored.last_tick)
+    error = error_of(stored.result.data) if failed and stored.result else None
+    timing = call.timing
     return {
         "call_id": call.call_id,
         "type": call.object.type,
@@ -222,6 +224,9 @@ def _row(stored: StoredCall) -> dict[str, Any]:
         "parent": call.parent,
         "argument_bytes": len(call.arguments.data),
         "created_at": _when(stored.created_at),
+        "run_at": _when(timing.run_at) if timing else None,
+        "every_s": timing.every_s if timing and timing.every_s else None,
+        "catch_up": timing.catch_up.value if timing and timing.every_s else None,
         "expires_at": _when(call.expires_at),
         "finished_at": _when(stored.finished_at),
     }

@@ -11,20 +11,25 @@ from typing import Any
 import psycopg
 import pytest
 
+from goverse.storage import pages
+from goverse.storage.listing import START
 from goverse.storage.postgres import calls, commit, store
 from goverse.storage.postgres.arrays import numbered
 from goverse.storage.postgres.fences import RAISE
+from goverse.storage.values import CallStatus
 from tests.support.postgres import VERSIONS, serving
 
 FILL = """
 INSERT INTO goverse_reliable_calls (
     call_id, slot, seq, status, object_type, object_id, method, arguments, codec, digest,
-    principal, context, parent, result, created_at, finished_at
+    principal, context, parent, result, created_at, finished_at, run_at, catch_up
 )
 SELECT 'c' || n, n % 65536, n,
-    CASE WHEN n % 1000 = 0 THEN 'pending' WHEN n % 1000 = 1 THEN 'parked' ELSE 'success' END,
+    CASE n % 1000 WHEN 0 THEN 'pending' WHEN 1 THEN 'parked' WHEN 2 THEN 'delayed'
+        ELSE 'success' END,
     'Thing', 'o' || n % 1000, 'add', '', 0, '', '', '', '', '', 0,
-    CASE WHEN n % 1000 > 1 THEN 0 END
+    CASE WHEN n % 1000 > 2 THEN n END,
+    CASE n % 1000 WHEN 2 THEN n END, CASE n % 1000 WHEN 2 THEN 'one' END
 FROM generate_series(1, 60000) n;
 INSERT INTO goverse_objects (object_type, object_id, slot, version, updated_at)
 SELECT 'Thing', 'o' || n, n, 1, 0 FROM generate_series(1, 20000) n;
@@ -82,12 +87,13 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
     [
         (calls.PENDING_CALLS, 3, "goverse_reliable_calls_pending"),
         (calls.PARKED_CALLS, 3, "goverse_reliable_calls_held"),
+        (calls.DELAYED_CALLS, 5, "goverse_reliable_calls_due"),
         (calls.OUTBOX, 3, "goverse_outbox_live"),
         (calls.PARKED_OUTBOX, 3, "goverse_outbox_parked"),
         (calls.GET_CALLS, 1, "goverse_reliable_calls_pkey"),
         (store._LOAD, 2, "goverse_objects_pkey"),
     ],
-    ids=["pending", "parked", "outbox", "parked outbox", "get", "load"],
+    ids=["pending", "parked", "delayed", "outbox", "parked outbox", "get", "load"],
 )
 def test_live_work_is_read_by_its_index(
     session: psycopg.Connection, statement: str, count: int, index: str
@@ -122,12 +128,58 @@ def test_queues_are_counted_without_reading_what_is_finished(
     assert not [node for node in found if node["Node Type"] == "Seq Scan"]
 
 
+def by_place(statement: str, values: tuple[Any, ...]) -> tuple[str, int]:
+    return statement, len(values)
+
+
+PENDING_PAGE = by_place(*pages.calls_page(CallStatus.PENDING, START, 1))
+PARKED_PAGE = by_place(*pages.calls_page(CallStatus.PARKED, START, 1))
+FINISHED_PAGE = by_place(*pages.calls_page(CallStatus.FAILED, START, 1))
+COUNTED_PAGE = (pages.COUNT_FINISHED, len(pages.count_values(CallStatus.FAILED, 0.0, START, 1)))
+DELIVERIES = by_place(*pages.outbox_page(False, START, 1))
+PARKED_DELIVERIES = by_place(*pages.outbox_page(True, START, 1))
+
+
+@pytest.mark.parametrize(
+    ("page", "index"),
+    [
+        (PENDING_PAGE, "goverse_reliable_calls_pending"),
+        (PARKED_PAGE, "goverse_reliable_calls_held"),
+        (FINISHED_PAGE, "goverse_reliable_calls_finished"),
+        (COUNTED_PAGE, "goverse_reliable_calls_finished"),
+        (DELIVERIES, "goverse_outbox_live"),
+        (PARKED_DELIVERIES, "goverse_outbox_parked"),
+    ],
+    ids=["pending", "parked", "finished", "counted", "deliveries", "parked deliveries"],
+)
+def test_a_page_begins_where_the_last_one_ended(
+    session: psycopg.Connection, page: tuple[str, int], index: str
+) -> None:
+    """And ends after its rows: nothing sorts what lies behind it."""
+    found = plan(session, *page)
+    [scan] = [node for node in found if node.get("Index Name") == index]
+    assert scan["Node Type"] in ("Index Scan", "Index Only Scan") and scan.get("Index Cond"), scan
+    assert not [node for node in found if node["Node Type"] in ("Seq Scan", "Bitmap Heap Scan")]
+    sorts = [node for node in found if node["Node Type"] == "Sort"]
+    # The last row of a page is found by sorting the page.
+    assert not [node for node in sorts if scan in nodes(node)], found
+
+
+def _commits() -> Iterator[tuple[str, tuple[bytes, int]]]:
+    for (deletes, sends, timed), text in commit.COMMITS.items():
+        count = 18 + 12 * sends + timed + 3 * (sends and timed)
+        yield f"commit {(deletes, sends, timed)}", (text, count)
+
+
 #: The statements that write, and how many parameters each has.
 WRITING = {
-    **{f"commit {parts}": (text, 30 if parts[1] else 18) for parts, text in commit.COMMITS.items()},
-    "accept": (calls.ACCEPT, 17),
+    **dict(_commits()),
+    "accept": (calls.ACCEPTS[False], 17),
+    "accept delayed": (calls.ACCEPTS[True], 20),
+    "make due": (calls.MAKE_DUE, 8),
     "change calls": (calls.CHANGE_CALLS, 8),
     "change outbox": (calls.CHANGE_OUTBOX, 8),
+    "delete finished": (calls.DELETE_FINISHED, 2),
     "raise": (RAISE, 5),
 }
 
@@ -164,7 +216,7 @@ def test_calls_are_finished_by_their_ids_also_when_none_was_pending(
         session.execute("ANALYZE goverse_reliable_calls")
         [locking] = [
             node
-            for node in plan(session, *WRITING["commit (True, True)"])
+            for node in plan(session, *WRITING["commit (True, True, True)"])
             if node.get("Subplan Name") == "CTE calls"
         ]
     found = {node["Index Name"] for node in nodes(locking) if "Index Name" in node}

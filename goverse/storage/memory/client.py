@@ -10,6 +10,7 @@ from typing import TypeVar
 from goverse.ids import Epoch, ObjectId
 from goverse.storage import checks
 from goverse.storage.api import (
+    MAX_PAGE,
     Census,
     FinishedCalls,
     LiveCalls,
@@ -21,6 +22,13 @@ from goverse.storage.api import (
     StoreSnapshot,
 )
 from goverse.storage.counts import Counts
+from goverse.storage.listing import (
+    START,
+    CallPosition,
+    FinishedCount,
+    LedgerSize,
+    ListedCall,
+)
 from goverse.storage.memory.channel import Channel
 from goverse.storage.memory.tables import MemoryTables
 from goverse.storage.rules import MAX_FENCE_GROUP
@@ -30,6 +38,8 @@ from goverse.storage.values import (
     CallStatus,
     CallStep,
     CommitResult,
+    DelayedPage,
+    DueStep,
     ObjectCommit,
     OutboxChange,
     OutboxRow,
@@ -87,6 +97,42 @@ class MemoryClient(Store):
     async def finished_calls(self) -> Sequence[FinishedCalls]:
         return await self._read(self._tables.finished_calls)
 
+    # ---- lists and cleanup
+
+    async def now(self) -> float:
+        return await self._read(self._tables.now)
+
+    async def list_calls(
+        self, status: CallStatus, *, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        checks.check_listing(after, limit)
+        return await self._read(lambda: self._tables.listing.calls(status, after, limit))
+
+    async def list_outbox(
+        self, *, parked: bool, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        checks.check_listing(after, limit)
+        return await self._read(lambda: self._tables.listing.outbox(parked, after, limit))
+
+    async def count_finished(
+        self,
+        status: CallStatus,
+        before: float,
+        *,
+        after: CallPosition = START,
+        limit: int = MAX_PAGE,
+    ) -> FinishedCount:
+        checks.check_finished(status, before, after, limit)
+        return await self._read(lambda: self._tables.listing.count(status, before, after, limit))
+
+    async def delete_finished(self, call_ids: Sequence[str], before: float) -> Sequence[str]:
+        checks.check_deletion(call_ids, before)
+        wanted = tuple(call_ids)
+        return await self._write(lambda: self._tables.listing.delete(wanted, before))
+
+    async def ledger_size(self) -> LedgerSize:
+        return await self._read(lambda: LedgerSize(None, None))
+
     # ---- fences
 
     async def check(self) -> None:
@@ -133,6 +179,13 @@ class MemoryClient(Store):
         self._counts.refused(results)
         return results
 
+    async def make_due(self, steps: Sequence[DueStep]) -> Sequence[StepResult]:
+        checks.check_due(steps)
+        wanted = tuple(steps)
+        results = await self._write(lambda: self._tables.make_due(wanted))
+        self._counts.refused(results)
+        return results
+
     async def change_outbox(self, changes: Sequence[OutboxChange]) -> Sequence[StepResult]:
         checks.check_steps(changes)
         wanted = tuple(changes)
@@ -168,6 +221,20 @@ class MemoryClient(Store):
         # By bytes, as databases do it; Python compares code points, which is the same in UTF-8.
         ahead = [call for call in found if call.call.call_id > after]
         return sorted(ahead, key=lambda call: call.call.call_id)[:limit]
+
+    async def delayed_calls(
+        self,
+        slots: Sequence[int],
+        *,
+        within_s: float,
+        after: tuple[float, str] = (0.0, ""),
+        limit: int = 1000,
+    ) -> DelayedPage:
+        checks.check_window(slots, within_s, after, limit)
+        now, found = await self._read(lambda: self._tables.delayed_calls(slots, within_s))
+        calls = sorted((call.timing.run_at, call.call_id, call) for call in found)
+        ahead = [call for run_at, call_id, call in calls if (run_at, call_id) > after]
+        return DelayedPage(now, tuple(ahead[:limit]))
 
     async def outbox(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000, parked: bool = False

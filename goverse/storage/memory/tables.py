@@ -18,11 +18,16 @@ from goverse.storage.api import (
     QueuedCalls,
     StoreRefused,
 )
+from goverse.storage.memory.listing import Listing
 from goverse.storage.rules import (
     STEP_FROM,
+    deleted,
     fenced,
     known_or_conflict,
+    not_due,
+    outcomes_of,
     reused_opening,
+    same_time,
     wrong_cluster,
 )
 from goverse.storage.values import (
@@ -32,11 +37,14 @@ from goverse.storage.values import (
     CallStatus,
     CallStep,
     CommitResult,
+    DelayedCall,
+    DueStep,
     Fence,
     ObjectCommit,
     OutboxChange,
     OutboxRow,
     OutboxStep,
+    Outcome,
     State,
     Step,
     StepResult,
@@ -75,6 +83,10 @@ class MemoryTables:
         self._live: dict[int, dict[str, None]] = {}
         self._outbox: dict[str, OutboxRow] = {}
         self._seq = 0
+        self.listing = Listing(self._calls, self._outbox)
+
+    def now(self) -> float:
+        return self._wall()
 
     # ---- fences
 
@@ -159,22 +171,14 @@ class MemoryTables:
 
     def _write(self, commit: ObjectCommit, stored: StoredObject | None) -> None:
         now = self._wall()
-        for outcome in commit.outcomes:
-            self._finish(
-                replace(
-                    self._calls[outcome.call_id],
-                    status=outcome.status,
-                    result=outcome.result,
-                    reason=outcome.reason,
-                ),
-                now,
-            )
+        for outcome in outcomes_of(commit):
+            self._end(self._calls[outcome.call_id], outcome, now)
         if commit.state is Act.DELETE:
             self._objects.pop(commit.object, None)
             for call_id in list(self._live.get(commit.fence.slot, ())):
                 call = self._calls[call_id]
                 if call.call.object == commit.object:
-                    self._finish(replace(call, status=CallStatus.SKIPPED, reason="deleted"), now)
+                    self._end(call, deleted(call_id), now)
         else:
             before = stored.state if stored else None
             state = commit.state if isinstance(commit.state, State) else before
@@ -187,6 +191,17 @@ class MemoryTables:
     def _next(self) -> int:
         self._seq += 1
         return self._seq
+
+    def _end(self, call: StoredCall, outcome: Outcome, now: float) -> None:
+        ended = replace(call, status=outcome.status, result=outcome.result, reason=outcome.reason)
+        timing = call.call.timing
+        if outcome.again_at is None or timing is None:
+            self._finish(ended, now)
+            return
+        again = replace(call.call, timing=timing._replace(run_at=outcome.again_at))
+        self._calls[outcome.call_id] = replace(
+            ended, call=again, status=CallStatus.DELAYED, seq=0, attempts=0
+        )
 
     def _finish(self, call: StoredCall, now: float) -> None:
         self._calls[call.call.call_id] = replace(call, finished_at=now)
@@ -205,12 +220,13 @@ class MemoryTables:
         if known is not None:
             return known_or_conflict(call, known)
         now = self._wall()
-        seq = 0 if acceptance.skip else self._next()
+        status = acceptance.status
+        seq = self._next() if status is CallStatus.PENDING else 0
         self._calls[call.call_id] = StoredCall(
             call,
             fence.slot,
             seq,
-            CallStatus.SKIPPED if acceptance.skip else CallStatus.PENDING,
+            status,
             0,
             None,
             acceptance.skip,
@@ -244,6 +260,28 @@ class MemoryTables:
         self._calls[step.call_id] = call
         return StepResult(Verdict.DONE, call.attempts, call.seq)
 
+    def make_due(self, steps: Sequence[DueStep]) -> list[StepResult]:
+        return [self._make_due(step) for step in steps]
+
+    def _make_due(self, step: DueStep) -> StepResult:
+        if not self._stands(step.fence):
+            return StepResult(Verdict.FENCED, message=fenced(step.fence.slot))
+        call = self._calls.get(step.call_id)
+        timing = call.call.timing if call is not None else None
+        if (
+            call is None
+            or timing is None
+            or call.slot != step.fence.slot
+            or call.status is not CallStatus.DELAYED
+            or not same_time(timing.run_at, step.was_at)
+        ):
+            return StepResult(Verdict.NOT_PENDING, message=not_due(step))
+        moved = replace(call, call=replace(call.call, timing=timing._replace(run_at=step.run_at)))
+        if step.run_at <= self._wall():
+            moved = replace(moved, status=CallStatus.PENDING, seq=self._next())
+        self._calls[step.call_id] = moved
+        return StepResult(Verdict.DONE, moved.attempts, moved.seq)
+
     def change_outbox(self, changes: Sequence[OutboxChange]) -> list[StepResult]:
         return [self._change(change) for change in changes]
 
@@ -274,6 +312,16 @@ class MemoryTables:
         )
         return [call for call in found if call.status is status]
 
+    def delayed_calls(
+        self, slots: Sequence[int], within_s: float
+    ) -> tuple[float, list[DelayedCall]]:
+        now = self._wall()
+        return now, [
+            DelayedCall(call.call.call_id, call.slot, call.call.object, call.call.timing)
+            for call in self.live_calls(slots, CallStatus.DELAYED)
+            if call.call.timing is not None and call.call.timing.run_at <= now + within_s
+        ]
+
     def outbox(self, slots: Sequence[int], after: int, parked: bool) -> list[OutboxRow]:
         wanted = dict.fromkeys(slots)
         return [
@@ -285,14 +333,14 @@ class MemoryTables:
     def live_calls_by_type(self) -> tuple[LiveCalls, ...]:
         rows: dict[tuple[str, str], list[float]] = {}
         for call in self._unfinished():
-            rows.setdefault((call.call.object.type, call.status.value), []).append(call.created_at)
+            rows.setdefault((call.call.object.type, call.status.value), []).append(_since(call))
         return stats.live_calls((*key, len(made), self._age(made)) for key, made in rows.items())
 
     def longest_queues(self, limit: int) -> tuple[QueuedCalls, ...]:
         queues: dict[ObjectId, list[float]] = {}
         for call in self._unfinished():
             if call.status is CallStatus.PENDING:
-                queues.setdefault(call.call.object, []).append(call.created_at)
+                queues.setdefault(call.call.object, []).append(_since(call))
         longest = sorted(queues.items(), key=lambda one: (-len(one[1]), one[0]))
         return stats.queued_calls(
             (*object, len(made), self._age(made)) for object, made in longest[:limit]
@@ -309,8 +357,8 @@ class MemoryTables:
     def _unfinished(self) -> Iterator[StoredCall]:
         return (self._calls[id] for ids in self._live.values() for id in ids)
 
-    def _age(self, created_at: Sequence[float]) -> float:
-        return (self._wall() - min(created_at)) * 1_000_000
+    def _age(self, since: Sequence[float]) -> float:
+        return (self._wall() - min(since)) * 1_000_000
 
     def census(self) -> Census:
         live = [self._calls[id].status for ids in self._live.values() for id in ids]
@@ -322,6 +370,11 @@ class MemoryTables:
             len(self._outbox) - parked,
             parked,
         )
+
+
+def _since(call: StoredCall) -> float:
+    timing = call.call.timing
+    return call.created_at if timing is None else max(call.created_at, timing.run_at)
 
 
 def _passes(row: _FenceRow, raised: _FenceRow) -> bool:

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from goverse.aio.runtime import Runtime
 from goverse.config.settings import StorageSettings
 from goverse.ids import NO_EPOCH, Epoch
-from goverse.storage import checks, stats
+from goverse.storage import checks, pages, stats
 from goverse.storage.api import (
+    MAX_PAGE,
     Census,
     FinishedCalls,
     LiveCalls,
     QueuedCalls,
     SchemaStatus,
+    StorageUnavailable,
     Store,
     StoreRefused,
 )
+from goverse.storage.columns import NOW, finished_count, listed_call, micros
 from goverse.storage.counts import Counts
+from goverse.storage.halving import BatchRefused
+from goverse.storage.listing import (
+    START,
+    CallPosition,
+    FinishedCount,
+    LedgerSize,
+    ListedCall,
+)
 from goverse.storage.postgres import calls, schema
+from goverse.storage.postgres.arrays import int8s, texts
 from goverse.storage.postgres.connections import Connection, Connections
 from goverse.storage.postgres.fences import RAISER, Fences
-from goverse.storage.postgres.work import Work
+from goverse.storage.postgres.work import Rows, Work
 from goverse.storage.rules import FENCE_PATIENCE_S, MAX_FENCE_GROUP, wrong_cluster
+from goverse.storage.values import CallStatus
 
 
 class PostgresAdministration(Store):
@@ -110,6 +124,57 @@ class PostgresAdministration(Store):
 
     async def finished_calls(self) -> Sequence[FinishedCalls]:
         return stats.finished_calls(await self._work.read(stats.FINISHED))
+
+    # ---- lists and cleanup
+
+    async def now(self) -> float:
+        [[micros]] = await self._work.read(f"SELECT {NOW}")
+        return int(micros) / 1_000_000
+
+    async def list_calls(
+        self, status: CallStatus, *, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        checks.check_listing(after, limit)
+        rows = await self._page(*pages.calls_page(status, after, limit))
+        return [listed_call(row) for row in rows]
+
+    async def list_outbox(
+        self, *, parked: bool, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        checks.check_listing(after, limit)
+        rows = await self._page(*pages.outbox_page(parked, after, limit))
+        return [listed_call(row) for row in rows]
+
+    async def count_finished(
+        self,
+        status: CallStatus,
+        before: float,
+        *,
+        after: CallPosition = START,
+        limit: int = MAX_PAGE,
+    ) -> FinishedCount:
+        checks.check_finished(status, before, after, limit)
+        values = pages.count_values(status, before, after, limit)
+        [row] = await self._page(pages.COUNT_FINISHED, values)
+        return finished_count(row, limit)
+
+    async def delete_finished(self, call_ids: Sequence[str], before: float) -> Sequence[str]:
+        checks.check_deletion(call_ids, before)
+        values = [texts(call_ids), int8s([micros(before)])]
+        try:
+            deleting = self._work.write(calls.DELETE_FINISHED, values)
+            rows = await self._work.owned("delete finished", deleting)
+        except BatchRefused as error:
+            raise StorageUnavailable(f"PostgreSQL refuses the deletion: {error}") from error
+        return [call_id for (call_id,) in rows]
+
+    async def _page(self, statement: str, values: Sequence[Any]) -> Rows:
+        # A plan that was made for a short ledger would sort a long one for each page.
+        return await self._work.read(statement, values, prepare=False)
+
+    async def ledger_size(self) -> LedgerSize:
+        [row] = await self._work.read(calls.LEDGER_SIZE)
+        return LedgerSize(*row)
 
     # ---- fences
 

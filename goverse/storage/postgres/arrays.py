@@ -59,8 +59,8 @@ def int8s(numbers: Sequence[int | None]) -> Int8s:
     return Int8s(_integers(Int8s.element, "q", 8, numbers))
 
 
-def texts(values: Sequence[str]) -> Texts:
-    return Texts(_blobs(Texts.element, [value.encode() for value in values]))
+def texts(values: Sequence[str | None]) -> Texts:
+    return Texts(_blobs(Texts.element, [v if v is None else v.encode() for v in values]))
 
 
 def blobs(values: Sequence[bytes | None]) -> Blobs:

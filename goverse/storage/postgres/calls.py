@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from goverse.storage import stats
+from goverse.storage import pages, stats
 from goverse.storage.columns import (
     CALL_COLUMNS,
+    DELAYED_ROW,
     LEDGER_ROW,
     NOW,
     OUTBOX_ROW,
+    STATEMENT_NOW,
+    TIMING_COLUMNS,
     micros,
+    timing_values,
 )
 from goverse.storage.postgres.arrays import (
     Array,
@@ -22,10 +26,11 @@ from goverse.storage.postgres.arrays import (
     numbered,
     texts,
 )
-from goverse.storage.rules import fenced
+from goverse.storage.rules import fenced, not_due
 from goverse.storage.values import (
     Acceptance,
     CallStep,
+    DueStep,
     Fence,
     OutboxChange,
     ReliableCall,
@@ -41,26 +46,33 @@ fences AS MATERIALIZED (
     SELECT b.* FROM batch b JOIN fences f USING (slot, generation, revision, opening)
 )"""
 
+
 # ``seq`` is drawn in the order of the batch, and rows are inserted in the order of their ids: two
 # owners that meet the same ids wait for each other and never in a circle.
-ACCEPT = numbered(f"""
+def _accept(*, timed: bool) -> bytes:
+    columns = ", ".join((*CALL_COLUMNS, *TIMING_COLUMNS) if timed else CALL_COLUMNS)
+    delays = "WHEN run_at IS NOT NULL THEN 'delayed'" if timed else ""
+    places = ", %s::int8[], %s::int8[], %s::text[]" if timed else ""
+    return numbered(f"""
 WITH batch AS MATERIALIZED (
     SELECT * FROM unnest(
         %s::int4[], %s::int8[], %s::int8[], %s::int8[], %s::text[],
         %s::text[], %s::text[], %s::text[], %s::text[], %b::bytea[], %s::int2[],
-        %b::bytea[], %s::text[], %b::bytea[], %s::text[], %s::int8[]
+        %b::bytea[], %s::text[], %b::bytea[], %s::text[], %s::int8[]{places}
     ) WITH ORDINALITY AS b (
-        slot, generation, revision, opening, skip, {", ".join(CALL_COLUMNS)}, ord
+        slot, generation, revision, opening, skip, {columns}, ord
     )
-), {_FENCES}, numbered AS MATERIALIZED (
-    SELECT s.*, CASE s.skip WHEN '' THEN nextval('goverse_seq') ELSE 0 END AS seq
-    FROM (SELECT * FROM standing ORDER BY ord) s
+), {_FENCES}, statuses AS MATERIALIZED (
+    SELECT s.*, CASE WHEN skip <> '' THEN 'skipped' {delays} ELSE 'pending' END AS status
+    FROM standing s
+), numbered AS MATERIALIZED (
+    SELECT s.*, CASE s.status WHEN 'pending' THEN nextval('goverse_seq') ELSE 0 END AS seq
+    FROM (SELECT * FROM statuses ORDER BY ord) s
 ), inserted AS (
     INSERT INTO goverse_reliable_calls (
-        slot, seq, status, reason, created_at, finished_at, {", ".join(CALL_COLUMNS)}
+        slot, seq, status, reason, created_at, finished_at, {columns}
     )
-    SELECT slot, seq, CASE skip WHEN '' THEN 'pending' ELSE 'skipped' END, skip, {NOW},
-        CASE skip WHEN '' THEN NULL ELSE {NOW} END, {", ".join(CALL_COLUMNS)}
+    SELECT slot, seq, status, skip, {NOW}, CASE skip WHEN '' THEN NULL ELSE {NOW} END, {columns}
     FROM numbered ORDER BY call_id
     ON CONFLICT (call_id) DO NOTHING
     RETURNING call_id, seq
@@ -69,6 +81,10 @@ SELECT s.ord IS NOT NULL, i.seq
 FROM batch b LEFT JOIN standing s ON s.ord = b.ord LEFT JOIN inserted i ON i.call_id = b.call_id
 ORDER BY b.ord
 """)
+
+
+#: By whether any call of the batch is delayed: most batches have none, and three columns less.
+ACCEPTS = {timed: _accept(timed=timed) for timed in (False, True)}
 
 _STEPS = f"""
 WITH batch AS MATERIALIZED (
@@ -104,6 +120,31 @@ FROM batch b LEFT JOIN standing s ON s.ord = b.ord LEFT JOIN changed c ON c.ord 
 ORDER BY b.ord
 """)
 
+# ``seq`` is drawn in the order of the batch. Calls are found by their ids, as in a commit.
+MAKE_DUE = numbered(f"""
+WITH batch AS MATERIALIZED (
+    SELECT * FROM unnest(
+        %s::int4[], %s::int8[], %s::int8[], %s::int8[], %s::text[], %s::int8[], %s::int8[]
+    ) WITH ORDINALITY AS b (slot, generation, revision, opening, call_id, was_at, run_at, ord)
+), {_FENCES}, targets AS MATERIALIZED (
+    SELECT c.call_id, s.ord, s.run_at, s.run_at <= {NOW} AS due
+    FROM standing s JOIN goverse_reliable_calls c ON c.call_id = s.call_id
+    WHERE c.status || '' = 'delayed' AND c.run_at = s.was_at AND c.slot = s.slot
+    ORDER BY c.call_id FOR UPDATE OF c
+), numbered AS MATERIALIZED (
+    SELECT t.*, CASE WHEN t.due THEN nextval('goverse_seq') ELSE 0 END AS seq
+    FROM (SELECT * FROM targets ORDER BY ord) t
+), changed AS (
+    UPDATE goverse_reliable_calls c SET
+        run_at = n.run_at, seq = n.seq, status = CASE WHEN n.due THEN 'pending' ELSE 'delayed' END
+    FROM numbered n WHERE c.call_id = n.call_id
+    RETURNING n.ord, c.attempts, c.seq
+)
+SELECT s.ord IS NOT NULL, c.ord IS NOT NULL, coalesce(c.attempts, 0), coalesce(c.seq, 0)
+FROM batch b LEFT JOIN standing s ON s.ord = b.ord LEFT JOIN changed c ON c.ord = b.ord
+ORDER BY b.ord
+""")
+
 CHANGE_OUTBOX = numbered(f"""
 {_STEPS}, targets AS MATERIALIZED (
     SELECT x.call_id, s.ord, s.step, s.reason
@@ -121,6 +162,21 @@ FROM batch b LEFT JOIN standing s ON s.ord = b.ord LEFT JOIN targets t ON t.ord 
 ORDER BY b.ord
 """)
 
+# Locked in the order of every other write, and looked at again once they are.
+DELETE_FINISHED = numbered(f"""
+WITH doomed AS MATERIALIZED (
+    SELECT call_id FROM goverse_reliable_calls c
+    WHERE call_id = ANY (%s::text[]) AND {pages.DELETABLE.replace("%s", "(%s::int8[])[1]")}
+    ORDER BY call_id FOR UPDATE
+)
+DELETE FROM goverse_reliable_calls c USING doomed d WHERE c.call_id = d.call_id
+RETURNING c.call_id
+""")
+
+LEDGER_SIZE = """
+SELECT pg_table_size('goverse_reliable_calls'), pg_indexes_size('goverse_reliable_calls')
+"""
+
 GET_CALLS = f"SELECT {LEDGER_ROW} FROM goverse_reliable_calls WHERE call_id = ANY (%s::text[])"
 
 # The statuses are written out: a parameter would not let the planner use a partial index.
@@ -132,6 +188,18 @@ PARKED_CALLS = f"""
 SELECT {LEDGER_ROW} FROM goverse_reliable_calls
 WHERE status IN ('delayed', 'parked') AND status = 'parked'
   AND slot = ANY (%s::int4[]) AND call_id > %s ORDER BY call_id LIMIT %s
+"""
+# What others own is passed over by a hash of the slots; all that is read is in the index, but for
+# the rows that are returned. A row without a call id has the clock alone.
+DELAYED_CALLS = f"""
+SELECT n.now, d.* FROM (SELECT {STATEMENT_NOW} AS now) n LEFT JOIN LATERAL (
+    SELECT {DELAYED_ROW} FROM goverse_reliable_calls
+    WHERE status = 'delayed' AND (run_at, call_id) > (%s, %s)
+      AND run_at <= {STATEMENT_NOW} + %s::int8
+      AND slot IN (SELECT unnest(%s::int4[]))
+    ORDER BY run_at, call_id LIMIT %s
+) d ON true
+ORDER BY d.run_at, d.call_id
 """
 OUTBOX = f"""
 SELECT {OUTBOX_ROW} FROM goverse_outbox
@@ -184,12 +252,34 @@ def call_columns(calls: Sequence[ReliableCall]) -> list[Array]:
     ]
 
 
-def accept_parameters(calls: Sequence[Acceptance]) -> list[Array]:
-    fences = [acceptance.fence for acceptance in calls]
+def timing_columns(calls: Sequence[ReliableCall]) -> list[Array]:
+    """One array per column of `TIMING_COLUMNS`."""
+    run_at, every, catch_up = zip(*map(timing_values, calls), strict=True)
+    return [int8s(run_at), int8s(every), texts(catch_up)]
+
+
+def accept(acceptances: Sequence[Acceptance]) -> tuple[bytes, list[Array]]:
+    """What records ``acceptances``, of which there is at least one, and its columns."""
+    fences = [acceptance.fence for acceptance in acceptances]
+    calls = [acceptance.call for acceptance in acceptances]
+    timed = any(call.timing is not None for call in calls)
+    columns = [
+        *fence_columns(fences),
+        texts([acceptance.skip for acceptance in acceptances]),
+        *call_columns(calls),
+        *(timing_columns(calls) if timed else ()),
+        slots(fences),
+    ]
+    return ACCEPTS[timed], columns
+
+
+def due_parameters(steps: Sequence[DueStep]) -> list[Array]:
+    fences = [step.fence for step in steps]
     return [
         *fence_columns(fences),
-        texts([acceptance.skip for acceptance in calls]),
-        *call_columns([acceptance.call for acceptance in calls]),
+        texts([step.call_id for step in steps]),
+        int8s([micros(step.was_at) for step in steps]),
+        int8s([micros(step.run_at) for step in steps]),
         slots(fences),
     ]
 
@@ -206,14 +296,17 @@ def step_parameters(steps: Sequence[CallStep | OutboxChange]) -> list[Array]:
 
 
 def step_results(
-    steps: Sequence[CallStep | OutboxChange], rows: Sequence[tuple[Any, ...]]
+    steps: Sequence[CallStep | OutboxChange | DueStep], rows: Sequence[tuple[Any, ...]]
 ) -> list[StepResult]:
     results = []
     for step, (stands, done, attempts, seq) in zip(steps, rows, strict=True):
         if not stands:
             results.append(StepResult(Verdict.FENCED, message=fenced(step.fence.slot)))
         elif not done:
-            message = f"call {step.call_id} cannot take the step {step.step.value}"
+            if isinstance(step, DueStep):
+                message = not_due(step)
+            else:
+                message = f"call {step.call_id} cannot take the step {step.step.value}"
             results.append(StepResult(Verdict.NOT_PENDING, message=message))
         else:
             results.append(StepResult(Verdict.DONE, attempts, seq))

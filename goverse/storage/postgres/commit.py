@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from goverse.storage.columns import CALL_COLUMNS, NOW
+from goverse.storage.columns import CALL_COLUMNS, NOW, TIMING_COLUMNS, micros
 from goverse.storage.postgres.arrays import (
     Array,
     blobs,
@@ -15,12 +16,13 @@ from goverse.storage.postgres.arrays import (
     numbered,
     texts,
 )
-from goverse.storage.postgres.calls import call_columns, fence_columns, slots
-from goverse.storage.rules import fenced
+from goverse.storage.postgres.calls import call_columns, fence_columns, slots, timing_columns
+from goverse.storage.rules import fenced, outcomes_of
 from goverse.storage.values import (
     Act,
     CommitResult,
     ObjectCommit,
+    Outcome,
     State,
     Verdict,
 )
@@ -62,22 +64,35 @@ _SKIPPED = f"""), skipped AS (
     WHERE c.call_id = live.call_id AND c.finished_at IS NULL
       AND NOT EXISTS (SELECT FROM outcomes o WHERE o.call_id = live.call_id)
 """
-_SENT = f"""), sent AS (
+
+
+def _sent(timed: bool) -> str:
+    columns = (*CALL_COLUMNS, *TIMING_COLUMNS) if timed else CALL_COLUMNS
+    places = ", %s::int8[], %s::int8[], %s::text[]" if timed else ""
+    return f"""), sent AS (
     INSERT INTO goverse_outbox (
-        position, slot, sender_type, sender_id, created_at, {", ".join(CALL_COLUMNS)}
+        position, slot, sender_type, sender_id, created_at, {", ".join(columns)}
     )
     SELECT nextval('goverse_seq'), x.slot, x.sender_type, x.sender_id, {NOW},
-        {", ".join(f"x.{column}" for column in CALL_COLUMNS)}
+        {", ".join(f"x.{column}" for column in columns)}
     FROM (
         SELECT b.slot, b.object_type AS sender_type, b.object_id AS sender_id, u.*
         FROM unnest(
             %s::int8[], %s::text[], %s::text[], %s::text[], %s::text[], %b::bytea[], %s::int2[],
-            %b::bytea[], %s::text[], %b::bytea[], %s::text[], %s::int8[]
-        ) WITH ORDINALITY AS u (ord, {", ".join(CALL_COLUMNS)}, place)
+            %b::bytea[], %s::text[], %b::bytea[], %s::text[], %s::int8[]{places}
+        ) WITH ORDINALITY AS u (ord, {", ".join(columns)}, place)
         JOIN passed p ON p.ord = u.ord JOIN batch b ON b.ord = u.ord
         ORDER BY u.place
     ) x
 """
+
+
+_ENDED = f"status = o.status, finished_at = {NOW}"
+_AGAIN = f"""status = CASE WHEN o.again_at IS NULL THEN o.status ELSE 'delayed' END,
+        finished_at = CASE WHEN o.again_at IS NULL THEN {NOW} END,
+        run_at = coalesce(o.again_at, c.run_at),
+        seq = CASE WHEN o.again_at IS NULL THEN c.seq ELSE 0 END,
+        attempts = CASE WHEN o.again_at IS NULL THEN c.attempts ELSE 0 END"""
 
 
 # Each CTE locks one table, and the ORDER BY below a locking clause makes it wait for all that it
@@ -85,7 +100,7 @@ _SENT = f"""), sent AS (
 # Whatever is long here is looked up by hash: the planner takes a batch for a few rows, and would
 # compare each with each. A call is found by its id: ``status || ''`` keeps the planner from the
 # index of pending calls, which has few rows when a plan is made, and then many.
-def _statement(*, deletes: bool, sends: bool) -> bytes:
+def _statement(*, deletes: bool, sends: bool, timed: bool) -> bytes:
     return numbered(f"""
 WITH batch AS MATERIALIZED (
     SELECT * FROM unnest(
@@ -97,8 +112,10 @@ WITH batch AS MATERIALIZED (
     )
 ), outcomes AS MATERIALIZED (
     SELECT * FROM unnest(
-        %s::int8[], %s::text[], %s::text[], %b::bytea[], %s::int2[], %s::text[]
-    ) AS o (ord, call_id, status, result, result_codec, reason)
+        %s::int8[], %s::text[], %s::text[], %b::bytea[], %s::int2[], %s::text[]{
+        ", %s::int8[]" if timed else ""
+    }
+    ) AS o (ord, call_id, status, result, result_codec, reason{", again_at" if timed else ""})
 ), fences AS MATERIALIZED (
     SELECT slot, generation, revision, opening FROM goverse_fences
     WHERE slot = ANY (%s::int4[]) ORDER BY slot FOR SHARE
@@ -141,11 +158,11 @@ WITH batch AS MATERIALIZED (
     WHERE ((e.object_type, e.object_id) IN (SELECT object_type, object_id FROM inserted)) IS TRUE
 {_PASSED_DELETED if deletes else ""}), finished AS (
     UPDATE goverse_reliable_calls c SET
-        status = o.status, result = o.result, result_codec = o.result_codec,
-        reason = o.reason, finished_at = {NOW}
+        result = o.result, result_codec = o.result_codec, reason = o.reason,
+        {_AGAIN if timed else _ENDED}
     FROM outcomes o JOIN passed p ON p.ord = o.ord
     WHERE c.call_id = o.call_id
-{_SKIPPED if deletes else ""}{_SENT if sends else ""})
+{_SKIPPED if deletes else ""}{_sent(timed) if sends else ""})
 SELECT s.ord IS NOT NULL, e.ord IS NOT NULL, p.ord IS NOT NULL
 FROM batch b
 LEFT JOIN standing s ON s.ord = b.ord
@@ -155,26 +172,37 @@ ORDER BY b.ord
 """)
 
 
+#: By whether the batch deletes, sends, and has calls that are delayed or repeated.
 COMMITS = {
-    (deletes, sends): _statement(deletes=deletes, sends=sends)
-    for deletes in (False, True)
-    for sends in (False, True)
+    (deletes, sends, timed): _statement(deletes=deletes, sends=sends, timed=timed)
+    for deletes, sends, timed in itertools.product((False, True), repeat=3)
 }
 
 
 def statement(batch: Sequence[ObjectCommit]) -> tuple[bytes, list[Array]]:
     """What commits ``batch``, and what it is executed with, column by column."""
     deletes = any(commit.state is Act.DELETE for commit in batch)
-    sends = any(commit.outbox for commit in batch)
-    return COMMITS[deletes, sends], _parameters(batch, sends)
+    sent = [(ord, call) for ord, commit in enumerate(batch, 1) for call in commit.outbox]
+    outcomes = [(ord, o) for ord, commit in enumerate(batch, 1) for o in outcomes_of(commit)]
+    timed = any(call.timing is not None for _, call in sent) or any(
+        outcome.again_at is not None for _, outcome in outcomes
+    )
+    columns = _columns(batch, outcomes)
+    if timed:
+        columns.append(int8s([micros(outcome.again_at) for _, outcome in outcomes]))
+    columns.append(slots([commit.fence for commit in batch]))
+    if sent:
+        calls = [call for _, call in sent]
+        columns.append(int8s([ord for ord, _ in sent]))
+        columns += call_columns(calls)
+        columns += timing_columns(calls) if timed else ()
+    return COMMITS[deletes, bool(sent), timed], columns
 
 
-def _parameters(batch: Sequence[ObjectCommit], sends: bool) -> list[Array]:
-    fences = [commit.fence for commit in batch]
+def _columns(batch: Sequence[ObjectCommit], outcomes: Sequence[tuple[int, Outcome]]) -> list[Array]:
     states = [commit.state for commit in batch]
-    outcomes = [(ord, o) for ord, commit in enumerate(batch, 1) for o in commit.outcomes]
-    columns = [
-        *fence_columns(fences),
+    return [
+        *fence_columns([commit.fence for commit in batch]),
         texts([commit.object.type for commit in batch]),
         texts([commit.object.id for commit in batch]),
         int8s([commit.version for commit in batch]),
@@ -188,13 +216,7 @@ def _parameters(batch: Sequence[ObjectCommit], sends: bool) -> list[Array]:
         blobs([outcome.result.data if outcome.result else None for _, outcome in outcomes]),
         int2s([outcome.result.codec if outcome.result else None for _, outcome in outcomes]),
         texts([outcome.reason for _, outcome in outcomes]),
-        slots(fences),
     ]
-    if sends:
-        outbox = [(ord, call) for ord, commit in enumerate(batch, 1) for call in commit.outbox]
-        columns.append(int8s([ord for ord, _ in outbox]))
-        columns += call_columns([call for _, call in outbox])
-    return columns
 
 
 def _act(state: State | Act) -> int:

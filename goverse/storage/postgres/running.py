@@ -18,10 +18,14 @@ GRACE_S = 0.5
 
 
 async def run(
-    connection: Connection, statement: str, values: Sequence[Any], limit_s: float
+    connection: Connection,
+    statement: str,
+    values: Sequence[Any],
+    limit_s: float,
+    prepare: bool = True,
 ) -> list[tuple[Any, ...]]:
     """The rows of ``statement``. Raises psycopg.Error; the connection is then perhaps closed."""
-    return await bounded(connection, _execute(connection, statement, values), limit_s)
+    return await bounded(connection, _execute(connection, statement, values, prepare), limit_s)
 
 
 async def run_batch(
@@ -68,8 +72,8 @@ async def bounded(connection: Connection, work: Coroutine[Any, Any, T], limit_s:
 
 
 async def _execute(
-    connection: Connection, statement: str, values: Sequence[Any]
+    connection: Connection, statement: str, values: Sequence[Any], prepare: bool
 ) -> list[tuple[Any, ...]]:
-    cursor = await connection.execute(statement, values, prepare=True, binary=True)
+    cursor = await connection.execute(statement, values, prepare=prepare, binary=True)
     rows: list[tuple[Any, ...]] = await cursor.fetchall() if cursor.description else []
     return rows

@@ -13,7 +13,7 @@ from goverse.storage import checks
 from goverse.storage.api import (
     StoreSnapshot,
 )
-from goverse.storage.columns import integers, outbox_row, stored_call
+from goverse.storage.columns import delayed_call, integers, micros, outbox_row, stored_call
 from goverse.storage.halving import halved
 from goverse.storage.postgres import calls, commit
 from goverse.storage.postgres.administration import PostgresAdministration
@@ -24,6 +24,8 @@ from goverse.storage.values import (
     AcceptResult,
     CallStep,
     CommitResult,
+    DelayedPage,
+    DueStep,
     ObjectCommit,
     OutboxChange,
     OutboxRow,
@@ -72,7 +74,7 @@ class PostgresStore(PostgresAdministration):
         first = firsts(acceptances)
 
         async def send(part: Sequence[Acceptance]) -> list[AcceptResult]:
-            rows = await self._work.write(calls.ACCEPT, calls.accept_parameters(part))
+            rows = await self._work.write(*calls.accept(part))
             return [_accepted(a, *row) for a, row in zip(part, rows, strict=True)]
 
         with self._accepting.holding(acceptance.call.object for acceptance in acceptances):
@@ -89,6 +91,17 @@ class PostgresStore(PostgresAdministration):
             return calls.step_results(part, rows)
 
         results = await self._halved("change calls", steps, send, _refused_step)
+        self._counts.refused(results)
+        return results
+
+    async def make_due(self, steps: Sequence[DueStep]) -> Sequence[StepResult]:
+        checks.check_due(steps)
+
+        async def send(part: Sequence[DueStep]) -> list[StepResult]:
+            rows = await self._work.write(calls.MAKE_DUE, calls.due_parameters(part))
+            return calls.step_results(part, rows)
+
+        results = await self._halved("make due", steps, send, _refused_step)
         self._counts.refused(results)
         return results
 
@@ -142,6 +155,20 @@ class PostgresStore(PostgresAdministration):
         checks.check_text("after", after)
         values = (integers(slots), after, limit)
         return [stored_call(row) for row in await self._work.read(calls.PARKED_CALLS, values)]
+
+    async def delayed_calls(
+        self,
+        slots: Sequence[int],
+        *,
+        within_s: float,
+        after: tuple[float, str] = (0.0, ""),
+        limit: int = 1000,
+    ) -> DelayedPage:
+        checks.check_window(slots, within_s, after, limit)
+        values = (micros(after[0]), after[1], micros(within_s), integers(slots), limit)
+        rows = await self._work.read(calls.DELAYED_CALLS, values)
+        found = tuple(delayed_call(row[1:]) for row in rows if row[1] is not None)
+        return DelayedPage(rows[0][0] / 1_000_000, found)
 
     async def outbox(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000, parked: bool = False

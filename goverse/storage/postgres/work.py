@@ -54,14 +54,19 @@ class Work(OwnedWork):
                 await asyncio.sleep(backoff.next_s())
         raise StorageUnavailable(f"aborted {MAX_TRIES} times: {last}")
 
-    async def read(self, statement: str, values: Sequence[Any] = ()) -> Rows:
-        """The rows of a statement that only reads. Raises `StorageUnavailable`."""
-        return await self.owned("read", self._read(statement, values))
+    async def read(
+        self, statement: str, values: Sequence[Any] = (), *, prepare: bool = True
+    ) -> Rows:
+        """The rows of a statement that only reads. Raises `StorageUnavailable`.
 
-    async def _read(self, statement: str, values: Sequence[Any]) -> Rows:
+        :param prepare: plan it once; else each time, for the tables as they are.
+        """
+        return await self.owned("read", self._read(statement, values, prepare))
+
+    async def _read(self, statement: str, values: Sequence[Any], prepare: bool) -> Rows:
         async with self._connections.use() as connection:
             try:
-                return await run(connection, statement, values, self._limit_s)
+                return await run(connection, statement, values, self._limit_s, prepare)
             except psycopg.Error as error:
                 raise of_read(error) from error
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from goverse.storage.columns import CALL_COLUMNS, LEDGER_ROW, call_values, stored_call
-from goverse.storage.rules import STEP_FROM, fenced, known_or_conflict
+from goverse.storage import pages
+from goverse.storage.columns import (
+    CALL_COLUMNS,
+    LEDGER_ROW,
+    TIMING_COLUMNS,
+    call_values,
+    micros,
+    stored_call,
+    timing_values,
+)
+from goverse.storage.rules import STEP_FROM, fenced, known_or_conflict, not_due, outcomes_of
 from goverse.storage.values import (
     Acceptance,
     AcceptResult,
@@ -14,18 +23,21 @@ from goverse.storage.values import (
     CallStatus,
     CallStep,
     CommitResult,
+    DueStep,
     Fence,
     ObjectCommit,
     OutboxChange,
     OutboxStep,
+    Outcome,
     State,
     Step,
     StepResult,
     Verdict,
 )
 
-_CALL = ", ".join(CALL_COLUMNS)
-_CALL_MARKS = ", ".join("?" * len(CALL_COLUMNS))
+_COLUMNS = (*CALL_COLUMNS, *TIMING_COLUMNS)
+_CALL = ", ".join(_COLUMNS)
+_CALL_MARKS = ", ".join("?" * len(_COLUMNS))
 
 
 class Batch:
@@ -121,20 +133,18 @@ class Batch:
         return done.rowcount == 1
 
     def _write_calls(self, commit: ObjectCommit) -> None:
+        outcomes = outcomes_of(commit)
+        ended = [outcome for outcome in outcomes if outcome.again_at is None]
         self._connection.executemany(
-            "UPDATE goverse_reliable_calls SET status = ?, result = ?, result_codec = ?, "
-            "reason = ?, finished_at = ? WHERE call_id = ?",
-            [
-                (
-                    outcome.status.value,
-                    outcome.result.data if outcome.result else None,
-                    int(outcome.result.codec) if outcome.result else None,
-                    outcome.reason,
-                    self._now,
-                    outcome.call_id,
-                )
-                for outcome in commit.outcomes
-            ],
+            "UPDATE goverse_reliable_calls SET result = ?, result_codec = ?, reason = ?, "
+            "status = ?, finished_at = ? WHERE call_id = ?",
+            [(*_left(one), one.status.value, self._now, one.call_id) for one in ended],
+        )
+        again = [outcome for outcome in outcomes if outcome.again_at is not None]
+        self._connection.executemany(
+            "UPDATE goverse_reliable_calls SET result = ?, result_codec = ?, reason = ?, "
+            "status = 'delayed', run_at = ?, seq = 0, attempts = 0 WHERE call_id = ?",
+            [(*_left(one), micros(one.again_at), one.call_id) for one in again],
         )
         if commit.state is Act.DELETE:
             for live in ("status = 'pending'", "status IN ('delayed', 'parked')"):
@@ -148,7 +158,14 @@ class Batch:
             self._execute(
                 "INSERT INTO goverse_outbox (position, slot, sender_type, sender_id, created_at, "
                 f"{_CALL}) VALUES (?, ?, ?, ?, ?, {_CALL_MARKS})",
-                (self._next(), commit.fence.slot, *commit.object, self._now, *call_values(call)),
+                (
+                    self._next(),
+                    commit.fence.slot,
+                    *commit.object,
+                    self._now,
+                    *call_values(call),
+                    *timing_values(call),
+                ),
             )
 
     # ---- calls
@@ -165,8 +182,8 @@ class Batch:
         ).fetchone()
         if row is not None:
             return known_or_conflict(call, stored_call(row))
-        seq = 0 if skip else self._next()
-        status = CallStatus.SKIPPED if skip else CallStatus.PENDING
+        status = acceptance.status
+        seq = self._next() if status is CallStatus.PENDING else 0
         self._execute(
             "INSERT INTO goverse_reliable_calls (slot, seq, status, reason, created_at, "
             f"finished_at, {_CALL}) VALUES (?, ?, ?, ?, ?, ?, {_CALL_MARKS})",
@@ -178,6 +195,7 @@ class Batch:
                 self._now,
                 self._now if skip else None,
                 *call_values(call),
+                *timing_values(call),
             ),
         )
         return AcceptResult(Verdict.DONE, seq)
@@ -215,6 +233,29 @@ class Batch:
         )
         return StepResult(Verdict.DONE, attempts, seq)
 
+    def make_due(self, steps: Sequence[DueStep]) -> list[StepResult]:
+        return [self._make_due(step) for step in steps]
+
+    def _make_due(self, step: DueStep) -> StepResult:
+        if not self._stands(step.fence):
+            return StepResult(Verdict.FENCED, message=fenced(step.fence.slot))
+        row = self._execute(
+            "SELECT attempts FROM goverse_reliable_calls "
+            "WHERE call_id = ? AND slot = ? AND status = 'delayed' AND run_at = ?",
+            (step.call_id, step.fence.slot, micros(step.was_at)),
+        ).fetchone()
+        run_at = micros(step.run_at)
+        if row is None or run_at is None:
+            return StepResult(Verdict.NOT_PENDING, message=not_due(step))
+        status, seq = CallStatus.DELAYED, 0
+        if run_at <= self._now:
+            status, seq = CallStatus.PENDING, self._next()
+        self._execute(
+            "UPDATE goverse_reliable_calls SET run_at = ?, status = ?, seq = ? WHERE call_id = ?",
+            (run_at, status.value, seq, step.call_id),
+        )
+        return StepResult(Verdict.DONE, row[0], seq)
+
     def change_outbox(self, changes: Sequence[OutboxChange]) -> list[StepResult]:
         return [self._change(change) for change in changes]
 
@@ -233,3 +274,23 @@ class Batch:
             message = f"call {change.call_id} is not in the outbox"
             return StepResult(Verdict.NOT_PENDING, message=message)
         return StepResult(Verdict.DONE)
+
+    def delete_finished(self, call_ids: Sequence[str], before: float) -> list[str]:
+        statement = (
+            "DELETE FROM goverse_reliable_calls AS c WHERE call_id = ? AND "
+            + pages.DELETABLE.replace("%s", "?")
+        )
+        moment = micros(before)
+        return [
+            call_id
+            for call_id in call_ids
+            if self._execute(statement, (call_id, moment)).rowcount == 1
+        ]
+
+
+def _left(outcome: Outcome) -> tuple[bytes | None, int | None, str]:
+    """What a turn leaves in the columns result, result_codec and reason."""
+    result = outcome.result
+    if result is None:
+        return None, None, outcome.reason
+    return result.data, int(result.codec), outcome.reason

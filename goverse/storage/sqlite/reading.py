@@ -7,10 +7,27 @@ import sqlite3
 from collections.abc import Sequence
 
 from goverse.ids import ObjectId
-from goverse.storage import stats
+from goverse.storage import pages, stats
 from goverse.storage.api import Census, FinishedCalls, LiveCalls, QueuedCalls
-from goverse.storage.columns import LEDGER_ROW, OUTBOX_ROW, outbox_row, stored_call
-from goverse.storage.values import OutboxRow, State, StoredCall, StoredObject
+from goverse.storage.columns import (
+    DELAYED_ROW,
+    LEDGER_ROW,
+    OUTBOX_ROW,
+    delayed_call,
+    finished_count,
+    listed_call,
+    outbox_row,
+    stored_call,
+)
+from goverse.storage.listing import CallPosition, FinishedCount, LedgerSize, ListedCall
+from goverse.storage.values import (
+    CallStatus,
+    DelayedPage,
+    OutboxRow,
+    State,
+    StoredCall,
+    StoredObject,
+)
 
 # A list is passed as JSON: SQLite has no arrays, and limits how many parameters there are.
 _IN = "IN (SELECT value FROM json_each(?))"
@@ -66,6 +83,23 @@ def parked_calls(
     return [stored_call(row) for row in rows]
 
 
+def delayed_calls(
+    connection: sqlite3.Connection,
+    slots: Sequence[int],
+    now: int,
+    within: int,
+    after: tuple[int, str],
+    limit: int,
+) -> DelayedPage:
+    rows = connection.execute(
+        f"SELECT {DELAYED_ROW} FROM goverse_reliable_calls WHERE status = 'delayed' "
+        f"AND (run_at, call_id) > (?, ?) AND run_at <= ? AND +slot {_IN} "
+        "ORDER BY run_at, call_id LIMIT ?",
+        (*after, now + within, json.dumps(list(slots)), limit),
+    )
+    return DelayedPage(now / 1_000_000, tuple(delayed_call(row) for row in rows))
+
+
 def outbox(
     connection: sqlite3.Connection, slots: Sequence[int], after: int, limit: int, parked: bool
 ) -> list[OutboxRow]:
@@ -103,3 +137,40 @@ def census(connection: sqlite3.Connection) -> Census:
         count("goverse_outbox", "parked = ''"),
         count("goverse_outbox", "parked <> ''"),
     )
+
+
+def list_calls(
+    connection: sqlite3.Connection, status: CallStatus, after: CallPosition, limit: int
+) -> list[ListedCall]:
+    statement, values = pages.calls_page(status, after, limit)
+    return [listed_call(row) for row in connection.execute(_marked(statement), values)]
+
+
+def list_outbox(
+    connection: sqlite3.Connection, parked: bool, after: CallPosition, limit: int
+) -> list[ListedCall]:
+    statement, values = pages.outbox_page(parked, after, limit)
+    return [listed_call(row) for row in connection.execute(_marked(statement), values)]
+
+
+def count_finished(
+    connection: sqlite3.Connection,
+    status: CallStatus,
+    before: float,
+    after: CallPosition,
+    limit: int,
+) -> FinishedCount:
+    values = pages.count_values(status, before, after, limit)
+    row = connection.execute(_marked(pages.COUNT_FINISHED), values).fetchone()
+    return finished_count(row, limit)
+
+
+def ledger_size(connection: sqlite3.Connection) -> LedgerSize:
+    """The file's: SQLite says what a table takes only where it was built to."""
+    [count] = connection.execute("PRAGMA page_count").fetchone()
+    [size] = connection.execute("PRAGMA page_size").fetchone()
+    return LedgerSize(count * size, None)
+
+
+def _marked(statement: str) -> str:
+    return statement.replace("%s", "?")

@@ -14,6 +14,7 @@ from goverse.config.settings import StorageSettings
 from goverse.ids import Epoch, ObjectId
 from goverse.storage import checks
 from goverse.storage.api import (
+    MAX_PAGE,
     Census,
     FinishedCalls,
     LiveCalls,
@@ -25,6 +26,13 @@ from goverse.storage.api import (
     StoreSnapshot,
 )
 from goverse.storage.counts import Counts
+from goverse.storage.listing import (
+    START,
+    CallPosition,
+    FinishedCount,
+    LedgerSize,
+    ListedCall,
+)
 from goverse.storage.rules import MAX_FENCE_GROUP
 from goverse.storage.sqlite import fences, reading, schema
 from goverse.storage.sqlite.batches import Batch
@@ -32,8 +40,11 @@ from goverse.storage.sqlite.threads import Threads, Transaction
 from goverse.storage.values import (
     Acceptance,
     AcceptResult,
+    CallStatus,
     CallStep,
     CommitResult,
+    DelayedPage,
+    DueStep,
     ObjectCommit,
     OutboxChange,
     OutboxRow,
@@ -99,6 +110,47 @@ class SqliteStore(Store):
     async def finished_calls(self) -> Sequence[FinishedCalls]:
         return await self._read(reading.finished_calls)
 
+    # ---- lists and cleanup
+
+    async def now(self) -> float:
+        return await self._read(lambda _: self._now() / 1_000_000)
+
+    async def list_calls(
+        self, status: CallStatus, *, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        checks.check_listing(after, limit)
+        page = partial(reading.list_calls, status=status, after=after, limit=limit)
+        return await self._read(page)
+
+    async def list_outbox(
+        self, *, parked: bool, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        checks.check_listing(after, limit)
+        page = partial(reading.list_outbox, parked=parked, after=after, limit=limit)
+        return await self._read(page)
+
+    async def count_finished(
+        self,
+        status: CallStatus,
+        before: float,
+        *,
+        after: CallPosition = START,
+        limit: int = MAX_PAGE,
+    ) -> FinishedCount:
+        checks.check_finished(status, before, after, limit)
+        count = partial(
+            reading.count_finished, status=status, before=before, after=after, limit=limit
+        )
+        return await self._read(count)
+
+    async def delete_finished(self, call_ids: Sequence[str], before: float) -> Sequence[str]:
+        checks.check_deletion(call_ids, before)
+        wanted = tuple(call_ids)
+        return await self._in_batch(lambda tables: tables.delete_finished(wanted, before))
+
+    async def ledger_size(self) -> LedgerSize:
+        return await self._read(reading.ledger_size)
+
     # ---- fences
 
     async def node_slot(self, node: str) -> int:
@@ -149,6 +201,13 @@ class SqliteStore(Store):
         self._counts.refused(results)
         return results
 
+    async def make_due(self, steps: Sequence[DueStep]) -> Sequence[StepResult]:
+        checks.check_due(steps)
+        wanted = tuple(steps)
+        results = await self._in_batch(lambda tables: tables.make_due(wanted))
+        self._counts.refused(results)
+        return results
+
     async def change_outbox(self, changes: Sequence[OutboxChange]) -> Sequence[StepResult]:
         checks.check_steps(changes)
         wanted = tuple(changes)
@@ -185,6 +244,25 @@ class SqliteStore(Store):
         checks.check_page(slots, limit)
         checks.check_text("after", after)
         page = partial(reading.parked_calls, slots=slots, after=after, limit=limit)
+        return await self._read(page)
+
+    async def delayed_calls(
+        self,
+        slots: Sequence[int],
+        *,
+        within_s: float,
+        after: tuple[float, str] = (0.0, ""),
+        limit: int = 1000,
+    ) -> DelayedPage:
+        checks.check_window(slots, within_s, after, limit)
+        page = partial(
+            reading.delayed_calls,
+            slots=slots,
+            now=self._now(),
+            within=round(within_s * 1_000_000),
+            after=(round(after[0] * 1_000_000), after[1]),
+            limit=limit,
+        )
         return await self._read(page)
 
     async def outbox(

@@ -25,6 +25,7 @@ from goverse.storage.values import (
     State,
     StoredCall,
     StoredObject,
+    Timing,
     Verdict,
 )
 
@@ -106,7 +107,14 @@ class Owner:
         [result] = await self.store.commit([self.commit_of(data, **more)])
         return result
 
-    def call(self, id: str, *, object: str = "o", arguments: bytes = b"args") -> ReliableCall:
+    def call(
+        self,
+        id: str,
+        *,
+        object: str = "o",
+        arguments: bytes = b"args",
+        timing: Timing | None = None,
+    ) -> ReliableCall:
         return ReliableCall(
             call_id=f"{self.name}/{id}",
             object=self.object(object),
@@ -116,6 +124,7 @@ class Owner:
             principal="somebody",
             context=b"\x00trace",
             expires_at=2_000_000_000.25,
+            timing=timing,
         )
 
     async def accept(self, *ids: str, object: str = "o") -> list[int]:

@@ -35,12 +35,16 @@ def test_migrate_then_check_then_status(terminal: Terminal, url: str) -> None:
     assert refused.exit_code == 6
     assert "db migrate" in json.loads(refused.stdout)["problems"][0]
     status = answer(terminal, "db", "status", "--url", url)
-    assert status["schema"] == {"version": 0, "known": 1, "pending": ["0001_initial"]}
+    assert status["schema"] == {
+        "version": 0,
+        "known": 3,
+        "pending": ["0001_initial", "0002_finished", "0003_delayed"],
+    }
     assert status["calls"] is None
 
     assert answer(terminal, "db", "migrate", "--url", url) == {
-        "applied": ["0001_initial"],
-        "version": 1,
+        "applied": ["0001_initial", "0002_finished", "0003_delayed"],
+        "version": 3,
     }
     assert answer(terminal, "db", "migrate", "--url", url)["applied"] == []
     assert answer(terminal, "db", "check", "--url", url) == {"ok": True, "problems": []}
@@ -56,7 +60,7 @@ def test_the_store_is_found_as_a_node_finds_it(
 ) -> None:
     (tmp_path / "cluster.yaml").write_text(f"storage:\n  url: {url}\n")
     config = str(tmp_path / "cluster.yaml")
-    assert answer(terminal, "db", "migrate", "--config", config)["version"] == 1
+    assert answer(terminal, "db", "migrate", "--config", config)["version"] == 3
     terminal.environ["GOVERSE_CONFIG"] = config
     assert answer(terminal, "db", "check")["ok"]
     del terminal.environ["GOVERSE_CONFIG"]

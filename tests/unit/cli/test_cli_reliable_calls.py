@@ -74,6 +74,7 @@ def test_what_waits_is_counted_by_type_and_the_longest_queues_are_named(
     other, thing = found["types"]
     assert other == {
         "type": "Other", "pending": 0, "delayed": 0, "parked": 1, "oldest_pending_s": None,
+        "overdue_s": None,
     }  # fmt: skip
     assert (thing["type"], thing["pending"], thing["parked"]) == ("Thing", 3, 0)
     assert thing["oldest_pending_s"] >= 0
