@@ -30,6 +30,17 @@ async def open(settings: StorageSettings, runtime: Runtime) -> Store:
         from goverse.storage.postgres import COCKROACH, PostgresStore
 
         return PostgresStore(settings, runtime, COCKROACH)
+    if separator and scheme in ("mysql", "mariadb"):
+        try:
+            from goverse.storage.mysql import MysqlStore
+        except ModuleNotFoundError as error:
+            if error.name != "asyncmy":
+                raise
+            raise ValueError(
+                f"storage.url begins with {scheme}://, which needs asyncmy: "
+                "pip install goverse[mysql]"
+            ) from None
+        return MysqlStore(settings, runtime)
     if separator and scheme == "sqlite":
         from goverse.storage.sqlite import SqliteStore
 
@@ -45,8 +56,8 @@ async def open(settings: StorageSettings, runtime: Runtime) -> Store:
     if not found:
         raise ValueError(
             f"storage.url begins with {scheme[:32]!r}; it must begin with postgresql://, "
-            "cockroachdb://, sqlite:///, memory://, or the scheme of an installed package "
-            f"(entry points {GROUP})"
+            "cockroachdb://, mysql://, sqlite:///, memory://, or the scheme of an installed "
+            f"package (entry points {GROUP})"
         )
     opener: Opener = found[0].load()
     return await opener(settings, runtime)

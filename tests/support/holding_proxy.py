@@ -9,13 +9,14 @@ READY_FOR_QUERY = b"Z\x00\x00\x00\x05"
 
 
 @dataclass
-class _Pair:
+class Pair:
     """One client's connection and its twin at the server."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     held: bytearray = field(default_factory=bytearray)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: bool = False  # the server hung up
     tainted: bool = False  # lost or held something: it is never whole again
 
 
@@ -29,7 +30,7 @@ class HoldingProxy:
     def __init__(self, port: int) -> None:
         self._target = port
         self._mode = ""
-        self._pairs: list[_Pair] = []
+        self._pairs: list[Pair] = []
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.port = 0
@@ -41,14 +42,14 @@ class HoldingProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        pair = _Pair(writer, server_writer)
+        pair = Pair(writer, server_writer)
         self._pairs.append(pair)
         self._tasks += [
             asyncio.create_task(self._to_server(reader, pair)),
             asyncio.create_task(self._to_client(server_reader, pair)),
         ]
 
-    async def _to_server(self, reader: asyncio.StreamReader, pair: _Pair) -> None:
+    async def _to_server(self, reader: asyncio.StreamReader, pair: Pair) -> None:
         while data := await _read(reader):
             if self._mode == "hold" or pair.held:
                 pair.held += data
@@ -60,14 +61,19 @@ class HoldingProxy:
         if not pair.held:
             pair.server.close()
 
-    async def _to_client(self, reader: asyncio.StreamReader, pair: _Pair) -> None:
+    async def _to_client(self, reader: asyncio.StreamReader, pair: Pair) -> None:
         while data := await _read(reader):
-            if READY_FOR_QUERY in data:
+            if self._is_answer(data):
                 pair.answered.set()
             if not pair.tainted:
                 pair.client.write(data)
+        pair.gone = True
         pair.answered.set()
         pair.client.close()
+
+    def _is_answer(self, data: bytes) -> bool:
+        """Whether the server has dealt with what it was sent."""
+        return READY_FOR_QUERY in data
 
     def lose_answers(self) -> None:
         self._mode = "lose"
@@ -88,7 +94,8 @@ class HoldingProxy:
             pair.server.write(bytes(pair.held))
             pair.held.clear()
             async with asyncio.timeout(10):
-                await pair.answered.wait()
+                if not pair.gone:
+                    await pair.answered.wait()
 
     def deliver(self) -> None:
         """Let what is held, and all that follows, through: late, and whole."""

@@ -1,33 +1,26 @@
-"""Connections to PostgreSQL: made when needed, used by one operation at a time."""
+"""Connections to PostgreSQL."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import select
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from goverse.aio.backoff import Backoff
 from goverse.aio.runtime import Runtime
 from goverse.config.settings import StorageSettings
-from goverse.storage.api import StorageUnavailable
+from goverse.storage.pool import ConnectError, Pool
 from goverse.storage.postgres.arrays import register
 from goverse.storage.postgres.dialect import Dialect
 from goverse.storage.postgres.failures import words
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
-MAX_WAITING = 1024
 
-
-class Connections:
-    """Up to ``size`` of them. One that broke is thrown away; nobody else notices.
+class Connections(Pool[Connection]):
+    """See `Pool`.
 
     :param name: what its sessions call themselves.
     :param lock_timeout_s: how long a statement may wait for one lock; None: as long as it may run.
@@ -43,90 +36,30 @@ class Connections:
         name: str = "goverse",
         lock_timeout_s: float | None = None,
     ) -> None:
-        self._settings = settings
+        super().__init__(settings, runtime, size, database="PostgreSQL")
         self._parameters = _parameters(settings, dialect, lock_timeout_s) | {
             "application_name": name
         }
-        self._free = asyncio.Semaphore(size)
-        self._waiting = 0
-        self._idle: list[Connection] = []
-        self._used: dict[Connection, None] = {}
-        self._backoff = Backoff(runtime.random)
-        self._not_before = 0.0
-        self._closed = False
 
-    def __len__(self) -> int:
-        return len(self._idle) + len(self._used)
-
-    @asynccontextmanager
-    async def use(self) -> AsyncIterator[Connection]:
-        """A connection for one operation. Raises `StorageUnavailable` when there is none."""
-        if self._waiting >= MAX_WAITING:
-            raise StorageUnavailable(f"{MAX_WAITING} operations wait for a connection already")
-        self._waiting += 1
+    async def _open(self) -> Connection:
         try:
-            async with asyncio.timeout(self._settings.operation_timeout_s):
-                await self._free.acquire()
-        except TimeoutError:
-            raise StorageUnavailable("every connection to PostgreSQL is busy") from None
-        finally:
-            self._waiting -= 1
-        try:
-            connection = await self._connected()
-            self._used[connection] = None
-            try:
-                yield connection
-            finally:
-                del self._used[connection]
-                if connection.closed or self._closed:
-                    await _discard(connection)
-                else:
-                    self._idle.append(connection)
-        finally:
-            self._free.release()
-
-    async def _connected(self) -> Connection:
-        if self._closed:
-            raise StorageUnavailable("this store is closed")
-        while self._idle:
-            connection = self._idle.pop()
-            # The server says nothing to an idle session, except that it ends. To learn that from
-            # a write would leave the write's outcome unknown.
-            if not connection.closed and not _has_something_to_read(connection):
-                return connection
-            await _discard(connection)
-        return await self._connect()
-
-    async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        # Pauses between attempts belong here: who is told "unavailable" at once asks at once.
-        await asyncio.sleep(max(0.0, self._not_before - loop.time()))
-        try:
-            async with asyncio.timeout(self._settings.connect_timeout_s):
-                connection = await psycopg.AsyncConnection.connect(
-                    **self._parameters, autocommit=True
-                )
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            self._not_before = loop.time() + self._backoff.next_s()
-            said = words(error) if isinstance(error, psycopg.Error) else str(error) or "no answer"
-            raise StorageUnavailable(f"no connection to PostgreSQL: {said}") from None
-        self._backoff.reset()
+            connection = await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True)
+        except psycopg.Error as error:
+            raise ConnectError(words(error)) from None
         register(connection)
         return connection
 
-    async def close(self) -> None:
-        """Close what is idle; what is used is closed by whoever uses it."""
-        self._closed = True
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await _discard(connection)
+    def _is_open(self, connection: Connection) -> bool:
+        return not connection.closed
 
-    def abort_all(self) -> None:
-        """Break what is used: whoever waits for an answer learns that none will come. No others
-        are made from now on."""
-        self._closed = True
-        for connection in self._used:
-            abort(connection)
+    def _fileno(self, connection: Connection) -> int:
+        return connection.fileno()
+
+    async def _discard(self, connection: Connection) -> None:
+        await connection.close()
+
+    def _abort(self, connection: Connection) -> None:
+        abort(connection)
 
 
 def abort(connection: Connection) -> None:
@@ -142,16 +75,6 @@ def abort(connection: Connection) -> None:
             twin.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it is gone already
-
-
-async def _discard(connection: Connection) -> None:
-    await connection.close()
-
-
-def _has_something_to_read(connection: Connection) -> bool:
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))
 
 
 def _parameters(

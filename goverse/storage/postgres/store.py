@@ -11,8 +11,6 @@ from goverse.config.settings import StorageSettings
 from goverse.ids import ObjectId
 from goverse.storage import checks
 from goverse.storage.api import (
-    OutcomeUnknown,
-    StorageUnavailable,
     StoreSnapshot,
 )
 from goverse.storage.columns import (
@@ -28,10 +26,8 @@ from goverse.storage.listing import ListedCall
 from goverse.storage.postgres import calls, commit
 from goverse.storage.postgres.administration import PostgresAdministration
 from goverse.storage.postgres.dialect import POSTGRES, Dialect
-from goverse.storage.rules import (
-    fenced,
-    known_or_conflict,
-)
+from goverse.storage.repeated import firsts, with_known
+from goverse.storage.rules import fenced
 from goverse.storage.values import (
     Acceptance,
     AcceptResult,
@@ -42,7 +38,6 @@ from goverse.storage.values import (
     ObjectCommit,
     OutboxChange,
     OutboxRow,
-    ReliableCall,
     State,
     StepResult,
     StoredCall,
@@ -87,8 +82,7 @@ class PostgresStore(PostgresAdministration):
 
     async def accept(self, acceptances: Sequence[Acceptance]) -> Sequence[AcceptResult]:
         checks.check_acceptances(acceptances)
-        # The first of each id is sent; what follows under the same id finds that one.
-        first = list({a.call.call_id: a for a in reversed(acceptances)}.values())[::-1]
+        first = firsts(acceptances)
 
         async def send(part: Sequence[Acceptance]) -> list[AcceptResult]:
             rows = await self._work.write(*calls.accept(part))
@@ -96,38 +90,9 @@ class PostgresStore(PostgresAdministration):
 
         with self._accepting.holding(acceptance.call.object for acceptance in acceptances):
             sent = await self._halved("accept", first, send, _refused_accept)
-            by_id = {a.call.call_id: r for a, r in zip(first, sent, strict=True)}
-            results = await self._with_known(acceptances, first, by_id)
+            results = await with_known(acceptances, first, sent, self.get_calls)
         self._counts.accepted(results)
         return results
-
-    async def _with_known(
-        self,
-        acceptances: Sequence[Acceptance],
-        first: Sequence[Acceptance],
-        by_id: Mapping[str, AcceptResult],
-    ) -> list[AcceptResult]:
-        """The results, with what is stored where an id was there before."""
-        originals = {id(acceptance): None for acceptance in first}
-        results: list[AcceptResult | None] = []
-        for acceptance in acceptances:
-            result = by_id[acceptance.call.call_id]
-            again = id(acceptance) not in originals and result.verdict is Verdict.DONE
-            results.append(None if again or result.verdict is Verdict.KNOWN else result)
-        missing = [
-            acceptance.call.call_id
-            for acceptance, result in zip(acceptances, results, strict=True)
-            if result is None
-        ]
-        try:
-            stored = await self.get_calls(list(dict.fromkeys(missing))) if missing else {}
-        except StorageUnavailable as error:
-            # Others of the batch may be written; this cannot be said of each alone.
-            raise OutcomeUnknown(str(error)) from error
-        return [
-            _known(acceptance.call, stored.get(acceptance.call.call_id)) if r is None else r
-            for acceptance, r in zip(acceptances, results, strict=True)
-        ]
 
     async def change_calls(self, steps: Sequence[CallStep]) -> Sequence[StepResult]:
         checks.check_steps(steps)
@@ -249,13 +214,6 @@ def _accepted(acceptance: Acceptance, stands: bool, seq: int | None) -> AcceptRe
     if not stands:
         return AcceptResult(Verdict.FENCED, message=fenced(acceptance.fence.slot))
     return AcceptResult(Verdict.KNOWN) if seq is None else AcceptResult(Verdict.DONE, seq)
-
-
-def _known(call: ReliableCall, stored: StoredCall | None) -> AcceptResult:
-    if stored is None:
-        # Cleaned up between the two statements; whoever repeats the id gets it recorded.
-        return AcceptResult(Verdict.REFUSED, message=f"call {call.call_id} was cleaned up just now")
-    return known_or_conflict(call, stored)
 
 
 def _refused_commit(message: str) -> CommitResult:

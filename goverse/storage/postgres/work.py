@@ -10,9 +10,9 @@ import psycopg
 
 from goverse.aio.backoff import Backoff
 from goverse.aio.runtime import Runtime
-from goverse.aio.tasks import Tasks
-from goverse.storage.api import OutcomeUnknown, StorageUnavailable
+from goverse.storage.api import StorageUnavailable
 from goverse.storage.counts import Counts
+from goverse.storage.owned import OwnedWork
 from goverse.storage.postgres.arrays import Array
 from goverse.storage.postgres.connections import Connection, Connections
 from goverse.storage.postgres.dialect import Dialect
@@ -22,15 +22,9 @@ from goverse.storage.postgres.running import bounded, run, run_batch
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
 
-CLOSE_S = 2.0
-BROKEN_S = 1.0
 
-
-class Work:
-    """Carries out statements. Each is a task of its own: who stops waiting breaks no connection.
-
-    :param counts: learns of errors.
-    """
+class Work(OwnedWork):
+    """Carries out statements."""
 
     def __init__(
         self,
@@ -40,30 +34,11 @@ class Work:
         limit_s: float,
         counts: Counts,
     ) -> None:
+        super().__init__("postgres store", connections, counts)
         self._connections = connections
         self._dialect = dialect
         self._runtime = runtime
         self._limit_s = limit_s
-        self._counts = counts
-        self._tasks = Tasks("postgres store")
-        self._running: dict[asyncio.Task[Any], None] = {}
-        self._closed = False
-
-    async def owned(self, name: str, work: Coroutine[Any, Any, T]) -> T:
-        """The result of ``work``, which goes on if the caller goes away."""
-        if self._closed:
-            work.close()
-            raise StorageUnavailable("this store is closed")
-        task = self._tasks.spawn(name, _outcome(work))
-        self._running[task] = None
-        task.add_done_callback(self._running.pop)
-        result, error = await asyncio.shield(task)
-        if error is not None:
-            if isinstance(error, StorageUnavailable | OutcomeUnknown):
-                self._counts.last_error = str(error)
-            self._counts.unknown += isinstance(error, OutcomeUnknown)
-            raise error
-        return result  # type: ignore[no-any-return]
 
     async def write(self, statement: bytes, columns: Sequence[Array]) -> Rows:
         """The rows of a statement that writes a batch.
@@ -127,23 +102,3 @@ class Work:
             if attempt < tries - 1:
                 await asyncio.sleep(backoff.next_s())
         raise StorageUnavailable(f"aborted {tries} times: {last}")
-
-    async def close(self) -> None:
-        """Wait shortly for what is under way; then whoever waits is told that nobody knows."""
-        self._closed = True
-        if self._running:
-            await asyncio.wait(list(self._running), timeout=CLOSE_S)
-        self._connections.abort_all()
-        if self._running:
-            # They learn of it from their sockets; psycopg answers a cancellation by a journey.
-            await asyncio.wait(list(self._running), timeout=BROKEN_S)
-        await self._tasks.close()
-        await self._connections.close()
-
-
-async def _outcome(work: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
-    """Errors belong to whoever waits; if nobody does, they are no crash of a task."""
-    try:
-        return await work, None
-    except Exception as error:
-        return None, error
