@@ -10,10 +10,12 @@ from goverse.ids import ObjectId
 from goverse.storage.values import (
     Acceptance,
     CallStatus,
+    CallStep,
     ObjectCommit,
     Outcome,
     Payload,
     State,
+    Step,
     Verdict,
 )
 from goverse.testing.conformance.store_kit import Owners, StoreTests
@@ -102,6 +104,22 @@ class IdTests(StoreTests):
         for id in ("ID", "id ", "Id"):
             assert (await owner.row(id)).status is CallStatus.PENDING
         assert (await owner.row("id")).reason == "'\"\\ %s"
+
+    async def test_pages_go_by_bytes_where_ids_begin_alike(self, owners: Owners) -> None:
+        """Ids that begin with each other, and ids that differ beyond what a key can hold."""
+        owner = await owners.owner()
+        ids = ["a" * n for n in range(1, 13)] + ["x" * 900 + end for end in "qpzab"]
+        ids += ["\u00e9", "a\u00e9", "a~"]
+        calls = [Acceptance(owner.fence, owner.call(id)) for id in reversed(ids)]
+        assert all(result.verdict is Verdict.DONE for result in await owner.store.accept(calls))
+        parking = [CallStep(owner.fence, owner.id(id), Step.PARK, "r") for id in ids]
+        await owner.store.change_calls(parking)
+        found: list[str] = []
+        while page := await owner.store.parked_calls(
+            [owner.slot], after=found[-1] if found else "", limit=3
+        ):
+            found += [row.call.call_id for row in page]
+        assert found == sorted((owner.id(id) for id in ids), key=str.encode)
 
     @pytest.mark.parametrize(
         ("id", "message"),
