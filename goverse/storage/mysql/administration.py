@@ -56,7 +56,7 @@ class MysqlAdministration(Store):
         patient = replace(settings, operation_timeout_s=raising_s)
         self._control_connections = Connections(patient, runtime, 2)
         self._control = Work(self._control_connections, runtime, raising_s, self._counts)
-        self._fences = Fences(self._control_connections, raising_s)
+        self._fences = Fences(self._control_connections, runtime, raising_s)
 
     async def schema_status(self) -> SchemaStatus:
         return await self._work.administer(lambda session: schema.status(session, self._limit_s))
