@@ -20,12 +20,14 @@ from goverse.aio.runtime import Runtime
 from goverse.ids import Epoch
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, StoreRefused
 from goverse.storage.mysql import MysqlStore, schema
+from goverse.storage.mysql.commit import CommitPlan
 from goverse.storage.mysql.running import BEGIN
 from goverse.storage.values import Acceptance, CallStatus, Outcome, Payload, Verdict
 from goverse.testing.conformance.store_kit import Owner, fresh_epoch
 from tests.support.eventually import eventually
 from tests.support.mariadb import DATABASE, PASSWORD, USER, MariadbServer, serving
 from tests.support.mysql_proxy import MysqlProxy
+from tests.support.pacing import last
 
 FROZEN_CLIENT = Path(__file__).parents[1] / "support" / "frozen_mysql_client.py"
 
@@ -160,8 +162,6 @@ async def test_who_was_shut_out_locks_nothing_of_his_successor(
     old = await owner_of(store)
     await old.commit(b"1")
     new = await Owner(store, old.slot, fresh_epoch(), "second", name=old.name).open()
-    from goverse.storage.mysql.commit import CommitPlan
-
     late = Session(server)
     gate, *rest = CommitPlan([old.commit_of(b"2", version=1)]).locks()
     with pytest.raises(pymysql.Error, match="more than 1 row"):
@@ -243,7 +243,7 @@ async def test_many_raisers_that_are_in_want_at_once_all_get_their_slots(
 
     async def take_over(place: int) -> None:
         # One after the other, so that no single look shows them all.
-        await asyncio.sleep(place * 0.05)
+        await last(place * 0.05)
         slot = mine[place]
         holding[place].execute(
             f"SELECT 1 FROM goverse_fences WHERE slot = {slot} LOCK IN SHARE MODE"
