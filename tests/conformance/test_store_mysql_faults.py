@@ -78,6 +78,7 @@ class Session:
     def __init__(self, server: MariadbServer, user: str = USER) -> None:
         self.connection = server.connect(user=user)
         self.cursor = self.connection.cursor()
+        self.cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         for statement in BEGIN:
             self.cursor.execute(statement)
 
@@ -232,6 +233,27 @@ async def test_a_raiser_ends_the_head_of_the_queue_and_not_who_waits_beside_it(
     await other.close()
 
 
+async def test_a_commit_that_waits_beside_a_frozen_owner_is_not_ended(
+    server: MariadbServer, store: MysqlStore
+) -> None:
+    """Whoever waits for nobody is in the way; who waits for him gets on when he is gone."""
+    owner = await owner_of(store)
+    await owner.commit(b"0")
+    frozen = Session(server)
+    frozen.execute(f"SELECT 1 FROM goverse_fences WHERE slot = {owner.slot} LOCK IN SHARE MODE")
+    frozen.execute(
+        "SELECT 1 FROM goverse_objects WHERE object_type = 'Thing' "
+        f"AND object_id = '{owner.object().id}' FOR UPDATE"
+    )
+    committing = asyncio.ensure_future(owner.commit(b"1", version=1))
+    await eventually(lambda: waiting(server) == 1)
+    new = Owner(store, owner.slot, fresh_epoch(), "second", name=owner.name)
+    await new.open()
+    assert (await committing).version == 2
+    assert store.snapshot().ended_sessions == 1
+    assert await new.state() == b"1"
+
+
 async def test_many_raisers_that_are_in_want_at_once_all_get_their_slots(
     server: MariadbServer,
 ) -> None:
@@ -329,6 +351,23 @@ async def test_a_commit_that_waited_for_a_call_decides_on_what_that_left(
     assert await owner.stored() is None
 
 
+async def test_a_commit_that_waited_for_an_object_decides_on_what_that_left(
+    server: MariadbServer, store: MysqlStore
+) -> None:
+    owner = await owner_of(store)
+    await owner.commit(b"0")
+    beside = Session(server)
+    beside.execute(
+        "UPDATE goverse_objects SET version = 2, state = 'x' WHERE object_type = 'Thing' "
+        f"AND object_id = '{owner.object().id}'"
+    )
+    committing = asyncio.ensure_future(owner.commit(b"1", version=1))
+    await eventually(lambda: waiting(server) == 1)
+    beside.end("COMMIT")
+    assert (await committing).verdict is Verdict.VERSION
+    assert await owner.state() == b"x"
+
+
 # ---- errors of the server
 
 
@@ -336,20 +375,26 @@ async def test_a_deadlock_is_a_definite_abort_and_is_sent_again(
     server: MariadbServer, store: MysqlStore
 ) -> None:
     owner = await owner_of(store)
-    await owner.commit(b"0", id="a")
-    await owner.commit(b"0", id="b")
+    await owner.commit(b"0")
+    await owner.accept("c")
     beside = Session(server)
     # Whoever has changed less is the victim.
     beside.execute("INSERT INTO goverse_seq (drawn) VALUES " + ", ".join(["(NULL)"] * 50))
-    which = "SELECT 1 FROM goverse_objects WHERE object_type = 'Thing' AND object_id = '{}'"
-    beside.execute(which.format(owner.object("b").id) + " FOR UPDATE")
-    batch = [owner.commit_of(b"1", id=id, version=1) for id in "ab"]
-    committing = asyncio.ensure_future(store.commit(batch))
+    beside.execute(
+        "SELECT 1 FROM goverse_objects WHERE object_type = 'Thing' "
+        f"AND object_id = '{owner.object().id}' FOR UPDATE"
+    )
+    outcome = Outcome(owner.id("c"), CallStatus.SUCCESS, Payload(b"r"))
+    committing = asyncio.ensure_future(owner.commit(b"1", version=1, outcomes=(outcome,)))
     await eventually(lambda: waiting(server) == 1)
-    await asyncio.to_thread(beside.execute, which.format(owner.object("a").id) + " FOR UPDATE")
+    await asyncio.to_thread(
+        beside.execute,
+        f"SELECT 1 FROM goverse_reliable_calls WHERE call_id = '{owner.id('c')}' FOR UPDATE",
+    )
     assert not committing.done()
     beside.end()
-    assert [result.verdict for result in await committing] == [Verdict.DONE, Verdict.DONE]
+    assert (await committing).version == 2
+    assert (await owner.row("c")).status is CallStatus.SUCCESS
     assert store.snapshot().unknown == 0
 
 
