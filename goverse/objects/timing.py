@@ -60,9 +60,9 @@ def when(
     catch_up: str = CatchUp.ONE.value,
 ) -> When | None:
     """What these arguments say together; None: at once. Raises ValueError, naming the argument."""
+    if every_s is None and catch_up != CatchUp.ONE.value:
+        raise ValueError("catch_up is about the ticks of a repeated call: give every_s")
     if run_at is None and delay_s is None and every_s is None:
-        if catch_up != CatchUp.ONE.value:
-            raise ValueError("catch_up is about the ticks of a repeated call: give every_s")
         return None
     if isinstance(run_at, datetime.datetime):
         if run_at.tzinfo is None:
