@@ -28,6 +28,7 @@ from goverse.errors import (
 )
 from goverse.ids import Epoch, ObjectId
 from goverse.reliable.interventions import Changed, Wish, decode_changed
+from goverse.reliable.requests import understand
 from goverse.sharding import slot_of
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable
 from goverse.storage.memory import MemoryStore
@@ -390,9 +391,7 @@ async def test_who_repeats_a_parked_call_learns_its_outcome_once_it_is_retried()
         row = await node.row("c")
         assert row is not None
         # Its digest is that of whoever accepted it; here the row was made by hand.
-        stored = node.store._tables._calls  # type: ignore[attr-defined]
-        from goverse.reliable.requests import understand
-
+        stored = node.client._tables._calls
         wanted, _ = understand(call, node.catalog.arrival)
         stored["c"] = replace(row, call=wanted)
         waiting = node.do("c", "Account", "a", "deposit", amount=5)
@@ -538,7 +537,8 @@ async def test_a_cancelled_delivery_never_runs() -> None:
         gate = asyncio.Event()
 
         async def later(call: Any) -> Any:
-            await gate.wait()
+            if call.verb is Verb.ENQUEUE:
+                await gate.wait()
             return await node.catalog.invoke(call)
 
         node.route = later
@@ -574,6 +574,52 @@ async def test_a_row_that_came_in_below_a_page_is_found_in_the_next_pass() -> No
         outbox._read_on(shard)
         await eventually(lambda: not rows.behind)
         assert asked == [0, 7, 0]
+
+
+# ---- a commit whose answer is lost, and what else happens to its call's row
+
+
+def before_it_is_looked_for(node: ReliableNode, then: Callable[[Any], None]) -> None:
+    """``then`` is done to the tables when a commit's answer was lost, before it is looked for."""
+    load = node.client.load
+
+    async def loading(objects: Any) -> Any:
+        then(node.client._tables)
+        return await load(objects)
+
+    node.client.load = loading
+
+
+async def test_L07_a_commit_is_not_taken_for_written_because_its_call_was_skipped() -> None:
+    async with reliable(Account) as node:
+        assert await node.do("b", "Account", "a", "deposit") == 1
+        node.wire.plans = ["do", "hold and lose the answer"]  # accept, commit
+
+        def skip(tables: Any) -> None:
+            row = tables._calls["c"]
+            if not row.status.finished:
+                tables._finish(replace(row, status=CallStatus.SKIPPED, reason="cancelled"), 1.0)
+
+        before_it_is_looked_for(node, skip)
+        with pytest.raises(FailedPrecondition, match="never run: cancelled"):
+            await node.do("c", "Account", "a", "deposit", amount=7)
+        assert await node.get(Account, "a").history() == [1]
+        assert await node.do("d", "Account", "a", "deposit") == 2
+
+
+async def test_L07_a_commit_is_taken_for_written_although_its_call_was_cleaned_up() -> None:
+    async with reliable(Account) as node:
+        assert await node.do("b", "Account", "a", "deposit") == 1
+        node.wire.plans = ["do", "do and lose the answer"]  # accept, commit
+        gone: list[Any] = []
+
+        def clean_up(tables: Any) -> None:
+            gone.extend(tables.listing.delete(["c"], 1e10))
+
+        before_it_is_looked_for(node, clean_up)
+        assert await node.do("c", "Account", "a", "deposit", amount=7) == 8
+        assert gone == ["c"] and node.counted.reasons == ["unknown"]
+        assert await node.get(Account, "a").history() == [1, 7]
 
 
 # ---- what cannot be understood
