@@ -209,7 +209,7 @@ class CallChange:
     :param delivery: it was about a row in the outbox of the object, which issued the call.
     """
 
-    call_id: str
+    call_id: str = ""
     type: str = ""
     id: str = ""
     method: str = ""

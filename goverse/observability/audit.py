@@ -6,8 +6,8 @@ in its message.
 
 from __future__ import annotations
 
-import logging
 import contextvars
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
