@@ -392,7 +392,7 @@ async def test_who_repeats_a_parked_call_learns_its_outcome_once_it_is_retried()
         assert row is not None
         # Its digest is that of whoever accepted it; here the row was made by hand.
         stored = node.client._tables._calls
-        wanted, _ = understand(call, node.catalog.arrival)
+        wanted, _ = understand(call, node.catalog.arrival, node.reliability._delays.clock)
         stored["c"] = replace(row, call=wanted)
         waiting = node.do("c", "Account", "a", "deposit", amount=5)
         await eventually(lambda: node.reliability.snapshot().entries == 1)
