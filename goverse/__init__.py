@@ -25,7 +25,7 @@ from goverse.errors import (
 from goverse.objects.access import create, delete, get, options
 from goverse.objects.context import Context, context
 from goverse.objects.definition import Object, method
-from goverse.objects.issuing import issue
+from goverse.objects.issuing import cancel, issue
 from goverse.objects.messages import broadcast, message, push
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "broadcast",
+    "cancel",
     "context",
     "create",
     "delete",

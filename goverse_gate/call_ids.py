@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import quote
 
 from goverse.errors import InvalidArgument
+from goverse.objects.recording import ISSUED
 from goverse.storage.checks import check_call_id
 
 #: What ids begin with that are not a client's to choose: ids made by the system, and scoped ones.
 RESERVED = "~"
-
-#: What `goverse.issue` returns: 128 random bits, which nobody has whom nobody told.
-_ISSUED = re.compile(r"~[0-9a-f]{32}")
 
 
 def scoped(call_id: str, principal: str) -> str:
@@ -34,10 +31,11 @@ def scoped(call_id: str, principal: str) -> str:
 
 
 def looked_for(call_id: str, principal: str) -> str:
-    """As `scoped`, for a look-up: that may name an issued call, too.
+    """As `scoped`, for a look-up or a cancellation: that may name an issued call, too.
 
-    Whoever was told such an id may know what became of the call; nobody may make one with it.
+    Whoever was told such an id may know what became of the call, and stop it; nobody may make one
+    with it.
     """
-    if _ISSUED.fullmatch(call_id):
+    if ISSUED.fullmatch(call_id):
         return call_id
     return scoped(call_id, principal)

@@ -226,7 +226,7 @@ async def run_node(
         node = Node(name, member, catalog, pool, settings)
         node.inbound, node.local, node.pushes = inbound, local, pushes
         node.durability, node.reliability = durability, reliability
-        node.admin = node_admin(name, member, coordinator, catalog, router, limits)
+        node.admin = node_admin(name, member, coordinator, catalog, router, limits, store)
         _watch(metrics, node)
 
         node.service = AdminService(node.admin, rule)
@@ -295,3 +295,4 @@ def _watch(metrics: Metrics, node: Node) -> None:
     if node.reliability is not None:
         metrics.reliable_pending.watch(node.reliability.count_by_type)
         metrics.reliable_oldest_seconds.watch(node.reliability.oldest_by_type)
+        metrics.delayed_soon.watch(node.reliability.delayed_by_type)

@@ -237,6 +237,12 @@ class LimitSettings:
     max_reliable_bytes: int = 256 * 1024 * 1024
     """Their arguments."""
 
+    max_delayed_calls: int = 65_536
+    """Delayed calls of one node in memory: the ids of those that are due next."""
+
+    max_missed_ticks: int = 100_000
+    """Missed ticks of one repeated call that are run late, if each is to be; older ones are not."""
+
     max_issued_calls: int = 1_000
     """Reliable calls that one turn may issue."""
 

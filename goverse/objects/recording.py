@@ -7,6 +7,7 @@ is collected by its turn, and handed over once it is committed.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -21,6 +22,9 @@ from goverse.storage.values import CallStatus, Outcome, Payload, ReliableCall
 if TYPE_CHECKING:
     from goverse.objects.shard import Shard
 
+#: Ids that the system makes: 128 random bits, which nobody has whom nobody told.
+ISSUED = re.compile(r"~[0-9a-f]{32}")
+
 _MAX_MESSAGE_CHARS = 4096
 _MAX_DETAILS_BYTES = 64 * 1024
 
@@ -30,6 +34,11 @@ class Record(Waiter, Protocol):
 
     @property
     def call_id(self) -> str: ...
+
+    @property
+    def again_at(self) -> float | None:
+        """Of a repeated call: when it is due after this tick, seconds since 1970."""
+        ...
 
     def check_begin(self) -> None:
         """Immediately before the turn begins. Raises Unavailable if it must not."""
@@ -80,6 +89,10 @@ class ReliableCalls(Protocol):
         """Seconds since 1970, as expiry is measured."""
         ...
 
+    def store_now(self) -> float:
+        """Seconds since 1970 by the store's clock, as delays are counted."""
+        ...
+
 
 class IssuedCalls:
     """Waits for the commit of what a turn issued."""
@@ -127,12 +140,12 @@ class _Failure(msgspec.Struct, array_like=True):
 _failure = msgspec.msgpack.Decoder(_Failure)
 
 
-def succeeded(call_id: str, payload: bytes) -> Outcome:
+def succeeded(call_id: str, payload: bytes, again_at: float | None = None) -> Outcome:
     """:param payload: the result, in msgpack."""
-    return Outcome(call_id, CallStatus.SUCCESS, Payload(payload))
+    return _ended(call_id, CallStatus.SUCCESS, payload, again_at)
 
 
-def failed(call_id: str, error: GoverseError) -> Outcome:
+def failed(call_id: str, error: GoverseError, again_at: float | None = None) -> Outcome:
     """The outcome of a method that raised, such that the same error can be raised again."""
     details = error.details
     try:
@@ -144,7 +157,13 @@ def failed(call_id: str, error: GoverseError) -> Outcome:
     failure = _Failure(
         code, _text(error.message), isinstance(error, ApplicationError), dict(details)
     )
-    return Outcome(call_id, CallStatus.FAILED, Payload(encoding.encode(failure)))
+    return _ended(call_id, CallStatus.FAILED, encoding.encode(failure), again_at)
+
+
+def _ended(call_id: str, status: CallStatus, payload: bytes, again_at: float | None) -> Outcome:
+    # A row that goes on says by its reason how this tick ended: `StoredCall.last_tick`.
+    reason = "" if again_at is None else status.value
+    return Outcome(call_id, status, Payload(payload), reason, again_at)
 
 
 def error_of(payload: bytes) -> GoverseError:

@@ -279,7 +279,8 @@ def _conclude(activation: Activation, turn: Turn, result: Any) -> bytes:
     elif not work.read_only:
         activation.keeper.changed()
     if durable is not None:
-        noted = succeeded(turn.record.call_id, payload) if turn.record is not None else None
+        record = turn.record
+        noted = succeeded(record.call_id, payload, record.again_at) if record is not None else None
         durable.note(state, noted, tuple(turn.issued or ()))
         turn.noted = noted
     return payload
@@ -346,7 +347,7 @@ def _recordable(activation: Activation, turn: Turn, told: BaseException) -> Outc
         or not isinstance(told, ApplicationError | ObjectFailed | TooLarge)
     ):
         return None
-    return failed(turn.record.call_id, told)
+    return failed(turn.record.call_id, told, turn.record.again_at)
 
 
 def _failure(

@@ -177,6 +177,24 @@ class Metrics:
             "Moves when a call is parked whose attempts ended too many processes.",
             ("type",),
         )
+        self.delayed_soon = Gauge(
+            "goverse_delayed_calls",
+            "Delayed calls that this node knows to be due soon. All that there are: goverse-cli "
+            "reliable-calls stats.",
+            ("type",),
+        )
+        self.delayed_lateness = Histogram(
+            "goverse_delayed_call_lateness_seconds",
+            "Moves when a delayed call, or a tick of a repeated one, is finished, with how long "
+            "after its time its turn had begun.",
+            ("type",),
+            SECONDS,
+        )
+        self.ticks_left_out = Counter(
+            "goverse_reliable_missed_ticks",
+            "Moves when ticks of a repeated call were missed and will not be run.",
+            ("type",),
+        )
         self.deliveries = Counter(
             "goverse_reliable_deliveries",
             "Moves when the owner of a target has taken a call from an outbox, or has refused it "

@@ -124,7 +124,7 @@ class Accepts:
 
     async def _accept(self, batch: Sequence[Entry]) -> bool:
         """False: the store cannot be reached."""
-        wanted = [Acceptance(entry.fence(), entry.call) for entry in batch]
+        wanted = [Acceptance(entry.fence(), entry.call, entry.skip) for entry in batch]
         first = [not entry.sent for entry in batch]
         for entry in batch:
             entry.sent = True

@@ -3,8 +3,12 @@
 ::
 
     ACCEPTING ──row stands──> PENDING <──lost, interrupted── RUNNING ──noted──> NOTED ──> OVER
-        │                        │  └────────────────────────^                            ^
-        └── refused              └── parked ──> PARKED           committed ───────────────┘
+        │  │                   ^ │  └────────────────────────^                   │        ^
+        │  └──> DELAYED ──due──┘ ├── parked ──> PARKED           committed ──────┼────────┤
+        │          ^             └── to be cancelled ──> CHANGING ── skipped ────┼────────┘
+        └── refused└─────────────────────── the tick is over ────────────────────┘
+
+A call that is parked or delayed is here only while somebody waits for its outcome.
 
 An entry belongs to the node: that its callers give up changes nothing of its call.
 """
@@ -14,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from goverse.aio.deadlines import Deadlines
 from goverse.call import Call
@@ -23,7 +27,9 @@ from goverse.ids import ObjectId
 from goverse.objects.definition import MethodType
 from goverse.objects.recording import Context
 from goverse.objects.shard import Shard
+from goverse.objects.timing import next_tick
 from goverse.sharding import slot_of
+from goverse.storage.rules import period_of
 from goverse.storage.values import CallStatus, Fence, Outcome, ReliableCall, StoredCall
 
 if TYPE_CHECKING:
@@ -35,17 +41,29 @@ class EntryState(enum.Enum):
     PENDING = "pending"
     RUNNING = "running"
     NOTED = "noted"
+    DELAYED = "delayed"
     PARKED = "parked"
+    CHANGING = "changing"  # its row is being cancelled or retried: nothing else may touch it
     OVER = "over"
 
 
-ACCEPTING, PENDING, RUNNING, NOTED, PARKED, OVER = EntryState
+ACCEPTING, PENDING, RUNNING, NOTED, DELAYED, PARKED, CHANGING, OVER = EntryState
+
+#: Nothing of such a call is under way here.
+RESTING = (DELAYED, PARKED)
 
 #: What a waiter is told: how the call ended, or why this node cannot say.
 Answer = Outcome | GoverseError
 
 #: What those are told who wait for the row alone.
 ACCEPTED = Outcome("", CallStatus.PENDING)
+
+
+class Cancellation(NamedTuple):
+    """That a call shall not run any more. ``by``: who wants it."""
+
+    reason: str
+    by: str
 
 
 class Entry:
@@ -56,11 +74,14 @@ class Entry:
 
     __slots__ = (
         "_accept_waiters",
+        "_changes",
         "_waiters",
         "accepted_at",
         "alone",
         "attempts",
+        "began_at",
         "call",
+        "cancelled",
         "order",
         "outcome",
         "refusal",
@@ -69,6 +90,7 @@ class Entry:
         "seq",
         "shard",
         "size",
+        "skip",
         "slot",
         "state",
         "waits_since",
@@ -86,6 +108,8 @@ class Entry:
         self.state = ACCEPTING
         self.seq = 0
         self.attempts = 0
+        #: By the clock of this loop, when its turn began; 0: not yet, or nobody asks.
+        self.began_at = 0.0
         #: By the clock of this loop, when its accept was known here.
         self.accepted_at = 0.0
         #: Seconds since 1970 when it was accepted, by whomever; 0: it is being accepted.
@@ -93,6 +117,10 @@ class Entry:
         #: Whether a batch with it was ever handed to the store.
         self.sent = False
         self.order: Order | None = None
+        #: Not empty: it is accepted only to be skipped, for this reason.
+        self.skip = ""
+        #: It does not begin any more, and is skipped where it is next looked at.
+        self.cancelled: Cancellation | None = None
         #: What its turn left, on its way to the store.
         self.outcome: Outcome | None = None
         #: Its turn ran with nothing else of its object uncommitted.
@@ -102,6 +130,7 @@ class Entry:
         self.refusals = 0
         self._waiters: dict[Waiting, None] = {}
         self._accept_waiters: dict[Waiting, None] = {}
+        self._changes: list[asyncio.Future[None]] = []
 
     @property
     def call_id(self) -> str:
@@ -113,7 +142,7 @@ class Entry:
 
     @property
     def awaited(self) -> bool:
-        return bool(self._waiters or self._accept_waiters)
+        return bool(self._waiters or self._accept_waiters or self._changes)
 
     @property
     def waits_for_page(self) -> bool:
@@ -123,19 +152,29 @@ class Entry:
     def wait_for_page(self) -> None:
         self.state = PENDING
 
+    @property
+    def again_at(self) -> float | None:
+        timing = self.call.timing
+        return None if timing is None or self.cancelled is not None else next_tick(timing)
+
     def fence(self) -> Fence:
         assert self.shard.opening is not None
         return self.shard.opening.fence(self.slot)
 
     def is_same(self, call: ReliableCall) -> bool:
         mine = self.call
-        return (mine.object, mine.method, mine.digest) == (call.object, call.method, call.digest)
+        if not mine.digest:  # a cancellation: it knows its object alone
+            return mine.object == call.object
+        same = (mine.object, mine.method, mine.digest) == (call.object, call.method, call.digest)
+        return same and period_of(mine) == period_of(call)
 
     def adopt(self, stored: StoredCall) -> None:
         """Its row, as the store has it."""
         self.call = stored.call
         self.seq, self.attempts = stored.seq, stored.attempts
-        self.waits_since = stored.created_at
+        self.skip = ""
+        timing = stored.call.timing
+        self.waits_since = max(stored.created_at, timing.run_at if timing is not None else 0.0)
 
     def turn_call(self, method: MethodType | None, timeout_s: float) -> Call:
         """The call of its turn, with a deadline of its own."""
@@ -159,9 +198,12 @@ class Entry:
     # -- the record of its turn
 
     def check_begin(self) -> None:
-        if self.state is not PENDING or self.order is None or self.order.doubtful:
+        stands = self.state is PENDING and self.cancelled is None
+        if not stands or self.order is None or self.order.doubtful:
             raise Unavailable(f"call {self.call_id} must not begin now")
         self.state = RUNNING
+        if self.call.timing is not None:
+            self.began_at = asyncio.get_running_loop().time()
 
     def ran(self, outcome: Outcome) -> None:
         self.state, self.outcome = NOTED, outcome
@@ -236,8 +278,25 @@ class Entry:
     def tell(self, answer: Callable[[], Answer]) -> None:
         """It is over here. Each waiter gets an answer of its own: a raised error is written to."""
         self.state = OVER
+        self.tell_changed()
         self._tell(self._accept_waiters, answer)
         self._tell(self._waiters, answer)
+
+    async def wait_changed(self) -> None:
+        """Return when it is over here, or parked."""
+        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changes.append(change)
+        try:
+            await change
+        finally:
+            if change in self._changes:
+                self._changes.remove(change)
+
+    def tell_changed(self) -> None:
+        changes, self._changes = self._changes, []
+        for change in changes:
+            if not change.done():
+                change.set_result(None)
 
     def _tell(self, waiters: dict[Waiting, None], answer: Callable[[], Answer]) -> None:
         waiting = list(waiters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import logging
 from typing import Any, Protocol
 
@@ -17,12 +18,14 @@ from goverse.objects.arrival import Arrival
 from goverse.objects.registry import Registry
 from goverse.objects.shard import Shard
 from goverse.objects.turn import Turn
-from goverse.reliable.entries import PARKED, Entry
+from goverse.observability import audit
+from goverse.reliable.delays import Delays
+from goverse.reliable.entries import DELAYED, Entry, EntryState
 from goverse.reliable.ledger import Ledger
 from goverse.reliable.observer import ReliableObserver
 from goverse.reliable.orders import Order
 from goverse.reliable.unfinished import Unfinished
-from goverse.storage.values import Outcome, Step, StoredCall
+from goverse.storage.values import CallStatus, DelayedCall, Outcome, Step, StoredCall
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +46,10 @@ class CatalogDoor(Protocol):
 
 
 class Execution:
-    """A `goverse.reliable.orders.OrderHost`. Set `door` before use."""
+    """A `goverse.reliable.orders.OrderHost`. Set `door` and `delays` before use."""
 
     door: CatalogDoor
+    delays: Delays
 
     def __init__(
         self,
@@ -114,11 +118,21 @@ class Execution:
         return await self._ledger.rows(entry.call_id for entry in entries)
 
     def finished(self, entry: Entry, outcome: Outcome) -> None:
+        tell_cancelled(entry, outcome)
         now = asyncio.get_running_loop().time()
         self._observer.finished(
             entry.object.type, outcome.status.value, now - (entry.accepted_at or now)
         )
-        self._unfinished.end(entry, lambda: outcome)
+        timing = entry.call.timing
+        if timing is not None and entry.began_at:
+            late_s = self.delays.clock.at(entry.began_at) - timing.run_at
+            self._observer.late(entry.object.type, max(0.0, late_s))
+        if timing is None or outcome.again_at is None:
+            self._unfinished.end(entry, lambda: outcome)
+        else:
+            again = timing._replace(run_at=outcome.again_at)
+            entry.call = dataclasses.replace(entry.call, timing=again)
+            self.left(entry, DELAYED)
 
     def parked(self, entry: Entry, reason: str) -> None:
         log.error(
@@ -130,13 +144,30 @@ class Execution:
         )
         self._observer.parked(entry.object.type)
 
-    def left(self, entry: Entry) -> None:
-        entry.state = PARKED
+    def left(self, entry: Entry, state: EntryState) -> None:
+        entry.state = state
+        entry.tell_changed()
         if not entry.awaited:
             self._unfinished.remove(entry)
+        if state is DELAYED and entry.call.timing is not None:
+            call = DelayedCall(entry.call_id, entry.slot, entry.object, entry.call.timing)
+            self.delays.add(call, entry.shard)
 
     def emptied(self, order: Order) -> None:
         self._unfinished.emptied(order)
+
+
+def tell_cancelled(entry: Entry, outcome: Outcome) -> None:
+    """Write to the audit log what became of a cancellation, if there was one."""
+    if entry.cancelled is not None:
+        won = outcome.status is CallStatus.SKIPPED
+        audit.record(
+            "call_cancelled" if won else "call_not_cancelled",
+            by=entry.cancelled.by,
+            target=str(entry.object),
+            call_ids=(entry.call_id,),
+            outcome=f"{outcome.status.value}" if won else f"{outcome.status.value} came first",
+        )
 
 
 class _Refused:

@@ -75,11 +75,16 @@ class Ledger:
 
     async def step(self, entry: Entry, step: Step, reason: str) -> int | None:
         """The row's attempts after ``step``; None: what became of it must be read."""
+        result = await self.change(entry, step, reason)
+        return result.attempts if result is not None else None
+
+    async def change(self, entry: Entry, step: Step, reason: str) -> StepResult | None:
+        """``step``, which is DONE; None: what became of the row must be read."""
         change = CallStep(entry.fence(), entry.call_id, step, reason)
         result = await self._steps.submit((entry, change))
         if result is None or result.verdict is not Verdict.DONE:
             return None
-        return result.attempts
+        return result
 
     async def rows(self, call_ids: Iterable[str]) -> dict[str, StoredCall]:
         """Those that there are; a store that is away is waited for."""

@@ -14,6 +14,8 @@ class ReliableMetrics:
         self._seconds = metrics.reliable_seconds
         self._parked = metrics.reliable_parked
         self._deliveries = metrics.deliveries
+        self._lateness = metrics.delayed_lateness
+        self._left_out = metrics.ticks_left_out
 
     def accepted(self, type_name: str) -> None:
         self._accepted.inc(type_name)
@@ -26,6 +28,12 @@ class ReliableMetrics:
 
     def parked(self, type_name: str) -> None:
         self._parked.inc(type_name)
+
+    def late(self, type_name: str, seconds: float) -> None:
+        self._lateness.observe(seconds, type_name)
+
+    def ticks_left_out(self, type_name: str, ticks: int) -> None:
+        self._left_out.inc(type_name, by=ticks)
 
     def delivered(self) -> None:
         self._deliveries.inc("delivered")

@@ -31,7 +31,16 @@ from goverse.errors import (
 )
 from goverse.ids import ObjectId
 from goverse.objects.shard import Shard
-from goverse.reliable.entries import PENDING, RUNNING, Entry
+from goverse.reliable.entries import (
+    CHANGING,
+    DELAYED,
+    NOTED,
+    PARKED,
+    PENDING,
+    RUNNING,
+    Entry,
+    EntryState,
+)
 from goverse.storage.values import CallStatus, Outcome, Step, StoredCall
 
 log = logging.getLogger(__name__)
@@ -76,8 +85,8 @@ class OrderHost(Protocol):
 
     def parked(self, entry: Entry, reason: str) -> None: ...
 
-    def left(self, entry: Entry) -> None:
-        """Parked, or gone from the ledger: nothing of it runs here any more."""
+    def left(self, entry: Entry, state: EntryState) -> None:
+        """It is parked, or gone from the ledger, or delayed: nothing of it runs here now."""
         ...
 
     def emptied(self, order: Order) -> None: ...
@@ -103,6 +112,11 @@ class Order:
         self._careful: Entry | None = None
         self._blocked = False
         self._closed = False
+        #: What the task of the order has in hand; whoever else would change it waits.
+        self._in_hand: Entry | None = None
+        #: Operators' changes under way: of calls that were taken out, and of some that will join.
+        self._changing = 0
+        self._held = 0
         self._runner: asyncio.Task[None] | None = None
         self._in_turn = False
         self._progress: asyncio.Future[None] | None = None
@@ -110,7 +124,11 @@ class Order:
 
     @property
     def empty(self) -> bool:
-        return not (self.pending or self.noted or self.accepting)
+        return not (self.pending or self.noted or self.accepting or self._changing)
+
+    def is_blocked_by(self, entry: Entry) -> bool:
+        """``entry`` is parked, and holds up the others."""
+        return self._blocked and self._suspect is entry
 
     def join(self, entry: Entry, *, suspect: bool = False) -> None:
         """``entry`` has its place in the ledger."""
@@ -144,6 +162,53 @@ class Order:
         for entry in left:
             entry.order = None
         return left
+
+    # -- what operators change
+
+    def has_in_hand(self, entry: Entry) -> bool:
+        """``entry`` is being run, counted, skipped or committed: what becomes of it is decided
+        there."""
+        return entry is self._in_hand or entry.state in (RUNNING, NOTED)
+
+    def take_out(self, entry: Entry) -> None:
+        """Nothing is done with ``entry``, which is pending and not in hand, until it is
+        `put_back` or `taken_out`."""
+        self.pending.remove(entry)
+        entry.state = CHANGING
+        self._changing += 1
+
+    def put_back(self, entry: Entry, *, known: bool) -> None:
+        """:param known: its row is as it is known here."""
+        self._changing -= 1
+        if self._closed:
+            return
+        entry.state = PENDING
+        bisect.insort(self.pending, entry, key=_seq)
+        self.doubtful = self.doubtful or not known
+        if entry is self._suspect:
+            self._blocked = False  # it is counted, before it runs again
+        self._start()
+
+    def taken_out(self, entry: Entry) -> None:
+        """``entry`` is over."""
+        self._changing -= 1
+        if entry is self._suspect:
+            self._blocked = False
+        self._forget(entry)
+        self._start()
+        self._end_if_empty()
+
+    def hold(self) -> None:
+        """Begin no turn until `release`: a call is about to get its place, and none behind it may
+        run before."""
+        self._held += 1
+        self._changing += 1
+
+    def release(self) -> None:
+        self._held -= 1
+        self._changing -= 1
+        self._start()
+        self._end_if_empty()
 
     # -- what entries tell
 
@@ -180,10 +245,14 @@ class Order:
     # -- running
 
     def _start(self) -> None:
-        if self._runner is None and not (self._blocked or self._closed):
+        if self._runner is None and self._may_run:
             self._run_at_once()
             if self.pending and self._runner is None:
                 self._runner = self._host.spawn_runner(self)
+
+    @property
+    def _may_run(self) -> bool:
+        return not (self._blocked or self._closed or self._held)
 
     def _run_at_once(self) -> None:
         """Turns that need no task, as long as nothing asks for care."""
@@ -191,7 +260,9 @@ class Order:
             if not self.pending or self.doubtful or self._careful is not None:
                 return
             entry = self.pending[0]
-            if entry is self._suspect or entry.refusal is not None or self._expired(entry):
+            if entry is self._suspect or entry.refusal is not None or entry.cancelled is not None:
+                return
+            if self._expired(entry):
                 return
             if not self._host.run_at_once(entry):
                 self._interrupted(entry)
@@ -205,7 +276,7 @@ class Order:
         """The body of its task."""
         backoff = Backoff(self._host.runtime.random, min_s=0.02, max_s=5.0)
         try:
-            while self.pending and not (self._blocked or self._closed):
+            while self.pending and self._may_run:
                 try:
                     went_on = await self._one()
                 except Exception:
@@ -223,15 +294,20 @@ class Order:
         """The next step of the head. False: not now."""
         if self.doubtful:
             return await self._look_again()
-        entry = self.pending[0]
-        if self._expired(entry):
-            return await self._skip(entry, "expired")
-        if entry is self._suspect:
-            return await self._count(entry)
-        if self._careful is not None and self.noted:
-            await self._wait_progress()
-            return True
-        return await self._turn(entry)
+        entry = self._in_hand = self.pending[0]
+        try:
+            if entry.cancelled is not None:
+                return await self._skip(entry, entry.cancelled.reason)
+            if self._expired(entry):
+                return await self._skip(entry, "expired")
+            if entry is self._suspect:
+                return await self._count(entry)
+            if self._careful is not None and self.noted:
+                await self._wait_progress()
+                return True
+            return await self._turn(entry)
+        finally:
+            self._in_hand = None
 
     async def _turn(self, entry: Entry) -> bool:
         self._in_turn = True
@@ -259,8 +335,8 @@ class Order:
             entry.state = PENDING
 
     def _explain(self, entry: Entry, error: GoverseError) -> None:
-        if isinstance(error, NotOwner) or self._closed or self.doubtful:
-            return  # the shard is going, or the row is read first
+        if isinstance(error, NotOwner) or self._closed or self.doubtful or entry.cancelled:
+            return  # the shard is going, or the row is read first, or it is skipped
         if isinstance(error, NotFound | InvalidArgument):
             why = "this process cannot run it, a newer one may"
         elif isinstance(error, DeadlineExceeded):
@@ -314,9 +390,14 @@ class Order:
         if self._closed:
             return True
         for entry in looked_at:
+            if entry.state is not PENDING:
+                continue  # an operator's change has taken it out
             row = rows.get(entry.call_id)
-            if row is None or row.status in (CallStatus.PARKED, CallStatus.DELAYED):
+            if row is None or row.status is CallStatus.PARKED:
                 self._leave(entry)
+            elif row.status is CallStatus.DELAYED:  # this tick was committed
+                entry.adopt(row)
+                self._leave(entry, DELAYED)
             elif row.status.finished:
                 self.pending.remove(entry)
                 self._forget(entry)
@@ -327,10 +408,10 @@ class Order:
         self.pending.sort(key=_seq)
         return True
 
-    def _leave(self, entry: Entry) -> None:
+    def _leave(self, entry: Entry, state: EntryState = PARKED) -> None:
         self.pending.remove(entry)
         self._forget(entry)
-        self._host.left(entry)
+        self._host.left(entry, state)
 
     def _forget(self, entry: Entry) -> None:
         entry.order = None

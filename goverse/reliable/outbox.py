@@ -30,6 +30,7 @@ from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Verb
 from goverse.errors import (
     Conflict,
+    Executed,
     FailedPrecondition,
     GoverseError,
     InvalidArgument,
@@ -42,9 +43,11 @@ from goverse.objects.durability.fences import Opening
 from goverse.objects.durability.journal import Subject
 from goverse.objects.recording import Context
 from goverse.objects.shard import Shard
+from goverse.objects.timing import Schedule, said_of
 from goverse.reliable.ledger import Ledger
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
 from goverse.storage.values import (
+    CallStatus,
     Fence,
     OutboxChange,
     OutboxRow,
@@ -200,6 +203,41 @@ class Outbox:
             if call.call_id not in rows.items:  # a page may have had it already
                 self._add(rows, _Item(call, sender.object, sender.slot, sender.opening))
 
+    async def retry(self, shard: Shard, sender: ObjectId, call_id: str) -> bool:
+        """Deliver a row of ``sender`` that is parked. False: it is under way already.
+
+        Raises NotFound, Conflict, Unavailable."""
+        opening, rows = shard.opening, self._shards.get(shard)
+        assert opening is not None
+        if rows is not None and call_id in rows.items:
+            return False
+        try:
+            row = (await self._store.deliveries([call_id])).get(call_id)
+            if row is None:
+                raise NotFound(f"no delivery of call {call_id} is known: it may have arrived")
+            if row.sender != sender:
+                raise Conflict(f"call {call_id} was issued by another object")
+            if row.status is not CallStatus.PARKED:
+                return False
+            fence = opening.fence(row.slot)
+            [result] = await self._store.change_outbox(
+                [OutboxChange(fence, call_id, OutboxStep.RETRY)]
+            )
+        except ValueError as error:
+            raise InvalidArgument(str(error), details={"field": "call_id"}) from None
+        except StorageUnavailable as error:
+            raise Unavailable(f"the outbox cannot be reached: {error}") from None
+        except OutcomeUnknown as error:
+            text = f"whether the delivery of call {call_id} is retried is not known: {error}"
+            raise Unavailable(text, executed=Executed.UNKNOWN) from None
+        if result.verdict is not Verdict.DONE or self._shards.get(shard) is not rows:
+            raise Unavailable(f"the delivery of call {call_id} has changed; ask again")
+        if rows is not None:
+            # Its place is among rows that were read long ago.
+            rows.behind, rows.cursor, rows.missed = True, 0, True
+            self._read_on(shard)
+        return True
+
     # -- from the store
 
     def _read_on(self, shard: Shard) -> None:
@@ -213,7 +251,8 @@ class Outbox:
         backoff = Backoff(self._runtime.random, min_s=0.1, max_s=2.0)
         while rows.behind:
             await self._wait_room()
-            rows.missed = False
+            if not rows.cursor:
+                rows.missed = False
             try:
                 page = await self._ledger.outbox_rows(opening.slots, rows.cursor)
             except Unavailable as error:
@@ -280,18 +319,25 @@ class Outbox:
 
     def _call(self, call: ReliableCall) -> Call:
         context = Context.decode(call.context)
-        envelope = Envelope(call.arguments.data, call.parent, call.expires_at)
+        verb, payload, call_id = Verb.ENQUEUE, call.arguments.data, call.call_id
+        if not call.method:  # its arguments name a call that is to be cancelled
+            verb, payload, call_id = Verb.CANCEL, b"", payload.decode()
+        elif call.timing is None:
+            payload = msgspec.msgpack.encode(Envelope(payload, call.parent, call.expires_at))
+        else:
+            verb, said = Verb.SCHEDULE, said_of(call.timing)
+            payload = msgspec.msgpack.encode(Schedule(payload, said, call.parent, call.expires_at))
         return Call(
             call.object.type,
             call.object.id,
             call.method,
-            msgspec.msgpack.encode(envelope),
+            payload,
             asyncio.get_running_loop().time() + self._timeout_s,
             codec=call.arguments.codec,
-            verb=Verb.ENQUEUE,
+            verb=verb,
             principal=call.principal,
             client_id=context.client_id,
-            call_id=call.call_id,
+            call_id=call_id,
             trace=context.trace,
         )
 

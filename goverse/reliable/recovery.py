@@ -12,7 +12,7 @@ from goverse.aio.tasks import Tasks
 from goverse.errors import Executed, NotOwner, Unavailable
 from goverse.objects.shard import Shard
 from goverse.reliable.accepts import Accepts
-from goverse.reliable.entries import ACCEPTING, Entry
+from goverse.reliable.entries import ACCEPTING, RESTING, Entry
 from goverse.reliable.execution import Execution
 from goverse.reliable.ledger import Ledger, Page
 from goverse.reliable.unfinished import ShardCalls, Unfinished
@@ -102,11 +102,34 @@ class Recovery:
                 self._unfinished.landed(entry)
             elif not entry.waits_for_page:
                 continue
-            entry.adopt(row)
-            entry.sent = True
-            entry.accepted_at = entry.accepted_at or asyncio.get_running_loop().time()
-            entry.tell_accepted()
+            self._adopt(entry, row)
             self._execution.order(entry).join(entry, suspect=not calls.released)
+
+    def _adopt(self, entry: Entry, row: StoredCall) -> None:
+        entry.adopt(row)
+        entry.sent = True
+        entry.accepted_at = entry.accepted_at or asyncio.get_running_loop().time()
+        entry.tell_accepted()
+
+    def take_due(self, shard: Shard, row: StoredCall) -> None:
+        """A delayed call of an open shard has got its place, from this node: nobody ran it yet."""
+        calls = self._unfinished.shards.get(shard)
+        if calls is None:
+            return
+        entry = self._unfinished.get(row.call.call_id)
+        if entry is None:
+            entry = self._unfinished.enter(row.call, shard)
+        elif entry.state is ACCEPTING:
+            self._accepts.withdraw(entry)
+            self._unfinished.landed(entry)
+        elif entry.state not in RESTING:
+            return
+        self._adopt(entry, row)
+        if calls.cursor is None:
+            self._execution.order(entry).join(entry)
+        else:
+            entry.wait_for_page()
+            calls.late.append(entry)
 
 
 def _moved(entry: Entry, executed: Executed) -> NotOwner:

@@ -13,8 +13,10 @@ from goverse.errors import FailedPrecondition, InvalidArgument
 from goverse.objects import encoding
 from goverse.objects.arrival import Arrival
 from goverse.objects.definition import MethodType
-from goverse.objects.recording import Context
+from goverse.objects.recording import ISSUED, Context
+from goverse.objects.timing import decode_schedule, timing_of
 from goverse.reliable.outbox import Envelope
+from goverse.reliable.store_clock import StoreClock
 from goverse.storage.checks import check_call_id
 from goverse.storage.values import Payload, ReliableCall
 
@@ -23,23 +25,29 @@ _DIGEST_BYTES = 16
 _decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 
 
-def understand(call: Call, arrival: Arrival) -> tuple[ReliableCall, MethodType]:
+def understand(call: Call, arrival: Arrival, clock: StoreClock) -> tuple[ReliableCall, MethodType]:
     """Raises what refuses ``call`` for good, without a row."""
-    if call.verb not in (Verb.CALL, Verb.ENQUEUE):
+    if call.verb not in (Verb.CALL, Verb.ENQUEUE, Verb.SCHEDULE):
         raise InvalidArgument(f"{call}: a call id goes with a call of a method")
-    try:
-        check_call_id(call.call_id)
-    except ValueError as error:
-        raise InvalidArgument(str(error), details={"field": "call_id"}) from None
+    check_id_of(call)
     if call.chain:
         raise FailedPrecondition(
             f"{call} has a call id and cannot be awaited in a turn; goverse.issue(...) makes "
             "the call once the turn is committed"
         )
-    envelope = Envelope(call.payload)
+    # Of ids that are the system's own, which no client may send.
+    issued = call.verb is not Verb.CALL and ISSUED.fullmatch(call.call_id) is not None
+    parent, expires_at, timing = "", None, None
     if call.verb is Verb.ENQUEUE:
         envelope = _opened(call)
+        issued, parent, expires_at = True, envelope.parent, envelope.expires_at
         call = msgspec.structs.replace(call, payload=envelope.arguments)
+    elif call.verb is Verb.SCHEDULE:
+        schedule = decode_schedule(call.payload)
+        timing = timing_of(schedule.when, clock.now())
+        if issued:
+            parent, expires_at = schedule.parent, schedule.expires_at
+        call = msgspec.structs.replace(call, payload=schedule.arguments)
     object_type = arrival.object_type(call)
     method = arrival.method(call, object_type)
     arguments, _ = arrival.bind(call, method, asyncio.get_running_loop().time())
@@ -54,13 +62,22 @@ def understand(call: Call, arrival: Arrival) -> tuple[ReliableCall, MethodType]:
         call.object_id,
         call.method,
         Payload(encoded),
-        _digest(encoded if call.verb is Verb.CALL else call.call_id.encode()),
+        _digest(call.call_id.encode() if issued else encoded),
         call.principal,
         Context(call.client_id, call.trace).encode(),
-        envelope.parent,
-        envelope.expires_at,
+        parent,
+        expires_at,
+        timing,
     )
     return wanted, method
+
+
+def check_id_of(call: Call) -> None:
+    """Raises InvalidArgument."""
+    try:
+        check_call_id(call.call_id)
+    except ValueError as error:
+        raise InvalidArgument(str(error), details={"field": "call_id"}) from None
 
 
 def _opened(call: Call) -> Envelope:

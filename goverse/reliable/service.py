@@ -33,8 +33,18 @@ from goverse.objects.registry import Registry
 from goverse.objects.shard import Shard
 from goverse.reliable.accepts import Accepts
 from goverse.reliable.answers import found, outcome_of, reply_of
-from goverse.reliable.entries import ACCEPTING, PARKED, Answer, Entry
-from goverse.reliable.execution import CatalogDoor, Execution, own_copy
+from goverse.reliable.delays import Delays
+from goverse.reliable.entries import (
+    ACCEPTING,
+    DELAYED,
+    PARKED,
+    RESTING,
+    Answer,
+    Cancellation,
+    Entry,
+)
+from goverse.reliable.execution import CatalogDoor, Execution, own_copy, tell_cancelled
+from goverse.reliable.interventions import Interventions
 from goverse.reliable.ledger import Ledger
 from goverse.reliable.observer import ReliableObserver
 from goverse.reliable.outbox import Outbox
@@ -42,11 +52,22 @@ from goverse.reliable.recovery import Recovery
 from goverse.reliable.requests import understand
 from goverse.reliable.unfinished import Unfinished
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
-from goverse.storage.values import AcceptResult, CallStatus, ReliableCall
+from goverse.storage.values import (
+    AcceptResult,
+    CallStatus,
+    Outcome,
+    ReliableCall,
+    StoredCall,
+)
 
 _LONGEST = 10
 
-#: What is told to who waits for the row alone.
+_INTERVENTIONS = (Verb.CANCEL, Verb.RETRY)
+
+#: Whoever sends these waits for the row alone.
+_RECORDED_ALONE = (Verb.ENQUEUE, Verb.SCHEDULE)
+
+#: What is told to them.
 _RECORDED = Reply(encoding.NONE[Codec.MSGPACK])
 
 
@@ -56,6 +77,7 @@ class ReliableSnapshot:
     :param entries: unfinished calls that this node has in memory. :param bytes: of arguments.
     :param accepting: calls that wait to be handed to the store.
     :param recovering: shards whose pending calls are still being read.
+    :param delayed: calls that are known to be due soon.
     :param outbox: rows in memory. :param outbox_behind: shards that may have more in the store.
     :param longest: objects with the most pending calls.
     """
@@ -64,6 +86,7 @@ class ReliableSnapshot:
     bytes: int
     accepting: int
     recovering: int
+    delayed: int
     outbox: int
     outbox_behind: int
     longest: tuple[tuple[ObjectId, int], ...]
@@ -95,6 +118,17 @@ class Reliability:
         self._execution = Execution(
             self._unfinished, self._ledger, registry, limits, self._tasks, runtime, observer
         )
+        self._delays = Delays(
+            store,
+            self._ledger,
+            fences,
+            self._tasks,
+            runtime,
+            self,
+            max_calls=limits.max_delayed_calls,
+            max_missed=limits.max_missed_ticks,
+        )
+        self._execution.delays = self._delays
         self._recovery = Recovery(
             self._unfinished, self._execution, self._accepts, self._ledger, self._tasks
         )
@@ -108,11 +142,21 @@ class Reliability:
             max_rows=limits.max_reliable_calls,
             timeout_s=limits.default_call_timeout_s,
         )
+        self._interventions = Interventions(
+            store,
+            self._unfinished,
+            self._execution,
+            self._ledger,
+            self._outbox,
+            self._tasks,
+            self._accept_to_skip,
+            self._wait_accepted,
+        )
         self._door: CatalogDoor
 
     def bind(self, door: CatalogDoor) -> None:
         """The catalog needs this, and this the catalog."""
-        self._door = self._execution.door = door
+        self._door = self._execution.door = self._interventions.door = door
 
     async def close(self) -> None:
         """What is unfinished is left to the next owners."""
@@ -125,6 +169,7 @@ class Reliability:
             self._unfinished.bytes,
             len(self._accepts),
             self._unfinished.recovering,
+            len(self._delays),
             len(self._outbox),
             self._outbox.behind,
             self._unfinished.longest(_LONGEST),
@@ -132,6 +177,7 @@ class Reliability:
 
     def limits(self) -> Iterator[Limit]:
         yield from self._unfinished.limits()
+        yield Limit("reliable.delayed", len(self._delays), self._limits.max_delayed_calls)
         yield Limit("reliable.outbox", len(self._outbox), self._limits.max_reliable_calls)
 
     def count_by_type(self) -> dict[tuple[str, ...], float]:
@@ -142,15 +188,21 @@ class Reliability:
         """Seconds since the oldest of them was accepted."""
         return self._unfinished.oldest_by_type(self.wall())
 
+    def delayed_by_type(self) -> dict[tuple[str, ...], float]:
+        """Calls of each type that are known to be due soon."""
+        return self._delays.count_by_type()
+
     # -- calls
 
     async def invoke(self, call: Call) -> Reply:
         if call.verb is Verb.LOOKUP:
             return await self._look_up(call)
-        wanted, method = understand(call, self._door.arrival)
+        if call.verb in _INTERVENTIONS:
+            return await self._interventions.invoke(call)
+        wanted, method = understand(call, self._door.arrival, self._delays.clock)
         # No await from here to the entry: the shard cannot leave in between.
         entry = self._entry_of(call, wanted, await self._door.wait_open(call))
-        if call.verb is Verb.ENQUEUE:
+        if call.verb in _RECORDED_ALONE:
             await entry.wait(call, self._deadlines, accepted=True, gone=self._nobody_waits)
             return _RECORDED
         outcome = await entry.wait(call, self._deadlines, accepted=False, gone=self._nobody_waits)
@@ -159,11 +211,11 @@ class Reliability:
     def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
         """`invoke` without a task; None if the store has to be asked, or the shard is not open."""
         shard = self._door.open_shard_of(call)
-        if call.verb is Verb.LOOKUP or shard is None:
+        if call.verb is Verb.LOOKUP or call.verb in _INTERVENTIONS or shard is None:
             return None
-        wanted, method = understand(call, self._door.arrival)
+        wanted, method = understand(call, self._door.arrival, self._delays.clock)
         entry = self._entry_of(call, wanted, shard)
-        accepted = call.verb is Verb.ENQUEUE
+        accepted = call.verb in _RECORDED_ALONE
         if accepted and entry.state is not ACCEPTING:
             receiver.succeed(_RECORDED)
             return OVER
@@ -195,17 +247,29 @@ class Reliability:
             self._observer.repeated(call.type)
         return entry
 
-    def _accept(self, wanted: ReliableCall, shard: Shard) -> Entry:
+    def _accept_to_skip(
+        self, wanted: ReliableCall, shard: Shard, cancellation: Cancellation
+    ) -> Entry:
+        """Raises Overloaded."""
+        entry = self._accept(wanted, shard, skip=cancellation.reason)
+        entry.cancelled = cancellation
+        return entry
+
+    async def _wait_accepted(self, call: Call, entry: Entry) -> None:
+        await entry.wait(call, self._deadlines, accepted=True, gone=self._nobody_waits)
+
+    def _accept(self, wanted: ReliableCall, shard: Shard, *, skip: str = "") -> Entry:
         """Raises Overloaded."""
         self._unfinished.check_room()
         entry = self._unfinished.enter(wanted, shard)
+        entry.skip = skip
         self._execution.order(entry).accepting += 1
         self._accepts.add(entry)
         return entry
 
     def _nobody_waits(self, entry: Entry) -> None:
         """The last caller has given up. What is in the ledger goes on."""
-        if entry.state is PARKED:
+        if entry.state in RESTING:
             self._unfinished.remove(entry)
         elif entry.state is ACCEPTING and self._accepts.withdraw(entry):
             self._unfinished.landed(entry)
@@ -227,9 +291,25 @@ class Reliability:
         entry.accepted_at = asyncio.get_running_loop().time()
         entry.waits_since = self.wall()
         stored = result.stored
+        if stored is None and entry.skip:
+            skipped = Outcome(entry.call_id, CallStatus.SKIPPED, None, entry.skip)
+            tell_cancelled(entry, skipped)
+            self._unfinished.landed(entry)
+            self._unfinished.end(entry, lambda: skipped)
+            return
         if stored is None:
             entry.seq = result.seq
             self._observer.accepted(entry.object.type)
+            if entry.skip:
+                self._unfinished.landed(entry)
+                skipped = Outcome(entry.call_id, CallStatus.SKIPPED, None, entry.skip)
+                self._unfinished.end(entry, lambda: skipped)
+                return
+            if entry.call.timing is not None:
+                self._unfinished.landed(entry)
+                entry.tell_accepted()
+                self._execution.left(entry, DELAYED)
+                return
         else:
             self._observer.repeated(entry.object.type)
             entry.adopt(stored)
@@ -239,7 +319,8 @@ class Reliability:
                     self._unfinished.end(entry, lambda: outcome_of(stored))
                 else:
                     entry.tell_accepted()
-                    self._execution.left(entry)
+                    delayed = stored.status is CallStatus.DELAYED
+                    self._execution.left(entry, DELAYED if delayed else PARKED)
                 return
         entry.tell_accepted()
         if calls.cursor is None:
@@ -257,16 +338,33 @@ class Reliability:
 
     # -- shards
 
+    def due(self, shard: Shard, row: StoredCall) -> None:
+        """It is pending from now on, or somebody has ended it."""
+        if row.status is CallStatus.PENDING:
+            self._recovery.take_due(shard, row)
+            return
+        entry = self._unfinished.get(row.call.call_id)
+        if entry is not None and entry.state in RESTING and row.status.finished:
+            self._unfinished.end(entry, lambda: outcome_of(row))
+
+    async def wait_room(self) -> None:
+        await self._unfinished.wait_room()
+
+    def ticks_left_out(self, type_name: str, ticks: int) -> None:
+        self._observer.ticks_left_out(type_name, ticks)
+
     async def opening(self, shard: Shard, *, released: bool) -> None:
         await self._recovery.opening(shard, released=released)
 
     def opened(self, shard: Shard) -> None:
         self._outbox.opened(shard)
         self._recovery.opened(shard)
+        self._delays.opened(shard)
 
     def closed(self, shard: Shard) -> None:
         self._outbox.closed(shard)
         self._recovery.closed(shard)
+        self._delays.closed(shard)
 
     def deleted(self, shard: Shard, object: ObjectId) -> None:
         order = self._unfinished.order_of(shard, object)
@@ -283,3 +381,6 @@ class Reliability:
 
     def wall(self) -> float:
         return self._runtime.clock.wall()
+
+    def store_now(self) -> float:
+        return self._delays.clock.now()

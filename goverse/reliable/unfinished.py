@@ -11,7 +11,7 @@ from goverse.config.settings import LimitSettings
 from goverse.errors import Overloaded
 from goverse.ids import ObjectId
 from goverse.objects.shard import Shard
-from goverse.reliable.entries import PARKED, Answer, Entry
+from goverse.reliable.entries import RESTING, Answer, Entry
 from goverse.reliable.orders import Order
 from goverse.storage.values import ReliableCall
 
@@ -67,10 +67,11 @@ class Unfinished:
         return tuple(lengths[:count])
 
     def count_by_type(self) -> dict[tuple[str, ...], float]:
-        """Unfinished calls of each type, as a gauge wants it. A parked one is not pending."""
+        """Unfinished calls of each type, as a gauge wants it. Parked and delayed ones are not
+        pending."""
         counts: dict[tuple[str, ...], float] = {}
         for entry in self._entries.values():
-            if entry.state is not PARKED:
+            if entry.state not in RESTING:
                 labels = (entry.object.type,)
                 counts[labels] = counts.get(labels, 0) + 1
         return counts
@@ -82,7 +83,7 @@ class Unfinished:
         """
         oldest: dict[tuple[str, ...], float] = {}
         for entry in self._entries.values():
-            if entry.state is not PARKED:
+            if entry.state not in RESTING:
                 # The clock of the store and this one's may differ: no age is below zero.
                 age = max(0.0, wall - (entry.waits_since or wall))
                 labels = (entry.object.type,)

@@ -315,6 +315,10 @@ class Store(Administration, Protocol):
         """Acknowledge or park deliveries. Raises as `commit`."""
         ...
 
+    async def deliveries(self, call_ids: Sequence[str]) -> Mapping[str, ListedCall]:
+        """Those that have a row in the outbox, parked or not. Raises `StorageUnavailable`."""
+        ...
+
     async def get_calls(self, call_ids: Sequence[str]) -> Mapping[str, StoredCall]:
         """Those that have a row, whoever owns their objects. Raises `StorageUnavailable`."""
         ...

@@ -131,6 +131,10 @@ class MeasuredStore(Store):
         self._observer.batch("get_calls", len(call_ids))
         return await self._measured("get_calls", self._store.get_calls(call_ids))
 
+    async def deliveries(self, call_ids: Sequence[str]) -> Mapping[str, ListedCall]:
+        self._observer.batch("deliveries", len(call_ids))
+        return await self._measured("deliveries", self._store.deliveries(call_ids))
+
     # ---- fences and pages
 
     async def raise_fence(

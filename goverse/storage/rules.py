@@ -30,6 +30,7 @@ STEP_FROM = MappingProxyType(
         Step.ATTEMPT: (CallStatus.PENDING,),
         Step.PARK: (CallStatus.PENDING,),
         Step.RETRY: (CallStatus.PARKED,),
+        Step.RESET: (CallStatus.PENDING,),
         Step.SKIP: (CallStatus.PENDING, CallStatus.DELAYED, CallStatus.PARKED),
     }
 )

@@ -253,6 +253,7 @@ class Step(enum.Enum):
     ATTEMPT = "attempt"  # pending: count one attempt more
     PARK = "park"  # pending -> parked
     RETRY = "retry"  # parked -> pending, at the end of the order, without attempts
+    RESET = "reset"  # pending: without attempts, in its place
     SKIP = "skip"  # pending, delayed, parked -> skipped
 
 

@@ -1,11 +1,8 @@
-"""``reliable-calls stats|get``."""
+"""``reliable-calls``: its group, ``stats`` and ``get``."""
 
 from __future__ import annotations
 
-import asyncio
-import datetime
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,50 +15,32 @@ from goverse.storage.api import (
     FinishedCalls,
     LiveCalls,
     QueuedCalls,
-    Store,
-    StoreRefused,
 )
 from goverse.storage.values import CallStatus, StoredCall
+from goverse_cli.commands.calls_change import cancel, retry
+from goverse_cli.commands.calls_cleanup import cleanup
+from goverse_cli.commands.calls_list import list_calls
 from goverse_cli.exits import CliError, Exit
+from goverse_cli.ledger import age, reading, when
 from goverse_cli.output import emit, fields, rows
 from goverse_cli.session import Options, run_async, shared_options
-from goverse_cli.store import opened, store_options
+from goverse_cli.store import store_options
 
 
 @click.group("reliable-calls")
 def reliable_calls() -> None:
     """The ledger of reliable calls: what waits, what is parked, what became of a call.
 
-    These commands read the store themselves, as `goverse-cli db` does, and change nothing: they
-    work whether nodes are up or down.
+    stats, list, get, cleanup and archive use the store themselves, as `goverse-cli db` does: they
+    work whether nodes are up or down. retry and cancel ask a node.
 
     \b
     Examples:
       goverse-cli reliable-calls stats --config cluster.yaml
+      goverse-cli reliable-calls list --status parked
+      goverse-cli reliable-calls cleanup --older-than 30d --dry-run
       goverse-cli reliable-calls get order-4711 -o json
     """
-
-
-@asynccontextmanager
-async def _ledger(options: Options, config: Path | None, url: str) -> AsyncIterator[Store]:
-    """The store, if this program knows its schema; within --timeout."""
-    try:
-        limit_s = options.timeout_s
-        opening = opened(options, config, url, within_s=limit_s)
-        async with opening as store, asyncio.timeout(limit_s):
-            schema = await store.schema_status()
-            if not schema.current:
-                raise StoreRefused(
-                    f"the schema is of version {schema.version} and this program needs "
-                    f"{schema.known}; see goverse-cli db status"
-                )
-            yield store
-    except TimeoutError:
-        raise CliError(
-            f"the store did not answer within {options.timeout_s:g} s",
-            Exit.TIMEOUT,
-            "nothing was changed; give it more time with --timeout",
-        ) from None
 
 
 @reliable_calls.command("stats")
@@ -95,7 +74,7 @@ async def stats(options: Options, config: Path | None, url: str, top: int, finis
       goverse-cli reliable-calls stats --url sqlite:///goverse.db --finished
       goverse-cli reliable-calls stats -o json | jq '.longest[0]'
     """
-    async with _ledger(options, config, url) as store:
+    async with reading(options, config, url) as store:
         live = await store.live_calls()
         longest = await store.longest_queues(top)
         outcomes = await store.finished_calls() if finished else None
@@ -146,8 +125,8 @@ def _stats_table(found: dict[str, Any], finished: bool) -> RenderableType:
                 line["pending"],
                 line["delayed"],
                 line["parked"],
-                _age(line["oldest_pending_s"]),
-                _age(line["overdue_s"]),
+                age(line["oldest_pending_s"]),
+                age(line["overdue_s"]),
                 *(line[outcome] for outcome in outcomes),
             )
             for line in found["types"]
@@ -158,19 +137,11 @@ def _stats_table(found: dict[str, Any], finished: bool) -> RenderableType:
     longest = rows(
         ("longest queues", "id", "pending", "oldest"),
         (
-            (line["type"], line["id"], line["pending"], _age(line["oldest_s"]))
+            (line["type"], line["id"], line["pending"], age(line["oldest_s"]))
             for line in found["longest"]
         ),
     )
     return Group(types, "", longest)
-
-
-def _age(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return str(datetime.timedelta(seconds=int(seconds)))
 
 
 @reliable_calls.command("get")
@@ -190,7 +161,7 @@ async def get(options: Options, config: Path | None, url: str, call_id: str) -> 
       goverse-cli reliable-calls get order-4711 --config cluster.yaml
       goverse-cli reliable-calls get order-4711 -o json | jq -r .status
     """
-    async with _ledger(options, config, url) as store:
+    async with reading(options, config, url) as store:
         try:
             stored = (await store.get_calls([call_id])).get(call_id)
         except ValueError as error:
@@ -223,16 +194,14 @@ def _row(stored: StoredCall) -> dict[str, Any]:
         "principal": call.principal,
         "parent": call.parent,
         "argument_bytes": len(call.arguments.data),
-        "created_at": _when(stored.created_at),
-        "run_at": _when(timing.run_at) if timing else None,
+        "created_at": when(stored.created_at),
+        "run_at": when(timing.run_at) if timing else None,
         "every_s": timing.every_s if timing and timing.every_s else None,
         "catch_up": timing.catch_up.value if timing and timing.every_s else None,
-        "expires_at": _when(call.expires_at),
-        "finished_at": _when(stored.finished_at),
+        "expires_at": when(call.expires_at),
+        "finished_at": when(stored.finished_at),
     }
 
 
-def _when(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
+for _command in (list_calls, retry, cancel, cleanup):
+    reliable_calls.add_command(_command)

@@ -91,9 +91,10 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
         (calls.OUTBOX, 3, "goverse_outbox_live"),
         (calls.PARKED_OUTBOX, 3, "goverse_outbox_parked"),
         (calls.GET_CALLS, 1, "goverse_reliable_calls_pkey"),
+        (calls.DELIVERIES, 1, "goverse_outbox_pkey"),
         (store._LOAD, 2, "goverse_objects_pkey"),
     ],
-    ids=["pending", "parked", "delayed", "outbox", "parked outbox", "get", "load"],
+    ids=["pending", "parked", "delayed", "outbox", "parked outbox", "get", "deliveries", "load"],
 )
 def test_live_work_is_read_by_its_index(
     session: psycopg.Connection, statement: str, count: int, index: str

@@ -20,6 +20,7 @@ from goverse.objects.durability.fences import Fences, Opening
 from goverse.objects.durability.journal import Taken
 from goverse.storage.api import Store
 from goverse.storage.patience import until_read
+from goverse.storage.rules import outcomes_of
 from goverse.storage.values import Act, StoredCall, StoredObject
 
 log = logging.getLogger(__name__)
@@ -104,13 +105,22 @@ def _tell(
 
 
 def _was_written(taken: Taken, version: int, calls: Mapping[str, StoredCall]) -> bool:
+    """The version tells: every commit changes it, and nobody else's can have come in between. A
+    call's row does not: an operator may have cancelled the call, or it may be cleaned up."""
     commit = taken.commit
-    if commit.outcomes:  # all or none: the first speaks for everything
-        call = calls.get(commit.outcomes[0].call_id)
-        return call is not None and call.status.finished
-    if commit.state is Act.DELETE:
-        return version == 0 and commit.version > 0
-    return version == commit.version + 1
+    if commit.state is not Act.DELETE:
+        return version == commit.version + 1
+    if commit.version > 0:
+        return version == 0
+    # A deletion of what was never stored leaves nothing but outcomes: the first, as all or none.
+    for outcome in outcomes_of(commit)[:1]:
+        call = calls.get(outcome.call_id)
+        return call is not None and (call.status, call.reason, call.result) == (
+            outcome.status,
+            outcome.reason,
+            outcome.result,
+        )
+    return False
 
 
 def _overtaken(taken: Taken, version: int) -> GoverseError:

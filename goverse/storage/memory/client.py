@@ -205,6 +205,11 @@ class MemoryClient(Store):
         wanted = tuple(call_ids)
         return await self._read(lambda: self._tables.get_calls(wanted))
 
+    async def deliveries(self, call_ids: Sequence[str]) -> Mapping[str, ListedCall]:
+        checks.check_call_ids(call_ids)
+        wanted = tuple(call_ids)
+        return await self._read(lambda: self._tables.listing.deliveries(wanted))
+
     async def pending_calls(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000
     ) -> Sequence[StoredCall]:

@@ -27,6 +27,9 @@ class Listing:
         rows = (_delivery(row) for row in self._outbox.values() if bool(row.parked) == parked)
         return _page(rows, after, limit)
 
+    def deliveries(self, call_ids: Sequence[str]) -> dict[str, ListedCall]:
+        return {id: _delivery(self._outbox[id]) for id in call_ids if id in self._outbox}
+
     def count(
         self, status: CallStatus, before: float, after: CallPosition, limit: int
     ) -> FinishedCount:

@@ -255,8 +255,11 @@ class MemoryTables:
             call = replace(call, attempts=call.attempts + 1)
         elif step.step is Step.PARK:
             call = replace(call, status=CallStatus.PARKED, reason=step.reason)
+        elif step.step is Step.RESET:
+            call = replace(call, attempts=0)
         else:
-            call = replace(call, status=CallStatus.PENDING, reason="", attempts=0, seq=self._next())
+            reason, seq = step.reason, self._next()
+            call = replace(call, status=CallStatus.PENDING, reason=reason, attempts=0, seq=seq)
         self._calls[step.call_id] = call
         return StepResult(Verdict.DONE, call.attempts, call.seq)
 

@@ -10,6 +10,7 @@ from goverse.storage.columns import (
     CALL_COLUMNS,
     DELAYED_ROW,
     LEDGER_ROW,
+    LISTED_DELIVERY,
     NOW,
     OUTBOX_ROW,
     STATEMENT_NOW,
@@ -108,9 +109,10 @@ CHANGE_CALLS = numbered(f"""
             WHEN 'park' THEN 'parked' WHEN 'retry' THEN 'pending' WHEN 'skip' THEN 'skipped'
             ELSE c.status END,
         attempts = CASE t.step
-            WHEN 'attempt' THEN c.attempts + 1 WHEN 'retry' THEN 0 ELSE c.attempts END,
+            WHEN 'attempt' THEN c.attempts + 1 WHEN 'retry' THEN 0 WHEN 'reset' THEN 0
+            ELSE c.attempts END,
         seq = CASE t.step WHEN 'retry' THEN nextval('goverse_seq') ELSE c.seq END,
-        reason = CASE t.step WHEN 'attempt' THEN c.reason ELSE t.reason END,
+        reason = CASE WHEN t.step IN ('attempt', 'reset') THEN c.reason ELSE t.reason END,
         finished_at = CASE t.step WHEN 'skip' THEN {NOW} END
     FROM targets t WHERE c.call_id = t.call_id
     RETURNING t.ord, c.attempts, c.seq
@@ -176,6 +178,8 @@ RETURNING c.call_id
 LEDGER_SIZE = """
 SELECT pg_table_size('goverse_reliable_calls'), pg_indexes_size('goverse_reliable_calls')
 """
+
+DELIVERIES = f"SELECT {LISTED_DELIVERY} FROM goverse_outbox WHERE call_id = ANY (%s::text[])"
 
 GET_CALLS = f"SELECT {LEDGER_ROW} FROM goverse_reliable_calls WHERE call_id = ANY (%s::text[])"
 

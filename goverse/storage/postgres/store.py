@@ -13,8 +13,16 @@ from goverse.storage import checks
 from goverse.storage.api import (
     StoreSnapshot,
 )
-from goverse.storage.columns import delayed_call, integers, micros, outbox_row, stored_call
+from goverse.storage.columns import (
+    delayed_call,
+    integers,
+    listed_call,
+    micros,
+    outbox_row,
+    stored_call,
+)
 from goverse.storage.halving import halved
+from goverse.storage.listing import ListedCall
 from goverse.storage.postgres import calls, commit
 from goverse.storage.postgres.administration import PostgresAdministration
 from goverse.storage.repeated import firsts, with_known
@@ -140,6 +148,11 @@ class PostgresStore(PostgresAdministration):
         checks.check_call_ids(call_ids)
         rows = await self._work.read(calls.GET_CALLS, (list(call_ids),))
         return {row[0]: stored_call(row) for row in rows}
+
+    async def deliveries(self, call_ids: Sequence[str]) -> Mapping[str, ListedCall]:
+        checks.check_call_ids(call_ids)
+        rows = await self._work.read(calls.DELIVERIES, (list(call_ids),))
+        return {row[0]: listed_call(row) for row in rows}
 
     async def pending_calls(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000

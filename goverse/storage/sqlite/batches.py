@@ -221,7 +221,11 @@ class Batch:
             change, values = "attempts = ?", (attempts,)
         elif step.step is Step.RETRY:
             attempts, seq = 0, self._next()
-            change, values = "status = 'pending', reason = '', attempts = 0, seq = ?", (seq,)
+            change = "status = 'pending', reason = ?, attempts = 0, seq = ?"
+            values = (step.reason, seq)
+        elif step.step is Step.RESET:
+            attempts = 0
+            change, values = "attempts = ?", (attempts,)
         elif step.step is Step.PARK:
             change, values = "status = 'parked', reason = ?", (step.reason,)
         else:

@@ -12,6 +12,7 @@ from goverse.storage.api import Census, FinishedCalls, LiveCalls, QueuedCalls
 from goverse.storage.columns import (
     DELAYED_ROW,
     LEDGER_ROW,
+    LISTED_DELIVERY,
     OUTBOX_ROW,
     delayed_call,
     finished_count,
@@ -151,6 +152,17 @@ def list_outbox(
 ) -> list[ListedCall]:
     statement, values = pages.outbox_page(parked, after, limit)
     return [listed_call(row) for row in connection.execute(_marked(statement), values)]
+
+
+def deliveries(connection: sqlite3.Connection, call_ids: Sequence[str]) -> dict[str, ListedCall]:
+    found = {}
+    for call_id in call_ids:
+        row = connection.execute(
+            f"SELECT {LISTED_DELIVERY} FROM goverse_outbox WHERE call_id = ?", (call_id,)
+        ).fetchone()
+        if row is not None:
+            found[call_id] = listed_call(row)
+    return found
 
 
 def count_finished(

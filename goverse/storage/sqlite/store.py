@@ -231,6 +231,10 @@ class SqliteStore(Store):
         checks.check_call_ids(call_ids)
         return await self._read(partial(reading.get_calls, call_ids=tuple(call_ids)))
 
+    async def deliveries(self, call_ids: Sequence[str]) -> Mapping[str, ListedCall]:
+        checks.check_call_ids(call_ids)
+        return await self._read(partial(reading.deliveries, call_ids=tuple(call_ids)))
+
     async def pending_calls(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000
     ) -> Sequence[StoredCall]:

@@ -218,6 +218,19 @@ class CallTests(StoreTests):
         assert [row.call.call_id for row in rows] == [owner.id(id) for id in ("c2", "c3", "c1")]
         assert await owner.store.parked_calls([owner.slot]) == []
 
+    async def test_a_pending_call_is_given_new_attempts_in_its_place(self, owners: Owners) -> None:
+        owner = await owners.owner()
+        first, _ = await owner.accept("c1", "c2")
+        await step(owner, "c1", Step.ATTEMPT)
+        assert await step(owner, "c1", Step.RESET) == StepResult(Verdict.DONE, 0, first)
+        rows = await owner.store.pending_calls([owner.slot])
+        assert [(row.call.call_id, row.attempts) for row in rows] == [
+            (owner.id("c1"), 0),
+            (owner.id("c2"), 0),
+        ]
+        await step(owner, "c1", Step.PARK, "r")
+        assert (await step(owner, "c1", Step.RESET)).verdict is Verdict.NOT_PENDING
+
     async def test_parked_calls_come_in_pages_by_id(self, owners: Owners) -> None:
         owner = await owners.owner()
         await owner.accept("c", "a", "B", "b")

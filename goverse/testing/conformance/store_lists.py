@@ -178,6 +178,8 @@ class ListTests(StoreTests):
         assert (parked.sender, parked.object) == (owner.object(), owner.object("target"))
         assert (parked.status, waiting[0].status) == (CallStatus.PARKED, CallStatus.PENDING)
         assert (parked.argument_bytes, parked.result_bytes, parked.finished_at) == (4, 0, None)
+        found = await owner.store.deliveries([owner.id("z"), owner.id("a"), owner.id("absent")])
+        assert found == {owner.id("z"): waiting[0], owner.id("a"): parked}
         assert parked.slot == owner.slot and waiting[0].seq < parked.seq < waiting[1].seq
 
     # ---- cleanup

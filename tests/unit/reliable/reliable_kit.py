@@ -45,6 +45,12 @@ class Told:
     def delivery_parked(self) -> None:
         self.seen.append("delivery parked")
 
+    def late(self, type_name: str, seconds: float) -> None:
+        self.seen.append("late")
+
+    def ticks_left_out(self, type_name: str, ticks: int) -> None:
+        self.seen.append(f"{ticks} left out")
+
 
 class ReliableNode(DurableNode):
     """Its router is its own catalog, or what ``route`` is set to."""
