@@ -124,6 +124,8 @@ class StepPlan:
                 attempts += 1
             elif step.step is Step.RETRY:
                 attempts, seq = 0, next(following)
+            elif step.step is Step.RESET:
+                attempts = 0
             done.append((step, seq))
             results.append(StepResult(Verdict.DONE, attempts, seq))
         writes = [*_step_writes(done), *locks.put_back(numbers)]
@@ -138,6 +140,7 @@ def _step_writes(done: Sequence[tuple[CallStep, int]]) -> list[str]:
             Step.ATTEMPT: "attempts = attempts + 1",
             Step.PARK: f"status = 'parked', reason = {reason}",
             Step.RETRY: f"status = 'pending', attempts = 0, reason = {reason}, seq = {seq}",
+            Step.RESET: "attempts = 0",
             Step.SKIP: f"status = 'skipped', reason = {reason}, finished_at = {sql.NOW}",
         }[step.step]
         alike.setdefault(change, []).append(step.call_id)

@@ -58,6 +58,13 @@ def get_calls(call_ids: Iterable[str]) -> str:
     )
 
 
+def deliveries(call_ids: Iterable[str]) -> str:
+    return (
+        f"SELECT {LISTED_DELIVERY} FROM goverse_outbox FORCE INDEX (PRIMARY) "
+        f"WHERE call_id IN {sql.texts(call_ids)}"
+    )
+
+
 def pending_calls(slots: Iterable[int], after: int, limit: int) -> str:
     return _calls(
         f"SELECT c.call_id, c.turn AS rank FROM {_LISTED} WHERE c.status = 'pending' "

@@ -11,8 +11,9 @@ from goverse.config.settings import StorageSettings
 from goverse.ids import ObjectId
 from goverse.storage import checks
 from goverse.storage.api import StoreSnapshot
-from goverse.storage.columns import delayed_call, micros, outbox_row, stored_call
+from goverse.storage.columns import delayed_call, listed_call, micros, outbox_row, stored_call
 from goverse.storage.halving import halved
+from goverse.storage.listing import ListedCall
 from goverse.storage.mysql import calls, commit, locks, reading, sql
 from goverse.storage.mysql.administration import MysqlAdministration
 from goverse.storage.repeated import firsts, with_known
@@ -131,6 +132,12 @@ class MysqlStore(MysqlAdministration):
         checks.check_call_ids(call_ids)
         found = await self._calls(reading.get_calls(call_ids)) if call_ids else []
         return {stored.call.call_id: stored for stored in found}
+
+    async def deliveries(self, call_ids: Sequence[str]) -> Mapping[str, ListedCall]:
+        checks.check_call_ids(call_ids)
+        rows = await self._work.read(reading.deliveries(call_ids)) if call_ids else ()
+        found = [listed_call(row) for row in reading.all_texts(rows)]
+        return {delivery.call_id: delivery for delivery in found}
 
     async def pending_calls(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000
