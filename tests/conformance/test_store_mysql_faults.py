@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ import pymysql
 import pytest
 
 from goverse.aio.runtime import Runtime
+from goverse.config.settings import StorageSettings
 from goverse.ids import Epoch
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, StoreRefused
 from goverse.storage.mysql import MysqlStore, schema
@@ -24,10 +26,12 @@ from goverse.storage.mysql.commit import CommitPlan
 from goverse.storage.mysql.running import BEGIN
 from goverse.storage.values import Acceptance, CallStatus, Outcome, Payload, Verdict
 from goverse.testing.conformance.store_kit import Owner, fresh_epoch
+from tests.support.certificates import Authority
 from tests.support.eventually import eventually
-from tests.support.mariadb import DATABASE, PASSWORD, USER, MariadbServer, serving
+from tests.support.mariadb import DATABASE, PASSWORD, USER, MariadbOptions, MariadbServer, serving
 from tests.support.mysql_proxy import MysqlProxy
 from tests.support.pacing import last
+from tests.support.postgres import open_folder
 
 FROZEN_CLIENT = Path(__file__).parents[1] / "support" / "frozen_mysql_client.py"
 
@@ -542,6 +546,82 @@ async def test_a_wrong_password_is_said_without_the_right_one(server: MariadbSer
         assert "wr0ng-word" not in text
     assert store.snapshot().place == f"mysql://127.0.0.1:{server.options.port}/{DATABASE}"
     await store.close()
+
+
+async def test_the_way_is_protected_as_the_url_says(server: MariadbServer, tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path / "a"), Authority(tmp_path / "b")
+    with open_folder() as folder:
+        files = {}
+        for name, path in (
+            ("ssl-ca", authority.pair.certificate),
+            ("ssl-cert", (pair := authority.issue("server")).certificate),
+            ("ssl-key", pair.key),
+        ):
+            files[name] = folder / path.name
+            shutil.copyfile(path, files[name])
+            files[name].chmod(0o644)
+        settings = tuple(f"{name}={path}" for name, path in files.items())
+        protected = MariadbServer(MariadbOptions(folder / "data", settings=settings))
+        try:
+            await protected.start()
+            protected_settings = protected.settings()
+
+            async def cipher(mode: str, authority: Authority) -> str:
+                url = (
+                    f"{protected_settings.url}?sslmode={mode}"
+                    f"&sslrootcert={authority.pair.certificate}"
+                )
+                store = MysqlStore(replace(protected_settings, url=url), Runtime())
+                try:
+                    [[_, found]] = await store._work.read("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+                finally:
+                    await store.close()
+                return str(found)
+
+            assert await cipher("disable", authority) == ""
+            for mode in ("require", "verify-ca", "verify-full"):
+                assert await cipher(mode, authority) != ""
+            assert await cipher("require", other) != ""
+            with pytest.raises(StorageUnavailable, match="certificate verify failed"):
+                await cipher("verify-full", other)
+        finally:
+            await protected.kill()
+    # A server that knows no TLS, or somebody in between who says so, gets no password.
+    bare = server.settings()
+    store = MysqlStore(replace(bare, url=f"{bare.url}?sslmode=require"), Runtime())
+    with pytest.raises(StorageUnavailable, match="no connection to MariaDB"):
+        await store.cluster_id()
+    await store.close()
+
+
+async def test_a_server_that_asks_for_the_password_itself_does_not_get_it() -> None:
+    """Somebody in between can say so, on a way that is not protected."""
+    heard = bytearray()
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        greeting = (
+            b"\x0a10.11.19-MariaDB\0\1\0\0\0"
+            + b"a" * 8
+            + b"\0\xfe\xf7\x2d\2\0\xff\x81\x15"
+            + b"\0" * 10
+            + b"b" * 12
+            + b"\0mysql_native_password\0"
+        )
+        writer.write(len(greeting).to_bytes(3, "little") + b"\0" + greeting)
+        heard.extend(await reader.read(4096))
+        switch = b"\xfemysql_clear_password\0"
+        writer.write(len(switch).to_bytes(3, "little") + b"\2" + switch)
+        heard.extend(await reader.read(4096))
+        writer.close()
+
+    async with await asyncio.start_server(ask, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        settings = StorageSettings(url=f"mysql://u@127.0.0.1:{port}/d", password=PASSWORD)
+        store = MysqlStore(settings, Runtime())
+        with pytest.raises(StorageUnavailable, match="password in plain text"):
+            await store.cluster_id()
+        await store.close()
+    assert heard and PASSWORD.encode() not in heard
 
 
 @contextmanager
