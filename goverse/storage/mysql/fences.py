@@ -105,17 +105,19 @@ class Fences:
     async def _answers(self, statements: Sequence[str]) -> list[Answer]:
         for _ in range(MAX_TRIES):
             async with self._ours.use() as session:
+                answers: list[Answer] = []
                 over = asyncio.Event()
                 ending = asyncio.create_task(self._end_blockers(session.id, over), name="blockers")
                 try:
-                    return await run(session, statements, self._limit_s)
+                    return await run(session, statements, self._limit_s, answers)
                 except MySQLError as error:
-                    if number(error) in LOCK_TIMEOUTS:
+                    if number(error) in LOCK_TIMEOUTS and not answers:
                         break
-                    if number(error) in AGAIN:
+                    if number(error) in AGAIN and not answers:
                         continue
                     lost = session.closed or is_lost(error)
-                    raise of_write(error, lost=lost, committing=False) from error
+                    # The first answer says that the fences are raised, whatever became of the look.
+                    raise of_write(error, lost=lost, committing=bool(answers)) from error
                 finally:
                     over.set()
                     # Not cancelled: who was ended is counted when the answer comes.
