@@ -15,11 +15,12 @@ SEED ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check proto simulate fuzz fuzz-http robustness bench clean
+.PHONY: help run test test-mariadb check proto simulate fuzz fuzz-http robustness bench clean
 
 help:
 	@echo "make run              two nodes, a gate and the counter sample on this machine"
 	@echo "make test             everything the project checks of itself, under 20 minutes"
+	@echo "make test-mariadb     crash points, an outage and MINUTES=$(MINUTES) at most of the bank on MariaDB"
 	@echo "make check            formatting, lint, types, layers"
 	@echo "make proto            regenerate goverse/transport/pb from proto/"
 	@echo "make simulate         SEEDS=$(SEEDS) simulated clusters with faults"
@@ -34,6 +35,13 @@ run: $(VENV)/run.stamp
 test: $(VENV)/test.stamp
 	@scripts/setup-test
 	@scripts/test
+
+test-mariadb: $(VENV)/test.stamp
+	@scripts/setup-test
+	@$(BIN)/python -m pytest -m mariadb tests
+	@$(BIN)/python -m tests.robustness.database_away --database mariadb --seconds $(OUTAGE_SECONDS)
+	@exec $(BIN)/python -m tests.robustness.scenarios --database mariadb --minutes $(MINUTES) \
+		--kills $(KILLS) --pauses $(PAUSES) --cuts $(CUTS) --restarts $(RESTARTS) $(SEED:%=--seed %)
 
 check: $(VENV)/test.stamp
 	@scripts/check

@@ -240,7 +240,9 @@ async def _serve_http(settings: Settings, runtime: Runtime, gate: Gate) -> None:
         ),
     }
     websockets = {b"/v1/events": WebSocketEvents(clients, heartbeat_s)}
-    app = HttpApp(doors, http_limits, settings.gate.allowed_origins, fronts, websockets)
+    app = HttpApp(
+        doors, http_limits, settings.gate.allowed_origins, fronts, websockets, runtime.random
+    )
     gate.serve_http(app, await open_http(app, http_limits, settings.gate.http_listen))
 
 

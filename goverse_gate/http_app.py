@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from goverse.aio.limits import Limit
-from goverse.call import Call, CallTarget, Codec, look_up
+from goverse.call import Call, CallTarget, Codec, Verb, look_up
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     Executed,
@@ -24,6 +27,9 @@ from goverse.errors import (
     Overloaded,
     TooLarge,
 )
+from goverse.ids import new_token
+from goverse.objects.timing import Schedule, When
+from goverse_gate import http_delays
 from goverse_gate.asgi import Receive, Scope, Send, answer
 from goverse_gate.http_calls import (
     Answer,
@@ -91,6 +97,7 @@ class HttpApp:
     :param allowed_origins: web pages that may call; ``*`` is all of them.
     :param fronts: what else is served here, by the raw path, or by its beginning up to a slash.
     :param websockets: the same for WebSockets, by the raw path.
+    :param source: makes the ids of delayed calls that come without one.
     """
 
     def __init__(
@@ -100,8 +107,10 @@ class HttpApp:
         allowed_origins: tuple[str, ...] = (),
         fronts: Mapping[bytes, Front] | None = None,
         websockets: Mapping[bytes, WebSocketFront] | None = None,
+        source: random.Random | None = None,
     ) -> None:
         self._doors = doors
+        self._random = source or random.SystemRandom()
         self._fronts = fronts or {}
         self._websockets = websockets or {}
         self._limits = limits
@@ -136,7 +145,7 @@ class HttpApp:
             if front is not None:
                 await self._serve(front, Request(self._bodies, scope, head, cors, receive, send))
                 return
-            result = await self._call(scope, head, receive)
+            status, headers, result = await self._call(scope, head, receive)
         except GoverseError as error:
             await self._refuse(error, cors, send, front)
             return
@@ -145,8 +154,7 @@ class HttpApp:
             return
         finally:
             self._requests -= 1
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(result))]
-        await answer(send, 200, headers + cors if cors else headers, result)
+        await answer(send, status, headers + cors if cors else headers, result)
 
     async def respond(self, path: bytes, headers: Headers, body: bytes) -> Answer:
         """Carry out ``POST path``, whose body is all here, as `__call__` does for plain calls.
@@ -165,8 +173,11 @@ class HttpApp:
                 cors = [(b"access-control-allow-origin", head.origin), (b"vary", b"origin")]
             call = self._call_of(parse_target("POST", path), head, self._now())
             self._bodies.check(len(body))
-            call.payload = body
-            return 200, cors, await _invoke(call, self._doors.of(head))
+            if head.when is None:
+                call.payload = body
+                return 200, cors, await _invoke(call, self._doors.of(head))
+            status, answered, told = await self._schedule(call, head.when, body, head)
+            return status, answered + cors, told
         except GoverseError as error:
             return _refusal(error, cors, None)
         except Exception:
@@ -210,7 +221,7 @@ class HttpApp:
         finally:
             self._bodies.release(request.chunks)
 
-    async def _call(self, scope: Scope, head: Head, receive: Receive) -> bytes:
+    async def _call(self, scope: Scope, head: Head, receive: Receive) -> Answer:
         now = self._now()
         target = parse_target(scope["method"], scope["raw_path"])
         if scope["query_string"]:
@@ -220,10 +231,26 @@ class HttpApp:
         chunks: list[bytes] = []
         try:
             await self._bodies.read(scope, head, now, receive, chunks)
-            call.payload = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            return await _invoke(call, door)
+            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if target.cancels:
+                result = await http_delays.cancel(door, target.asked, call.deadline)
+            elif head.when is not None and not target.asked:
+                return await self._schedule(call, head.when, body, head)
+            else:
+                call.payload = body
+                result = await _invoke(call, door)
         finally:
             self._bodies.release(chunks)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(result))]
+        return 200, headers, result
+
+    async def _schedule(self, call: Call, when: When, body: bytes, head: Head) -> Answer:
+        """Have ``call`` accepted, to be run later, under its own id or a new one."""
+        call.verb = Verb.SCHEDULE
+        call.call_id = call.call_id or new_token(self._random)
+        call.payload = msgspec.msgpack.encode(Schedule(body, when))
+        await self._doors.of(head).invoke(call)
+        return 202, *http_delays.accepted(call.call_id)
 
     def _call_of(self, target: Target, head: Head, now: float) -> Call:
         """The call that a head asks for, still without its arguments."""
@@ -247,10 +274,11 @@ class HttpApp:
         if not cors:
             check_origin(head, self._origins)
         allowed: Headers = [
-            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-allow-methods", b"GET, POST, DELETE"),
             (
                 b"access-control-allow-headers",
-                b"content-type, goverse-timeout, goverse-call-id, goverse-client-id, "
+                b"content-type, goverse-timeout, goverse-call-id, goverse-run-at, goverse-delay, "
+                b"goverse-every, goverse-catch-up, goverse-client-id, "
                 b"goverse-client-token, last-event-id, traceparent",
             ),
             (b"access-control-max-age", b"600"),

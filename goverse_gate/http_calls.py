@@ -24,6 +24,8 @@ from goverse.errors import (
     RateLimited,
     Unavailable,
 )
+from goverse.objects.timing import When
+from goverse_gate import http_delays
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -42,6 +44,7 @@ _MEANT = frozenset(
         b"origin",
         b"goverse-timeout",
         b"goverse-call-id",
+        *http_delays.HEADERS,
         b"goverse-client-id",
         b"goverse-client-token",
         b"last-event-id",
@@ -62,12 +65,16 @@ class HttpProblem(GoverseError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The object and method that a path names, or the call that it asks about."""
+    """The object and method that a path names, or the call that it asks about.
+
+    :param cancels: that call, rather than to ask about it.
+    """
 
     type: str
     id: str
     method: str
     asked: str = ""
+    cancels: bool = False
 
 
 @dataclass(slots=True)
@@ -79,6 +86,7 @@ class Head:
     content_length: int = -1
     timeout_s: float = 0.0
     call_id: str = ""
+    when: When | None = None
     client_id: str = ""
     client_token: str = ""
     last_event_id: str = ""
@@ -104,9 +112,10 @@ def parse_target(method: str, raw_path: bytes) -> Target:
             "expected /v1/objects/{type}/{id}/{method}; a slash within an id is written %2F"
         )
     if parts[:3] == [b"", b"v1", b"calls"] and len(parts) == 4:
-        if method != "GET":
-            raise not_allowed(method, b"GET")
-        return Target("", "", "", unquote_part(parts[3], "call_id"))
+        if method not in ("GET", "DELETE"):
+            raise not_allowed(method, b"GET, DELETE")
+        asked = unquote_part(parts[3], "call_id")
+        return Target("", "", "", asked, cancels=method == "DELETE")
     raise NotFound("no such path; objects are called by POST /v1/objects/{type}/{id}/{method}")
 
 
@@ -140,6 +149,7 @@ def parse_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
     """Pick the headers that mean something; their names are in lower case already."""
     head = Head()
     seen_timeout = False
+    delays: dict[bytes, bytes] = {}
     for name, value in headers:
         if name not in _MEANT:
             continue
@@ -161,6 +171,10 @@ def parse_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
             if head.call_id:
                 raise InvalidArgument("Goverse-Call-Id is given twice")
             head.call_id = parse_call_id(value)
+        elif name in http_delays.HEADERS:
+            if name in delays:
+                raise InvalidArgument(f"{name.decode()} is given twice")
+            delays[name] = value
         elif name == b"goverse-client-id":
             head.client_id = value.decode("latin-1") or "empty"
         elif name == b"goverse-client-token":
@@ -169,6 +183,8 @@ def parse_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
             head.last_event_id = value.decode("latin-1")
         elif name == b"traceparent":
             head.trace = value.decode("latin-1")
+    if delays:
+        head.when = http_delays.when_of(delays)
     return head
 
 

@@ -47,7 +47,12 @@ OPERATIONS = {
     Verb.CREATE: "create",
     Verb.DELETE: "delete",
     Verb.LOOKUP: "look_up",
+    Verb.SCHEDULE: "schedule",
+    Verb.CANCEL: "cancel",
 }
+
+#: What is said of a call id.
+_BY_ID = (Verb.LOOKUP, Verb.SCHEDULE, Verb.CANCEL)
 
 # https://www.w3.org/TR/trace-context/ version 00. Anything else is ignored, as it demands.
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
@@ -85,6 +90,8 @@ class Ingress:
             Verb.CREATE: limits.default_create_timeout_s,
             Verb.DELETE: limits.default_delete_timeout_s,
             Verb.LOOKUP: limits.default_call_timeout_s,
+            Verb.SCHEDULE: limits.default_call_timeout_s,
+            Verb.CANCEL: limits.default_call_timeout_s,
         }
 
     def door(self, *, client_id: str, max_calls: int, principal: str = "") -> Door:
@@ -169,7 +176,7 @@ class Ingress:
             raise PermissionDenied("client_id was not issued on this connection")
         call_id = call.call_id
         if call_id:
-            name = looked_for if call.verb is Verb.LOOKUP else scoped
+            name = looked_for if call.verb in (Verb.LOOKUP, Verb.CANCEL) else scoped
             call_id = name(call_id, door.principal)
         if len(call.payload) > self._limits.max_payload_bytes:
             raise TooLarge(
@@ -197,7 +204,7 @@ class Ingress:
             call.type,
             call.id,
             call.method,
-            call.payload,
+            b"" if call.verb is Verb.CANCEL else call.payload,  # what operators say stands there
             deadline,
             call.codec,
             call.verb,
@@ -293,9 +300,10 @@ def check_names(call: Call) -> None:
 
 
 def _check_each_name(call: Call) -> None:
+    if call.verb in _BY_ID and not call.call_id:
+        operation = OPERATIONS[call.verb]
+        raise InvalidArgument(f"{operation} needs a call id", details={"field": "call_id"})
     if call.verb is Verb.LOOKUP:
-        if not call.call_id:
-            raise InvalidArgument("a look-up needs a call id", details={"field": "call_id"})
         return
     try:
         check_type(call.type)
@@ -308,7 +316,7 @@ def _check_each_name(call: Call) -> None:
     except ValueError as error:
         raise InvalidArgument(str(error), details={"field": "id"}) from None
     method = call.method
-    if call.verb is not Verb.CALL:
+    if call.verb not in (Verb.CALL, Verb.SCHEDULE):
         if method:
             raise InvalidArgument(
                 f"{call.verb.name.lower()} has no method, got {method[:64]!r}",

@@ -226,7 +226,7 @@ async def run_node(
         node = Node(name, member, catalog, pool, settings)
         node.inbound, node.local, node.pushes = inbound, local, pushes
         node.durability, node.reliability = durability, reliability
-        node.admin = node_admin(name, member, coordinator, catalog, router, limits)
+        node.admin = node_admin(name, member, coordinator, catalog, router, limits, store)
         _watch(metrics, node)
 
         node.service = AdminService(node.admin, rule)

@@ -11,7 +11,10 @@ service that answers is part of the node process.
 
 from goverse.admin.api import (
     Admin,
+    CallChange,
     CallResult,
+    CleanupCount,
+    CleanupResult,
     ClusterStatus,
     FieldInfo,
     Held,
@@ -33,7 +36,10 @@ from goverse.admin.client import AdminClient, connect
 __all__ = [
     "Admin",
     "AdminClient",
+    "CallChange",
     "CallResult",
+    "CleanupCount",
+    "CleanupResult",
     "ClusterStatus",
     "FieldInfo",
     "Held",

@@ -6,6 +6,7 @@ They are also the keys of the CLI's JSON output, so they are never renamed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -200,6 +201,53 @@ class TypeDescriptions:
     types: tuple[TypeInfo, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class CallChange:
+    """What became of a reliable call that was to be cancelled or retried.
+
+    :param status: as it stands now; ``changed``: this request made it so.
+    :param delivery: it was about a row in the outbox of the object, which issued the call.
+    """
+
+    call_id: str = ""
+    type: str = ""
+    id: str = ""
+    method: str = ""
+    status: str = ""
+    changed: bool = False
+    message: str = ""
+    delivery: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanupCount:
+    """Calls of one status and age. ``younger_than_s`` 0: however old."""
+
+    status: str
+    older_than_s: float = 0.0
+    younger_than_s: float = 0.0
+    calls: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanupResult:
+    """What a cleanup would delete (``calls`` to ``index_bytes``), or has deleted.
+
+    Moments are seconds since 1970; 0: there are no calls. Sizes in bytes; -1: not known.
+    """
+
+    finished_before: float = 0.0
+    calls: int = 0
+    spared: int = 0
+    counts: tuple[CleanupCount, ...] = ()
+    oldest: float = 0.0
+    newest: float = 0.0
+    table_bytes: int = -1
+    index_bytes: int = -1
+    deleted: int = 0
+    complete: bool = False
+
+
 class Admin(Protocol):
     """What operators see and do. Every method raises errors of `goverse.errors`."""
 
@@ -256,6 +304,31 @@ class Admin(Protocol):
 
     async def delete_object(self, type: str, id: str, *, timeout_s: float = 0.0) -> Location:
         """End an object; where it was, or would be. Idempotent."""
+        ...
+
+    async def cancel_call(
+        self, call_id: str, *, type: str = "", id: str = "", reason: str = "", timeout_s: float = 0
+    ) -> CallChange:
+        """Keep a reliable call from running; a turn that runs already may win.
+
+        With ``type`` and ``id`` of its object also a call that is not known yet. Idempotent."""
+        ...
+
+    async def retry_call(self, call_id: str, *, timeout_s: float = 0) -> CallChange:
+        """Run a parked call again, or deliver a parked delivery again. Idempotent."""
+        ...
+
+    async def cleanup_calls(
+        self,
+        *,
+        older_than_s: float,
+        statuses: Sequence[str] = (),
+        dry_run: bool = False,
+        max_calls: int = 0,
+        timeout_s: float = 0,
+    ) -> CleanupResult:
+        """Delete finished calls, as many as the time allows; again until it is ``complete``. A
+        call id that was deleted is as new: repeated after that, it runs again."""
         ...
 
     async def describe_types(self) -> TypeDescriptions:

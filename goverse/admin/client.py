@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -10,7 +11,9 @@ import grpc
 import grpc.aio
 
 from goverse.admin.api import (
+    CallChange,
     CallResult,
+    CleanupResult,
     ClusterStatus,
     Location,
     MemberList,
@@ -153,6 +156,35 @@ class AdminClient:
 
     async def delete_object(self, type: str, id: str, *, timeout_s: float = 0.0) -> Location:
         return await self._ask("delete_object", Location, timeout_s, type=type, id=id)
+
+    async def cancel_call(
+        self, call_id: str, *, type: str = "", id: str = "", reason: str = "", timeout_s: float = 0
+    ) -> CallChange:
+        return await self._ask(
+            "cancel_call", CallChange, timeout_s, call_id=call_id, type=type, id=id, reason=reason
+        )
+
+    async def retry_call(self, call_id: str, *, timeout_s: float = 0) -> CallChange:
+        return await self._ask("retry_call", CallChange, timeout_s, call_id=call_id)
+
+    async def cleanup_calls(
+        self,
+        *,
+        older_than_s: float,
+        statuses: Sequence[str] = (),
+        dry_run: bool = False,
+        max_calls: int = 0,
+        timeout_s: float = 0,
+    ) -> CleanupResult:
+        return await self._ask(
+            "cleanup_calls",
+            CleanupResult,
+            timeout_s,
+            older_than_s=older_than_s,
+            statuses=tuple(statuses),
+            dry_run=dry_run,
+            max_calls=max_calls,
+        )
 
     async def describe_types(self) -> TypeDescriptions:
         return await self._ask("describe_types", TypeDescriptions)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import datetime
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, overload
@@ -13,10 +15,12 @@ from goverse.client.inbox import Handler, InboxSnapshot
 from goverse.client.session import Session, SessionSnapshot
 from goverse.config.addresses import parse_address
 from goverse.config.settings import LimitSettings
+from goverse.ids import new_token
 from goverse.objects.access import create, delete, interface_of
 from goverse.objects.context import CallDefaults
 from goverse.objects.definition import Object
-from goverse.objects.reference import Binding, Reference
+from goverse.objects.reference import Binding, Reference, cancel, schedule
+from goverse.objects.timing import when
 from goverse.transport.carrier import Network
 from goverse.transport.tcp_network import TcpNetwork
 
@@ -37,8 +41,9 @@ class ClientSnapshot:
 class Client:
     """Makes references to objects. Made by `connect`."""
 
-    def __init__(self, session: Session, limits: LimitSettings) -> None:
+    def __init__(self, session: Session, limits: LimitSettings, source: random.Random) -> None:
         self._session = session
+        self._random = source
         defaults = CallDefaults(
             call_timeout_s=limits.default_call_timeout_s,
             create_timeout_s=limits.default_create_timeout_s,
@@ -83,6 +88,39 @@ class Client:
         """End the object and forget its state; succeeds whether or not it is active."""
         await delete(cast(Object, self.get(target, id)), timeout_s=timeout_s)
 
+    async def schedule(
+        self,
+        call: Coroutine[Any, Any, Any],
+        *,
+        run_at: datetime.datetime | float | None = None,
+        delay_s: float | None = None,
+        every_s: float | None = None,
+        catch_up: str = "one",
+    ) -> str:
+        """Have ``call``, not awaited, made later, exactly once or at each tick; its call id.
+
+        ::
+
+            call_id = await client.schedule(client.get(Account, "a").close(), delay_s=3600)
+
+        Returns once it is accepted: then it survives whatever reliable calls do. An id of the
+        caller's, by `goverse.options`, makes it safe to repeat after an error. The parameters are
+        those of `goverse.issue`. Raises ValueError, TypeError, what a reliable call raises.
+        """
+        said = when(run_at=run_at, delay_s=delay_s, every_s=every_s, catch_up=catch_up)
+        if said is None:
+            call.close()
+            raise ValueError("give run_at, delay_s or every_s: await a call that is to run at once")
+        return await schedule(call, said, lambda: new_token(self._random))
+
+    async def cancel(self, ref: Object, call_id: str, *, timeout_s: float | None = None) -> str:
+        """See that a call of the object ``ref`` does not run any more; the status that it has then.
+
+        ``skipped``: it will never run. ``success`` or ``failed``: it had run, or was running; of a
+        repeated call that was the last tick. An id that nobody knows is taken: it is skipped, too.
+        """
+        return await cancel(cast(Reference, ref), call_id, timeout_s)
+
     def on(self, message: type[M], handler: Handler[M]) -> None:
         """Have ``handler`` called with every message of a class that objects push to this client.
 
@@ -126,10 +164,11 @@ async def connect(
     limits = limits or LimitSettings()
     gates = _parsed(addresses)
     own_network = TcpNetwork() if network is None else None
-    session = Session(cast(Network, network or own_network), gates, limits, runtime or Runtime())
+    runtime = runtime or Runtime()
+    session = Session(cast(Network, network or own_network), gates, limits, runtime)
     try:
         await session.open(wait_s)
-        yield Client(session, limits)
+        yield Client(session, limits, runtime.random)
     finally:
         await session.close(CLOSE_TIMEOUT_S)
         if own_network is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import datetime
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, TypeVar, overload
@@ -95,6 +96,25 @@ class SyncClient:
     ) -> None:
         """As `Client.delete`, done when it returns."""
         self.run(self._open().delete(target, id, timeout_s=timeout_s))
+
+    def schedule(
+        self,
+        call: Coroutine[Any, Any, Any],
+        *,
+        run_at: datetime.datetime | float | None = None,
+        delay_s: float | None = None,
+        every_s: float | None = None,
+        catch_up: str = "one",
+    ) -> str:
+        """As `Client.schedule`, accepted when it returns."""
+        scheduling = self._open().schedule(
+            call, run_at=run_at, delay_s=delay_s, every_s=every_s, catch_up=catch_up
+        )
+        return self.run(scheduling)
+
+    def cancel(self, ref: Object, call_id: str, *, timeout_s: float | None = None) -> str:
+        """As `Client.cancel`."""
+        return self.run(self._open().cancel(ref, call_id, timeout_s=timeout_s))
 
     def on(self, message: type[M], handler: Handler[M]) -> None:
         """As `Client.on`. The handler runs in the client's own thread: it must be short, and call

@@ -147,9 +147,10 @@ class StorageSettings:
     """Where objects and reliable calls are kept."""
 
     url: str = ""
-    """Backend by URL scheme: postgresql://user@host:5432/database, cockroachdb:// (untested),
-    sqlite:///path/to/file, memory:// (one process only, gone with it), or another that is
-    installed; empty: none, and only volatile objects. Never with a password."""
+    """Backend by URL scheme: postgresql://user@host:5432/database,
+    mysql://user@host:3306/database (MariaDB), cockroachdb:// (untested), sqlite:///path/to/file,
+    memory:// (one process only, gone with it), or another that is installed; empty: none, and only
+    volatile objects. Never with a password."""
 
     password: str = field(default="", repr=False, metadata={"secret": True})
     """The password of the URL's user."""

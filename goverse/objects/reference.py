@@ -17,12 +17,13 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from goverse.call import Call, CallTarget, Verb
+from goverse.call import Call, CallTarget, Codec, Verb
 from goverse.errors import Executed, Internal, InvalidArgument
 from goverse.ids import check_id, check_type
 from goverse.objects import encoding
 from goverse.objects.context import CURRENT, CallDefaults
 from goverse.objects.signature import Signature
+from goverse.objects.timing import Schedule, When
 from goverse.storage.checks import check_call_id
 
 
@@ -251,6 +252,43 @@ async def change_existence(target: Reference, verb: Verb, timeout_s: float | Non
             defaults.create_timeout_s if verb is Verb.CREATE else defaults.delete_timeout_s
         )
     await invoker.invoke(Call(target._type, target._id, "", b"", now() + timeout_s, verb=verb))
+
+
+async def schedule(call: Coroutine[Any, Any, Any], when: When, new_id: Callable[[], str]) -> str:
+    """Have ``call``, of a reference of a client, accepted to be run later; the id that it has.
+
+    :param new_id: of a call whose reference has none.
+    """
+    taken = take_unstarted(call)
+    target = taken.reference
+    invoker, defaults, now = _target(target, "to make a delayed call")
+    call_id = target._call_id or new_id()
+    arguments = taken.payload or encoding.NO_ARGUMENTS[Codec.MSGPACK]
+    await invoker.invoke(
+        Call(
+            target._type,
+            target._id,
+            taken.method,
+            msgspec.msgpack.encode(Schedule(arguments, when)),
+            now() + (target._timeout_s or defaults.call_timeout_s),
+            verb=Verb.SCHEDULE,
+            call_id=call_id,
+        )
+    )
+    return call_id
+
+
+async def cancel(target: Reference, call_id: str, timeout_s: float | None) -> str:
+    """Have a call of the object of ``target``, a reference of a client, not run any more; the
+    status that it has then."""
+    if not isinstance(target, Reference):
+        raise TypeError(f"expected a reference made by get(), not {target!r:.60}")
+    check_call_id(call_id)
+    invoker, defaults, now = _target(target, "to cancel a call of it")
+    deadline = now() + (timeout_s or target._timeout_s or defaults.call_timeout_s)
+    call = Call(target._type, target._id, "", b"", deadline, verb=Verb.CANCEL, call_id=call_id)
+    status: str = msgspec.msgpack.decode((await invoker.invoke(call)).payload)[0]
+    return status
 
 
 async def _call(

@@ -18,6 +18,8 @@ from goverse.storage.values import CatchUp, Timing
 #: The shortest period of a repeated call: each tick is two transactions.
 MIN_PERIOD_S = 0.01
 MAX_DELAY_S = 100 * 366 * 86_400.0
+#: The year 10,000.
+MAX_RUN_AT = 253_402_300_800.0
 
 _POLICIES = ", ".join(policy.value for policy in CatchUp)
 
@@ -60,9 +62,9 @@ def when(
     catch_up: str = CatchUp.ONE.value,
 ) -> When | None:
     """What these arguments say together; None: at once. Raises ValueError, naming the argument."""
+    if every_s is None and catch_up != CatchUp.ONE.value:
+        raise ValueError("catch_up is about the ticks of a repeated call: give every_s")
     if run_at is None and delay_s is None and every_s is None:
-        if catch_up != CatchUp.ONE.value:
-            raise ValueError("catch_up is about the ticks of a repeated call: give every_s")
         return None
     if isinstance(run_at, datetime.datetime):
         if run_at.tzinfo is None:
@@ -80,7 +82,7 @@ def check(said: When) -> When:
         raise ValueError("run_at and delay_s both say when: give one of them")
     if said.run_at is None and said.delay_s is None and not said.every_s:
         raise ValueError("give run_at, delay_s or every_s: this call would run at once")
-    if said.run_at is not None and not 0 <= said.run_at < MAX_DELAY_S:
+    if said.run_at is not None and not 0 <= said.run_at < MAX_RUN_AT:
         raise ValueError(f"run_at must be in seconds since 1970, not {said.run_at}")
     if said.delay_s is not None and not 0 <= said.delay_s < MAX_DELAY_S:
         raise ValueError(f"delay_s must be in seconds and not below 0, not {said.delay_s}")

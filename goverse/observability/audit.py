@@ -6,8 +6,10 @@ in its message.
 
 from __future__ import annotations
 
+import contextvars
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 NAME = "goverse.audit"
 
@@ -16,6 +18,24 @@ MAX_IDS = 20
 
 log = logging.getLogger(NAME)
 log.setLevel(logging.INFO)
+
+
+_actor: contextvars.ContextVar[str] = contextvars.ContextVar("goverse_audit_actor")
+
+
+@contextmanager
+def acting(who: str) -> Iterator[None]:
+    """What is done inside, by this task, is done for ``who``."""
+    token = _actor.set(who)
+    try:
+        yield
+    finally:
+        _actor.reset(token)
+
+
+def actor() -> str:
+    """Who acts; within this process if nobody said."""
+    return _actor.get("this process")
 
 
 def record(

@@ -61,6 +61,12 @@ class Found(msgspec.Struct, omit_defaults=True):
     result: Any = msgspec.UNSET
     error: Any = msgspec.UNSET
     reason: str = ""
+    #: When it is or was due, and how it is repeated: seconds since 1970, seconds.
+    run_at: float | msgspec.UnsetType = msgspec.UNSET
+    every_s: float | msgspec.UnsetType = msgspec.UNSET
+    catch_up: str | msgspec.UnsetType = msgspec.UNSET
+    #: How the last tick of a repeated call ended, with its result or error.
+    last_tick: str | msgspec.UnsetType = msgspec.UNSET
 
 
 _msgpack = msgspec.msgpack.Encoder()
@@ -83,18 +89,31 @@ def found(call: Call, stored: StoredCall | None, registry: Registry) -> Reply:
         told.object.id,
         told.method,
         stored.status.value,
-        reason=stored.reason,
+        reason=stored.reason if stored.last_tick is None else "",
     )
-    if stored.status is CallStatus.SUCCESS:
+    _tell_timing(answer, stored)
+    ended = stored.last_tick or stored.status
+    if ended is CallStatus.SUCCESS:
         try:
             result = _result(stored.result, call.codec, _method(stored, registry))
             answer.result = msgspec.Raw(result)
         except Internal as fault:
             answer.reason = fault.message
-    elif stored.status is CallStatus.FAILED:
+    elif ended is CallStatus.FAILED:
         answer.error = _error(error_of(stored.result.data if stored.result else b""))
     encoder = _json if call.codec is Codec.JSON else _msgpack
     return Reply(encoder.encode(answer), call.codec)
+
+
+def _tell_timing(answer: Found, stored: StoredCall) -> None:
+    timing = stored.call.timing
+    if timing is None:
+        return
+    answer.run_at = timing.run_at
+    if timing.every_s:
+        answer.every_s, answer.catch_up = timing.every_s, timing.catch_up.value
+    if stored.last_tick is not None:
+        answer.last_tick = stored.last_tick.value
 
 
 def _method(stored: StoredCall, registry: Registry) -> MethodType | None:

@@ -153,6 +153,7 @@ async def delete(
     batch: int = DEFAULT_BATCH,
     pause_s: float = DEFAULT_PAUSE_S,
     max_calls: int | None = None,
+    until: float | None = None,
     progress: Progress | None = None,
 ) -> bool:
     """Delete in batches, the oldest first, and rest after each. Whether all of it is gone.
@@ -161,13 +162,14 @@ async def delete(
     `StorageUnavailable`, `OutcomeUnknown`: the last batch may be deleted, and is not counted.
 
     :param max_calls: enough for this time.
+    :param until: no batch begins after this moment of the running loop.
     """
     now = asyncio.get_running_loop().time
     size = max(1, min(batch, MAX_BATCH_ITEMS))
     for status in selection.statuses:
         async for call_ids in _pages(store, status, selection.before, size):
             left = size if max_calls is None else max_calls - deleted.calls
-            if left <= 0:
+            if left <= 0 or (until is not None and now() >= until):
                 return False
             began = now()
             gone = await store.delete_finished(call_ids[:left], selection.before)

@@ -50,6 +50,8 @@ MAX_CALLS = 500
 #: So much after its time a call is tried: clocks are known to about the time of a journey.
 _GUARD_S = 0.002
 
+_MIN_WAIT_S = 0.001
+
 #: More batches in a row that came too early say that the store's clock has gone back.
 _MAX_EARLY = 3
 
@@ -218,7 +220,7 @@ class Delays:
             next_at = self._soon.next_at()
             left_s = None if next_at is None else next_at - self.clock.now()
             if left_s is None or left_s > -_GUARD_S:
-                await _wait(self._to_run, left_s and left_s + _GUARD_S)
+                await _wait(self._to_run, None if left_s is None else left_s + _GUARD_S)
                 continue
             await self._host.wait_room()
             batch = self._take()
@@ -344,9 +346,13 @@ class Delays:
 
 
 async def _wait(event: asyncio.Event, limit_s: float | None) -> None:
-    """Return when ``event`` is set, and clear it, or after ``limit_s``."""
+    """Return when ``event`` is set, and clear it, or after ``limit_s``.
+
+    Seconds since 1970 are known to a quarter of a microsecond, so that a wait of less would not be
+    seen in them: none is.
+    """
     try:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(None if limit_s is None else max(limit_s, _MIN_WAIT_S)):
             await event.wait()
     except TimeoutError:
         return

@@ -17,7 +17,9 @@ from goverse.storage.api import (
     QueuedCalls,
 )
 from goverse.storage.values import CallStatus, StoredCall
+from goverse_cli.commands.calls_change import cancel, retry
 from goverse_cli.commands.calls_cleanup import cleanup
+from goverse_cli.commands.calls_list import list_calls
 from goverse_cli.exits import CliError, Exit
 from goverse_cli.ledger import age, reading, when
 from goverse_cli.output import emit, fields, rows
@@ -29,12 +31,14 @@ from goverse_cli.store import store_options
 def reliable_calls() -> None:
     """The ledger of reliable calls: what waits, what is parked, what became of a call.
 
-    These commands read the store themselves, as `goverse-cli db` does, and change nothing: they
-    work whether nodes are up or down.
+    stats, list, get, cleanup and archive use the store themselves, as `goverse-cli db` does: they
+    work whether nodes are up or down. retry and cancel ask a node.
 
     \b
     Examples:
       goverse-cli reliable-calls stats --config cluster.yaml
+      goverse-cli reliable-calls list --status parked
+      goverse-cli reliable-calls cleanup --older-than 30d --dry-run
       goverse-cli reliable-calls get order-4711 -o json
     """
 
@@ -199,5 +203,5 @@ def _row(stored: StoredCall) -> dict[str, Any]:
     }
 
 
-for _command in (cleanup,):
+for _command in (list_calls, retry, cancel, cleanup):
     reliable_calls.add_command(_command)

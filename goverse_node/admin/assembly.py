@@ -25,6 +25,7 @@ from goverse.coordination.api import Coordinator
 from goverse.errors import Executed, Unavailable
 from goverse.objects.catalog import Catalog
 from goverse.objects.description import TypesDescription
+from goverse.storage.api import Store
 from goverse_node.admin.operations import NodeAdmin, Parts
 
 #: Longest wait for this node's own view to show a pin that was written.
@@ -40,6 +41,7 @@ def node_admin(
     catalog: Catalog,
     router: CallTarget,
     limits: LimitSettings,
+    store: Store | None = None,
 ) -> NodeAdmin:
     """The `goverse.admin.Admin` of the node called ``name``."""
 
@@ -63,6 +65,7 @@ def node_admin(
         leading=lambda: _leading(member),
         types=lambda: node_types(catalog.describe()),
         why=lambda shard: _why(member, catalog, shard),
+        store=store,
     )
     return NodeAdmin(name, member.view, parts, default_timeout_s=limits.default_call_timeout_s)
 

@@ -29,7 +29,9 @@ from goverse.admin.api import (
 from goverse.call import Call, CallTarget, Codec, Reply, Verb
 from goverse.cluster.state import ClusterState
 from goverse.errors import DeadlineExceeded, GoverseError, InvalidArgument, NotFound
+from goverse.storage.api import Store
 from goverse_node.admin import report
+from goverse_node.admin.calls import ReliableCallAdmin
 
 #: Longest wait for one other node while the objects of all nodes are gathered.
 PEER_TIMEOUT_S = 3.0
@@ -75,9 +77,10 @@ class Parts:
     leading: Leading = ClusterStatus
     types: Types = TypeDescriptions
     why: Callable[[int], Iterable[str]] = lambda shard: ()
+    store: Store | None = None
 
 
-class NodeAdmin:
+class NodeAdmin(ReliableCallAdmin):
     """Answers on behalf of the node called ``name``.
 
     :param default_timeout_s: deadline of a call whose caller states none.
@@ -86,6 +89,7 @@ class NodeAdmin:
     def __init__(
         self, name: str, view: View, parts: Parts, *, default_timeout_s: float = 30.0
     ) -> None:
+        super().__init__(parts.store, parts.router, default_timeout_s)
         self._name = name
         self._view = view
         self._parts = parts

@@ -1,5 +1,5 @@
-"""Bad input to reliable calls over every way in, on a real PostgreSQL: each is refused with an
-error that says what is wrong, and leaves nothing behind."""
+"""Bad input to reliable calls over every way in, on real PostgreSQL and MariaDB: each is
+refused with an error that says what is wrong, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ from goverse.errors import (
     ObjectFailed,
     TooLarge,
 )
+from goverse.storage.mysql import MysqlStore
 from goverse.storage.postgres import PostgresStore
 from goverse.transport.grpc_status import error_of
 from goverse.transport.pb.gate import gate_pb2 as pb
 from goverse.transport.pb.gate.gate_pb2_grpc import GateServiceStub
+from tests.support import mariadb
 from tests.support.eventually import eventually
 from tests.support.postgres import PostgresServer, serving
 from tests.support.real_gate import Running, real_gate
@@ -90,10 +92,11 @@ class Kept:
 
     def __init__(self, settings: StorageSettings) -> None:
         self._settings = settings
-        self._stores: list[PostgresStore] = []
+        self._stores: list[PostgresStore | MysqlStore] = []
 
-    def connect(self) -> PostgresStore:
-        self._stores.append(PostgresStore(self._settings, Runtime()))
+    def connect(self) -> PostgresStore | MysqlStore:
+        kind = MysqlStore if self._settings.url.startswith("mysql:") else PostgresStore
+        self._stores.append(kind(self._settings, Runtime()))
         return self._stores[-1]
 
     async def close(self) -> None:
@@ -101,9 +104,9 @@ class Kept:
             await store.close()
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Any:
-    with serving("18") as server:
+@pytest.fixture(scope="module", params=["18", "mariadb"])
+def database(request: pytest.FixtureRequest) -> Any:
+    with serving("18") if request.param == "18" else mariadb.serving() as server:
         asyncio.run(server.migrate())
         yield server
 
@@ -171,7 +174,7 @@ class Told(Exception):
 @dataclass(frozen=True)
 class World:
     running: Running
-    store: PostgresStore
+    store: PostgresStore | MysqlStore
     ways: dict[str, Way]
 
     async def at_rest(self) -> None:
@@ -191,8 +194,11 @@ class World:
 
 
 @asynccontextmanager
-async def world(postgres: PostgresServer) -> AsyncIterator[World]:
-    kept = Kept(postgres.copied_database())
+async def world(server: PostgresServer | mariadb.MariadbServer) -> AsyncIterator[World]:
+    if isinstance(server, PostgresServer):
+        kept = Kept(server.copied_database())
+    else:
+        kept = Kept(await server.migrated_database())
     store = kept.connect()
     try:
         async with (
@@ -244,8 +250,8 @@ REFUSED: dict[str, tuple[tuple[str, str, str, str], str, str]] = {
 
 
 @pytest.mark.parametrize("name", WAYS)
-async def test_what_cannot_run_leaves_no_row(postgres: PostgresServer, name: str) -> None:
-    async with world(postgres) as here:
+async def test_what_cannot_run_leaves_no_row(database: Any, name: str) -> None:
+    async with world(database) as here:
         way = here.ways[name]
         for what, (call, code, field) in REFUSED.items():
             if name == "http" and what == "NUL in the call id":
@@ -264,8 +270,8 @@ async def test_what_cannot_run_leaves_no_row(postgres: PostgresServer, name: str
 
 
 @pytest.mark.parametrize("name", WAYS)
-async def test_sql_in_ids_and_arguments_is_only_text(postgres: PostgresServer, name: str) -> None:
-    async with world(postgres) as here:
+async def test_sql_in_ids_and_arguments_is_only_text(database: Any, name: str) -> None:
+    async with world(database) as here:
         way = here.ways[name]
         for call_id in (SQL, "%s %(x)s $1 \\", "{}", "--"):
             for _ in range(2):
@@ -279,9 +285,9 @@ async def test_sql_in_ids_and_arguments_is_only_text(postgres: PostgresServer, n
 
 @pytest.mark.parametrize("name", WAYS)
 async def test_L06_an_id_with_other_arguments_is_a_conflict_and_costs_nothing(
-    postgres: PostgresServer, name: str
+    database: Any, name: str
 ) -> None:
-    async with world(postgres) as here:
+    async with world(database) as here:
         way = here.ways[name]
         assert await way("Ledger", "a", "add", "c", amount=5) == 5
         for call, arguments in [
@@ -300,9 +306,9 @@ async def test_L06_an_id_with_other_arguments_is_a_conflict_and_costs_nothing(
 
 @pytest.mark.parametrize("name", WAYS)
 async def test_L08_what_cannot_be_encoded_or_is_too_large_fails_once_and_undoes_its_turn(
-    postgres: PostgresServer, name: str
+    database: Any, name: str
 ) -> None:
-    async with world(postgres) as here:
+    async with world(database) as here:
         way = here.ways[name]
         assert await way("Ledger", "a", "add", "c0", amount=5) == 5
         calls: list[tuple[str, dict[str, Any], type[Exception], str]] = [
@@ -325,9 +331,9 @@ async def test_L08_what_cannot_be_encoded_or_is_too_large_fails_once_and_undoes_
 
 
 async def test_over_python_a_text_that_cannot_be_sent_is_refused_where_it_is_made(
-    postgres: PostgresServer,
+    database: Any,
 ) -> None:
-    async with world(postgres) as here:
+    async with world(database) as here:
         way = here.ways["python"]
         with pytest.raises((InvalidArgument, TypeError, ValueError)) as caught:
             await way("Ledger", "a", "echo", "c", text="\ud800")

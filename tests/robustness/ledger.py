@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from goverse.objects.recording import error_of
 from tests.robustness.model import FAILED, SUCCESS, Final, Row
-from tests.support.postgres import PostgresServer
+from tests.support.databases import DatabaseServer
 
 _ROWS = (
     "SELECT status, arguments, result, call_id, seq, object_type, object_id, method, parent"
@@ -17,29 +17,23 @@ _ROWS = (
 )
 
 
-def under_way(postgres: PostgresServer) -> tuple[int, int]:
+def under_way(server: DatabaseServer) -> tuple[int, int]:
     """Calls that are pending, and deliveries that are to be made."""
-    with postgres.connect() as session:
-        row = session.execute(
-            "SELECT (SELECT count(*) FROM goverse_reliable_calls WHERE status = 'pending'),"
-            " (SELECT count(*) FROM goverse_outbox WHERE parked = '')"
-        ).fetchone()
-    assert row is not None
-    return row[0], row[1]
+    [[pending, deliveries]] = server.query(
+        "SELECT (SELECT count(*) FROM goverse_reliable_calls WHERE status = 'pending'),"
+        " (SELECT count(*) FROM goverse_outbox WHERE parked = '')"
+    )
+    return pending, deliveries
 
 
-def final(postgres: PostgresServer, answered: Mapping[str, int]) -> Final:
+def final(server: DatabaseServer, answered: Mapping[str, int]) -> Final:
     """Everything of the bank. :param answered: what the accounts themselves say."""
-    with postgres.connect() as session:
-        rows = session.execute(_ROWS).fetchall()
-        objects = session.execute(
-            "SELECT object_type, object_id, state FROM goverse_objects"
-        ).fetchall()
-        outbox = session.execute(
-            "SELECT count(*), count(*) FILTER (WHERE parked <> '') FROM goverse_outbox"
-        ).fetchone()
-    assert outbox is not None
-    states = {(type, id): _fields(state) for type, id, state in objects}
+    rows = [_texts(row) for row in server.query(_ROWS)]
+    objects = server.query("SELECT object_type, object_id, state FROM goverse_objects")
+    [outbox] = server.query(
+        "SELECT count(*), count(CASE WHEN parked <> '' THEN 1 END) FROM goverse_outbox"
+    )
+    states = {(_text(type), _text(id)): _fields(state) for type, id, state in objects}
     auditor = states["Auditor", "main"]
     return Final(
         rows=tuple(_row(*row) for row in rows),
@@ -50,6 +44,16 @@ def final(postgres: PostgresServer, answered: Mapping[str, int]) -> Final:
         outbox=outbox[0],
         parked=outbox[1] + sum(1 for row in rows if row[0] == "parked"),
     )
+
+
+def _texts(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A row of `_ROWS`; some databases know texts as bytes."""
+    status, arguments, result, *rest = row
+    return (_text(status), arguments, result, *(_text(value) for value in rest))
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _fields(state: bytes) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from tests.robustness.report import FaultRecord, Report, write
 from tests.robustness.traffic import Caller, Traffic
 from tests.robustness.validate import violations
 from tests.robustness.world import World, open_world
+from tests.support.databases import DATABASES
 from tests.support.pacing import last
 
 FULL = Minima(kills=25, pauses=15, cuts=15, restarts=3, unknown=50, fenced=3)
@@ -112,7 +113,7 @@ class Run:
         answered = {}
         for account in ACCOUNTS:
             answered[account] = await client.get("Account", account).get_balance()
-        final = await asyncio.to_thread(ledger.final, self.world.postgres, answered)
+        final = await asyncio.to_thread(ledger.final, self.world.store, answered)
         report.count(traffic, self.world.counters, self.now())
         report.ledger_rows = len(final.rows)
         report.starts_again = self.world.restarts
@@ -127,7 +128,7 @@ class Run:
 
 
 async def robustness(
-    seed: int, minima: Minima, folder: Path, *, limit_s: float, reports: Path
+    seed: int, minima: Minima, folder: Path, *, limit_s: float, reports: Path, kind: str = "15"
 ) -> Report:
     """One run; its report says whether all was well. Raises what kept it from its end, after
     writing the report."""
@@ -135,7 +136,7 @@ async def robustness(
     report = Report(seed, [str(step) for step in steps], minima)
     print(report.head(), flush=True)
     try:
-        async with open_world(folder) as world, _traffic(world, seed) as traffic:
+        async with open_world(folder, kind) as world, _traffic(world, seed) as traffic:
             run = Run(world, traffic, report)
             try:
                 async with asyncio.timeout(limit_s):
@@ -188,6 +189,7 @@ def main() -> int:
     parser.add_argument("--cuts", type=int, default=FULL.cuts)
     parser.add_argument("--restarts", type=int, default=FULL.restarts, help="of each service")
     parser.add_argument("--short", action="store_true", help="the two-minute form")
+    parser.add_argument("--database", choices=DATABASES, default="15")
     parser.add_argument("--reports", type=Path, default=Path("reports"))
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if given.seed is None else given.seed
@@ -197,7 +199,14 @@ def main() -> int:
         minima = Minima(*asked, unknown=FULL.unknown, fenced=FULL.fenced)
     folder = Path(tempfile.mkdtemp(prefix="goverse-robustness."))
     report = asyncio.run(
-        robustness(seed, minima, folder, limit_s=given.minutes * 60, reports=given.reports)
+        robustness(
+            seed,
+            minima,
+            folder,
+            limit_s=given.minutes * 60,
+            reports=given.reports,
+            kind=given.database,
+        )
     )
     print(report)
     if report.ok:

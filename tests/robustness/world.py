@@ -1,4 +1,4 @@
-"""The bank on three nodes and two gates, with etcd and PostgreSQL, each in a network of its own."""
+"""The bank on three nodes and two gates, with etcd and a database, each in a network of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from goverse.coordination.supervised import EtcdOptions, EtcdProcess
 from goverse.process import EXIT_CANNOT_START
-from goverse.storage.supervised import PostgresOptions
 from goverse.testing.processes import ProcessCluster, Server, http_get, process_cluster
 from tests.robustness.faults import (
     CUT,
@@ -28,10 +27,11 @@ from tests.robustness.faults import (
     Fault,
 )
 from tests.robustness.ledger import under_way
+from tests.support.databases import DatabaseServer, database
 from tests.support.etcd import etcd_binary
 from tests.support.namespaces import Namespaces, open_namespaces
 from tests.support.pacing import last
-from tests.support.postgres import PASSWORD, PostgresServer, installation, open_folder
+from tests.support.postgres import PASSWORD, open_folder
 
 BANK = Path(__file__).parents[2] / "samples" / "bank" / "bank.py"
 _COUNTER = re.compile(r"^(goverse_\w+_total)(?:\{(.*)\})? ([0-9.e+]+)$", re.MULTILINE)
@@ -80,7 +80,7 @@ class World:
     spaces: Namespaces
     cluster: ProcessCluster
     etcd: EtcdProcess
-    postgres: PostgresServer
+    store: DatabaseServer
     counters: Counters = field(default_factory=Counters)
     #: Starts that ended because something needed was away, and were made again.
     restarts: int = 0
@@ -102,7 +102,7 @@ class World:
             for source, target in self._ways(fault):
                 self.spaces.cut(source, target)
         else:
-            service = self.postgres if fault.kind == RESTART_PG else self.etcd
+            service = self.store if fault.kind == RESTART_PG else self.etcd
             await (service.kill() if fault.hard else service.stop())
 
     async def undo(self, fault: Fault) -> None:
@@ -114,7 +114,7 @@ class World:
             for source, target in self._ways(fault):
                 self.spaces.heal(source, target)
         else:
-            await (self.postgres if fault.kind == RESTART_PG else self.etcd).start()
+            await (self.store if fault.kind == RESTART_PG else self.etcd).start()
 
     def _ways(self, fault: Fault) -> list[tuple[str, str]]:
         if fault.one_way:
@@ -180,7 +180,7 @@ class World:
         Raises AssertionError."""
         began = time.monotonic()
         while True:
-            left = await asyncio.to_thread(under_way, self.postgres)
+            left = await asyncio.to_thread(under_way, self.store)
             if not any(left):
                 return time.monotonic() - began
             if time.monotonic() - began > timeout_s:
@@ -192,8 +192,11 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(folder: Path) -> AsyncIterator[World]:
-    """Everything started and ready; nothing is left behind."""
+async def open_world(folder: Path, kind: str = "15") -> AsyncIterator[World]:
+    """Everything started and ready; nothing is left behind.
+
+    :param kind: of the database, one of `DATABASES`.
+    """
     names = (*NODES, *GATES, POSTGRES, ETCD)
     with open_namespaces(*names) as spaces, open_folder() as place:
         etcd = EtcdProcess(
@@ -204,23 +207,20 @@ async def open_world(folder: Path) -> AsyncIterator[World]:
                 prefix=spaces.place(ETCD).prefix,
             )
         )
-        postgres = PostgresServer(
-            PostgresOptions(
-                place / "data",
-                installation("15"),
-                PASSWORD,
-                host=spaces.host(POSTGRES),
-                prefix=spaces.place(POSTGRES).prefix,
-            )
+        store = database(
+            kind,
+            place / "data",
+            host=spaces.host(POSTGRES),
+            prefix=spaces.place(POSTGRES).prefix,
         )
         try:
-            await asyncio.gather(etcd.start(), postgres.start())
-            await postgres.migrate()
+            await asyncio.gather(etcd.start(), store.start())
+            await store.migrate()
             environment = {
                 "GOVERSE_CLUSTER__LEASE_TTL": f"{LEASE_TTL_S:g}s",
                 "GOVERSE_CLUSTER__STABILITY_DURATION": "200ms",
                 "GOVERSE_CLUSTER__INITIAL_NUM_SHARDS": "256",
-                "GOVERSE_STORAGE__URL": postgres.url,
+                "GOVERSE_STORAGE__URL": store.url,
                 "GOVERSE_STORAGE__PASSWORD": PASSWORD,
             }
             async with process_cluster(
@@ -230,11 +230,11 @@ async def open_world(folder: Path) -> AsyncIterator[World]:
                 environment=environment,
                 places={name: spaces.place(name) for name in (*NODES, *GATES)},
             ) as cluster:
-                world = World(spaces, cluster, etcd, postgres)
+                world = World(spaces, cluster, etcd, store)
                 for name in (*NODES, *GATES):
                     await world.start(name)
                 await cluster.wait_ready(timeout_s=READY_S)
                 yield world
         finally:
             await etcd.kill()
-            await postgres.kill()
+            await store.kill()

@@ -1,4 +1,4 @@
-"""Nodes with durable counters on PostgreSQL, and what happens while it is away."""
+"""Nodes with durable counters on a database, and what happens while it is away."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import goverse.client
 from goverse.coordination.supervised import EtcdProcess
-from goverse.storage.supervised import PostgresOptions
 from goverse.testing.processes import ProcessCluster, http_get, process_cluster
+from tests.support.databases import DatabaseServer, database
 from tests.support.durable_counter import Load
 from tests.support.eventually import eventually
-from tests.support.postgres import PASSWORD, PostgresServer, installation, open_folder
+from tests.support.postgres import PASSWORD, open_folder
 
 NODES = ("n1", "n2", "n3")
 LEASE_TTL_S = 3.0
@@ -29,19 +30,19 @@ MAX_GROWTH_BYTES = 48 * MIB
 async def running(
     etcd: EtcdProcess,
     folder: Path,
-    version: str,
+    kind: str,
     *,
     port: int = 0,
     port_of_n1: int = 0,
     nodes: tuple[str, ...] = NODES,
-) -> AsyncIterator[tuple[ProcessCluster, PostgresServer]]:
-    """PostgreSQL with a schema, nodes that host durable counters, and a gate, ready.
+) -> AsyncIterator[tuple[ProcessCluster, Any]]:
+    """A database with a schema, nodes that host durable counters, and a gate, ready.
 
-    :param port: of PostgreSQL; 0: a free one. :param port_of_n1: where n1 finds it; 0: there.
+    :param kind: one of `DATABASES`. :param port: of the database; 0: a free one.
+    :param port_of_n1: where n1 finds it; 0: there.
     """
     with open_folder() as place:
-        options = PostgresOptions(place / "data", installation(version), PASSWORD, port)
-        postgres = PostgresServer(options)
+        postgres = database(kind, place / "data", port=port)
         await postgres.start()
         try:
             await postgres.migrate()
@@ -101,7 +102,7 @@ class Outage:
 
 
 async def database_away(
-    cluster: ProcessCluster, postgres: PostgresServer, *, outage_s: float, callers: int
+    cluster: ProcessCluster, postgres: DatabaseServer, *, outage_s: float, callers: int
 ) -> Outage:
     """Take the database away under load. Raises AssertionError unless calls wait or are told
     `unavailable`, nothing spins or grows, and all recovers by itself and adds up."""
@@ -139,7 +140,8 @@ async def database_away(
     outage = Outage(outage_s, attempts, lines, cpu, memory, answered_s, errors)
     assert sum(attempts.values()) > 0, outage
     assert all(count < 15 * outage_s for count in attempts.values()), outage
-    assert all(count < 40 * outage_s for count in lines.values()), outage
+    # Each call that is under way may leave some lines, once.
+    assert all(count < 5 * callers + 40 * outage_s for count in lines.values()), outage
     assert all(seconds < outage_s / 2 for seconds in cpu.values()), outage
     assert all(bytes < MAX_GROWTH_BYTES for bytes in memory.values()), outage
     assert errors.keys() <= {"unavailable", "overloaded", "deadline_exceeded"}, outage

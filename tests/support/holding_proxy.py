@@ -16,7 +16,7 @@ class Pair:
     server: asyncio.StreamWriter
     held: bytearray = field(default_factory=bytearray)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
-    gone: bool = False  # the server hung up
+    gone: asyncio.Event = field(default_factory=asyncio.Event)  # the server hung up
     tainted: bool = False  # lost or held something: it is never whole again
 
 
@@ -63,17 +63,13 @@ class HoldingProxy:
 
     async def _to_client(self, reader: asyncio.StreamReader, pair: Pair) -> None:
         while data := await _read(reader):
-            if self._is_answer(data):
+            if READY_FOR_QUERY in data:
                 pair.answered.set()
             if not pair.tainted:
                 pair.client.write(data)
-        pair.gone = True
         pair.answered.set()
+        pair.gone.set()
         pair.client.close()
-
-    def _is_answer(self, data: bytes) -> bool:
-        """Whether the server has dealt with what it was sent."""
-        return READY_FOR_QUERY in data
 
     def lose_answers(self) -> None:
         self._mode = "lose"
@@ -88,14 +84,15 @@ class HoldingProxy:
     async def release(self) -> None:
         """Deliver what is held, and wait until the server has answered or hung up."""
         for pair in self._pairs:
-            if not pair.held:
-                continue
-            pair.answered.clear()
-            pair.server.write(bytes(pair.held))
-            pair.held.clear()
-            async with asyncio.timeout(10):
-                if not pair.gone:
-                    await pair.answered.wait()
+            if pair.held:
+                async with asyncio.timeout(10):
+                    await self._release(pair)
+
+    async def _release(self, pair: Pair) -> None:
+        pair.answered.clear()
+        pair.server.write(bytes(pair.held))
+        pair.held.clear()
+        await pair.answered.wait()
 
     def deliver(self) -> None:
         """Let what is held, and all that follows, through: late, and whole."""

@@ -252,17 +252,23 @@ class MariadbServer:
             url=url, password=self.password, operation_timeout_s=operation_timeout_s
         )
 
-    def connect(self, *, database: str = DATABASE) -> pymysql.Connection[Any]:
-        """A session of the administrator's beside the store, for looking and for interfering."""
+    def connect(self, *, database: str = DATABASE, user: str = "root") -> pymysql.Connection[Any]:
+        """A session beside the store, for looking and for interfering."""
         return pymysql.connect(
             host=self.options.host,
             port=self.options.port,
-            user="root",
+            user=user,
             password=self.password,
             database=database or None,
             autocommit=True,
             connect_timeout=10,
         )
+
+    def query(self, statement: str) -> tuple[tuple[Any, ...], ...]:
+        """The rows of one statement of the administrator's."""
+        with self.connect() as session, session.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall()  # type: ignore[return-value]
 
     async def new_database(self) -> StorageSettings:
         """Settings of an empty database."""

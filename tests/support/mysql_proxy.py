@@ -16,7 +16,7 @@ class MysqlProxy(HoldingProxy):
     """Forwards a free loopback port to ``port``; see `HoldingProxy`.
 
     A write is two journeys here: to lose the answer to the first would only end the second. So it
-    is the second that is held back, or whose answer is lost, and all that follows on its connection.
+    is the second that is held back, or whose answer is lost, and all that follows it.
     """
 
     async def _to_server(self, reader: asyncio.StreamReader, pair: Pair) -> None:
@@ -37,5 +37,10 @@ class MysqlProxy(HoldingProxy):
         if not pair.held:
             pair.server.close()
 
-    def _is_answer(self, data: bytes) -> bool:
-        return bool(data)
+    async def _release(self, pair: Pair) -> None:
+        # Of several statements each is answered; only when nothing more comes are all carried out.
+        pair.server.write(bytes(pair.held))
+        pair.held.clear()
+        if not pair.gone.is_set():
+            pair.server.write_eof()
+            await pair.gone.wait()

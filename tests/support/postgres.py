@@ -73,6 +73,11 @@ class PostgresServer(PostgresProcess):
             self.url_of(database), password=self.password, autocommit=True, connect_timeout=10
         )
 
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        """The rows of one statement."""
+        with self.connect() as session:
+            return session.execute(statement.encode()).fetchall()
+
     async def new_database(self) -> StorageSettings:
         """Settings of an empty database."""
         name = f"d{next(_numbers)}"

@@ -1,5 +1,6 @@
 """Every crash point of `goverse/reliable/DESIGN.md`, in real node processes that kill themselves
-there: on PostgreSQL another node takes over, on SQLite the same one is started again."""
+there: on PostgreSQL another node takes over, on SQLite the same one is started again. On MariaDB it
+is played by `make test-mariadb`."""
 
 from __future__ import annotations
 
@@ -36,6 +37,7 @@ from goverse.storage.values import CallStatus
 from goverse.testing.processes import ProcessCluster, process_cluster
 from goverse.transport.tcp_network import TcpNetwork
 from goverse_gate.app import run_gate
+from tests.support import mariadb
 from tests.support.crashing_bank import Account
 from tests.support.crashing_node import MARK, POINT, REACHED, Point
 from tests.support.eventually import eventually
@@ -365,6 +367,23 @@ async def test_on_postgresql_each_has_the_outcome_of_the_page(
         return postgres.copied_database()
 
     await play_all(etcd.endpoint, tmp_path, settings_of)
+
+
+@pytest.mark.mariadb
+async def test_on_mariadb_each_has_the_outcome_of_the_page(
+    etcd: EtcdProcess, tmp_path: Path
+) -> None:
+    with mariadb.open_folder() as folder:
+        server = mariadb.MariadbServer(mariadb.MariadbOptions(folder / "data"))
+        try:
+            await server.start()
+
+            async def settings_of(name: str) -> StorageSettings:
+                return await server.migrated_database()
+
+            await play_all(etcd.endpoint, tmp_path, settings_of)
+        finally:
+            await server.kill()
 
 
 async def test_on_sqlite_each_has_the_outcome_of_the_page(

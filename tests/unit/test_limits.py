@@ -82,6 +82,8 @@ ELSEWHERE = {
     "test_the_bytes_of_calls_under_way_are_limited",
     "reliable.calls": "unit/reliable/test_reliable_calls.py::"
     "test_the_number_of_calls_under_way_is_limited",
+    "reliable.delayed": "unit/reliable/test_reliable_delayed.py::"
+    "test_L29_only_what_is_due_next_is_in_memory",
     "reliable.outbox": "unit/reliable/test_reliable_outbox.py::"
     "test_past_the_bound_rows_wait_in_the_store_and_keep_their_order",
 }

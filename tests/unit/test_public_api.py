@@ -26,6 +26,7 @@ PUBLIC = [
     "Unauthenticated",
     "Unavailable",
     "broadcast",
+    "cancel",
     "context",
     "create",
     "delete",

@@ -11,22 +11,34 @@ from goverse.config.settings import StorageSettings
 from goverse.ids import NO_EPOCH, NUM_SLOTS, Epoch
 from goverse.storage import checks, stats
 from goverse.storage.api import (
+    MAX_PAGE,
     Census,
     FinishedCalls,
     LiveCalls,
     QueuedCalls,
     SchemaStatus,
+    StorageUnavailable,
     Store,
     StoreRefused,
 )
+from goverse.storage.columns import finished_count, listed_call, micros
 from goverse.storage.counts import Counts
-from goverse.storage.mysql import calls, schema, sql
+from goverse.storage.halving import BatchRefused
+from goverse.storage.listing import (
+    START,
+    CallPosition,
+    FinishedCount,
+    LedgerSize,
+    ListedCall,
+)
+from goverse.storage.mysql import calls, reading, schema, sql
 from goverse.storage.mysql.connections import Connections
 from goverse.storage.mysql.fences import Fences
 from goverse.storage.mysql.running import run
 from goverse.storage.mysql.session import Session
 from goverse.storage.mysql.work import Work
 from goverse.storage.rules import FENCE_PATIENCE_S, MAX_FENCE_GROUP, wrong_cluster
+from goverse.storage.values import CallStatus
 
 
 class MysqlAdministration(Store):
@@ -44,7 +56,7 @@ class MysqlAdministration(Store):
         patient = replace(settings, operation_timeout_s=raising_s)
         self._control_connections = Connections(patient, runtime, 2)
         self._control = Work(self._control_connections, runtime, raising_s, self._counts)
-        self._fences = Fences(self._control_connections, raising_s)
+        self._fences = Fences(self._control_connections, runtime, raising_s)
 
     async def schema_status(self) -> SchemaStatus:
         return await self._work.administer(lambda session: schema.status(session, self._limit_s))
@@ -104,20 +116,68 @@ class MysqlAdministration(Store):
         return Epoch(*rows[0]) if rows else NO_EPOCH
 
     async def census(self) -> Census:
-        [row] = await self._work.read(calls.CENSUS)
+        [row] = await self._work.read(reading.CENSUS)
         return Census(*row)
 
     async def live_calls(self) -> Sequence[LiveCalls]:
-        rows = await self._work.read(calls.LIVE_CALLS)
-        return stats.live_calls(calls.decoded(rows, 2))
+        return stats.live_calls(reading.all_texts(await self._work.read(reading.LIVE_CALLS)))
 
     async def longest_queues(self, limit: int) -> Sequence[QueuedCalls]:
         checks.check_limit(limit)
-        rows = await self._work.read(calls.longest_queues(limit))
-        return stats.queued_calls(calls.decoded(rows, 2))
+        rows = await self._work.read(reading.longest_queues(limit))
+        return stats.queued_calls(reading.all_texts(rows))
 
     async def finished_calls(self) -> Sequence[FinishedCalls]:
-        return stats.finished_calls(calls.decoded(await self._work.read(calls.FINISHED), 2))
+        rows = await self._work.read(reading.FINISHED_CALLS)
+        return stats.finished_calls(reading.all_texts(rows))
+
+    # ---- lists and cleanup
+
+    async def now(self) -> float:
+        [[now]] = await self._work.read(f"SELECT {sql.NOW}")
+        return int(now) / 1_000_000
+
+    async def list_calls(
+        self, status: CallStatus, *, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        checks.check_listing(after, limit)
+        rows = await self._work.read(reading.calls_page(status, after, limit))
+        return [listed_call(row) for row in reading.all_texts(rows)]
+
+    async def list_outbox(
+        self, *, parked: bool, after: CallPosition = START, limit: int = 1000
+    ) -> Sequence[ListedCall]:
+        checks.check_listing(after, limit)
+        rows = await self._work.read(reading.outbox_page(parked, after, limit))
+        return [listed_call(row) for row in reading.all_texts(rows)]
+
+    async def count_finished(
+        self,
+        status: CallStatus,
+        before: float,
+        *,
+        after: CallPosition = START,
+        limit: int = MAX_PAGE,
+    ) -> FinishedCount:
+        checks.check_finished(status, before, after, limit)
+        moment = micros(before) or 0
+        rows = await self._work.read(reading.count_finished(status, moment, after, limit))
+        [row] = reading.all_texts(rows)
+        return finished_count(row, limit)
+
+    async def delete_finished(self, call_ids: Sequence[str], before: float) -> Sequence[str]:
+        checks.check_deletion(call_ids, before)
+        if not call_ids:
+            return []
+        deleting = self._work.transact(calls.DeletionPlan(call_ids, before))
+        try:
+            return await self._work.owned("delete finished", deleting)
+        except BatchRefused as error:
+            raise StorageUnavailable(f"MariaDB refuses the deletion: {error}") from error
+
+    async def ledger_size(self) -> LedgerSize:
+        rows = await self._work.read(reading.LEDGER_SIZE)
+        return LedgerSize(*rows[0]) if rows else LedgerSize(None, None)
 
     # ---- fences
 

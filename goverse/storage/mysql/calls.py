@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from goverse.storage import stats
-from goverse.storage.columns import CALL_COLUMNS, LEDGER_ROW, OUTBOX_ROW, call_values
+from goverse.storage.columns import (
+    CALL_COLUMNS,
+    TIMING_COLUMNS,
+    call_values,
+    micros,
+    timing_values,
+)
 from goverse.storage.mysql import locks, sql
 from goverse.storage.mysql.running import Decision
 from goverse.storage.mysql.session import Answer
-from goverse.storage.rules import STEP_FROM, fenced
+from goverse.storage.rules import STEP_FROM, fenced, not_due
 from goverse.storage.values import (
     Acceptance,
     AcceptResult,
     CallStatus,
     CallStep,
+    DueStep,
     OutboxChange,
     OutboxStep,
     ReliableCall,
@@ -27,20 +32,15 @@ from goverse.storage.values import (
 
 _ACCEPT = (
     "INSERT INTO goverse_reliable_calls (slot, seq, status, reason, created_at, finished_at, "
-    f"{', '.join(CALL_COLUMNS)})"
+    f"{', '.join((*CALL_COLUMNS, *TIMING_COLUMNS))})"
 )
 _UPDATE = "UPDATE goverse_reliable_calls FORCE INDEX (PRIMARY) SET"
-_TEXTS = frozenset(
-    (
-        *("call_id", "object_type", "object_id", "method", "principal", "parent"),
-        *("status", "reason", "sender_type", "sender_id", "parked"),
-    )
-)
 
 
 def call_row(call: ReliableCall) -> str:
-    """What `CALL_COLUMNS` are of ``call``."""
-    return ", ".join(_value(value) for value in call_values(call))
+    """What `CALL_COLUMNS` and `TIMING_COLUMNS` are of ``call``."""
+    values = (*call_values(call), *timing_values(call))
+    return ", ".join(_value(value) for value in values)
 
 
 def _value(value: Any) -> str:
@@ -54,7 +54,7 @@ class AcceptPlan:
 
     def __init__(self, batch: Sequence[Acceptance]) -> None:
         self._batch = batch
-        self._count = sum(not acceptance.skip for acceptance in batch)
+        self._count = sum(acceptance.status is CallStatus.PENDING for acceptance in batch)
 
     def locks(self) -> list[str]:
         batch = self._batch
@@ -77,7 +77,7 @@ class AcceptPlan:
             if call_id in known:
                 results.append(AcceptResult(Verdict.KNOWN))
                 continue
-            seq = 0 if acceptance.skip else next(following)
+            seq = next(following) if acceptance.status is CallStatus.PENDING else 0
             results.append(AcceptResult(Verdict.DONE, seq))
             rows.append((call_id, _accepted(acceptance, seq)))
         # In the order of ids: owners that meet the same ids wait for each other, never in a circle.
@@ -87,10 +87,9 @@ class AcceptPlan:
 
 def _accepted(acceptance: Acceptance, seq: int) -> str:
     skip = acceptance.skip
-    status = CallStatus.SKIPPED if skip else CallStatus.PENDING
     return (
-        f"({acceptance.fence.slot}, {seq}, '{status.value}', {sql.text(skip)}, {sql.NOW}, "
-        f"{sql.NOW if skip else 'NULL'}, {call_row(acceptance.call)})"
+        f"({acceptance.fence.slot}, {seq}, '{acceptance.status.value}', {sql.text(skip)}, "
+        f"{sql.NOW}, {sql.NOW if skip else 'NULL'}, {call_row(acceptance.call)})"
     )
 
 
@@ -125,6 +124,8 @@ class StepPlan:
                 attempts += 1
             elif step.step is Step.RETRY:
                 attempts, seq = 0, next(following)
+            elif step.step is Step.RESET:
+                attempts = 0
             done.append((step, seq))
             results.append(StepResult(Verdict.DONE, attempts, seq))
         writes = [*_step_writes(done), *locks.put_back(numbers)]
@@ -139,12 +140,81 @@ def _step_writes(done: Sequence[tuple[CallStep, int]]) -> list[str]:
             Step.ATTEMPT: "attempts = attempts + 1",
             Step.PARK: f"status = 'parked', reason = {reason}",
             Step.RETRY: f"status = 'pending', attempts = 0, reason = {reason}, seq = {seq}",
+            Step.RESET: "attempts = 0",
             Step.SKIP: f"status = 'skipped', reason = {reason}, finished_at = {sql.NOW}",
         }[step.step]
         alike.setdefault(change, []).append(step.call_id)
     return [
         f"{_UPDATE} {change} WHERE call_id IN {sql.texts(ids)}" for change, ids in alike.items()
     ]
+
+
+class DuePlan:
+    """Delayed calls whose time has come, by the server's clock once they are locked."""
+
+    def __init__(self, batch: Sequence[DueStep]) -> None:
+        self._batch = batch
+
+    def locks(self) -> list[str]:
+        return [
+            locks.fences(step.fence for step in self._batch),
+            *locks.draw(len(self._batch)),
+            *locks.delayed(step.call_id for step in self._batch),
+            f"SELECT {sql.NOW}",
+        ]
+
+    def decide(self, answers: Sequence[Answer]) -> Decision[StepResult]:
+        numbers = locks.drawn(answers[1], len(self._batch))
+        following = iter(numbers)
+        [(now,)] = answers[-1].rows
+        found = {row[0]: row[1:] for row in locks.rows_of(answers[2:-1])}
+        due: list[tuple[DueStep, int]] = []
+        results = []
+        for step in self._batch:
+            slot, run_at, attempts = found.get(step.call_id.encode(), (-1, None, 0))
+            later = micros(step.run_at)
+            if slot != step.fence.slot or run_at != micros(step.was_at) or later is None:
+                results.append(StepResult(Verdict.NOT_PENDING, message=not_due(step)))
+                continue
+            seq = next(following) if later <= now else 0
+            due.append((step, seq))
+            results.append(StepResult(Verdict.DONE, attempts, seq))
+        writes = [*_due_writes(due), *locks.put_back(numbers)]
+        return Decision(writes if due else (), results)
+
+
+def _due_writes(due: Sequence[tuple[DueStep, int]]) -> list[str]:
+    return [
+        f"{_UPDATE} run_at = {sql.number(micros(step.run_at))}, seq = {seq}, "
+        f"status = '{'pending' if seq else 'delayed'}' WHERE call_id = {sql.text(step.call_id)}"
+        for step, seq in due
+    ]
+
+
+class DeletionPlan:
+    """Of finished calls, those that no delivery can bring back. Results are the ids deleted.
+
+    Deliveries are looked for once the calls are locked: theirs is committed first.
+    """
+
+    def __init__(self, call_ids: Sequence[str], before: float) -> None:
+        self._call_ids = call_ids
+        self._before = micros(before)
+
+    def locks(self) -> list[str]:
+        ids = sql.texts(self._call_ids)
+        return [
+            "SELECT call_id FROM goverse_reliable_calls FORCE INDEX (PRIMARY) "
+            f"WHERE call_id IN {ids} AND finished_at < {sql.number(self._before)} "
+            "ORDER BY call_id FOR UPDATE",
+            f"SELECT call_id FROM goverse_outbox FORCE INDEX (PRIMARY) WHERE call_id IN {ids}",
+        ]
+
+    def decide(self, answers: Sequence[Answer]) -> Decision[str]:
+        finished, delivered = ({row[0].decode() for row in answer.rows} for answer in answers)
+        doomed = sorted(finished - delivered)
+        writes = [f"DELETE FROM goverse_reliable_calls WHERE call_id IN {sql.texts(doomed)}"]
+        return Decision(writes if doomed else (), doomed)
 
 
 class OutboxPlan:
@@ -188,94 +258,5 @@ def fenced_accept(acceptance: Acceptance) -> AcceptResult:
     return AcceptResult(Verdict.FENCED, message=fenced(acceptance.fence.slot))
 
 
-def fenced_step(step: CallStep | OutboxChange) -> StepResult:
+def fenced_step(step: CallStep | OutboxChange | DueStep) -> StepResult:
     return StepResult(Verdict.FENCED, message=fenced(step.fence.slot))
-
-
-# ---- reading
-
-LIVE_CALLS = stats.live_statement(sql.NOW)
-FINISHED = stats.FINISHED
-
-
-def longest_queues(limit: int) -> str:
-    return stats.longest_statement(sql.NOW, str(limit))
-
-
-CENSUS = """
-SELECT
-    (SELECT count(*) FROM goverse_reliable_calls WHERE status = 'pending'),
-    (SELECT count(*) FROM goverse_reliable_calls WHERE status = 'delayed'),
-    (SELECT count(*) FROM goverse_reliable_calls WHERE status = 'parked'),
-    (SELECT count(*) FROM goverse_outbox WHERE parked = ''),
-    (SELECT count(*) FROM goverse_outbox WHERE parked <> '')
-"""
-
-
-def get_calls(call_ids: Iterable[str]) -> str:
-    return (
-        f"SELECT {LEDGER_ROW} FROM goverse_reliable_calls FORCE INDEX (PRIMARY) "
-        f"WHERE call_id IN {sql.texts(call_ids)}"
-    )
-
-
-def _of_slots(slots: Iterable[int]) -> str:
-    """A table of slots. A list of tens of thousands of values would be too long for a range."""
-    listed = json.dumps(sorted(set(slots)))
-    return f"JSON_TABLE('{listed}', '$[*]' COLUMNS (slot int PATH '$')) w"
-
-
-def pending_calls(slots: Iterable[int], after: int, limit: int) -> str:
-    return (
-        f"SELECT {_qualified(LEDGER_ROW)} FROM {_of_slots(slots)} STRAIGHT_JOIN "
-        "goverse_reliable_calls c FORCE INDEX (goverse_reliable_calls_live) "
-        f"ON c.status = 'pending' AND c.slot = w.slot AND c.seq > {after} "
-        f"ORDER BY c.seq LIMIT {limit}"
-    )
-
-
-def parked_calls(slots: Iterable[int], after: str, limit: int) -> str:
-    return (
-        f"SELECT {_qualified(LEDGER_ROW)} FROM {_of_slots(slots)} STRAIGHT_JOIN "
-        "goverse_reliable_calls c FORCE INDEX (goverse_reliable_calls_live) "
-        f"ON c.status = 'parked' AND c.slot = w.slot AND c.call_id > {sql.text(after)} "
-        f"ORDER BY c.call_id LIMIT {limit}"
-    )
-
-
-def outbox(slots: Iterable[int], after: int, limit: int, *, parked: bool) -> str:
-    return (
-        f"SELECT {_qualified(OUTBOX_ROW)} FROM {_of_slots(slots)} STRAIGHT_JOIN "
-        "goverse_outbox c FORCE INDEX (goverse_outbox_live) "
-        f"ON c.slot = w.slot AND c.position > {after} AND c.parked {'<>' if parked else '='} '' "
-        f"ORDER BY c.position LIMIT {limit}"
-    )
-
-
-def _qualified(columns: str) -> str:
-    return ", ".join(f"c.{column}" for column in columns.split(", "))
-
-
-def _decoder(columns: str) -> list[bool]:
-    return [column in _TEXTS for column in columns.split(", ")]
-
-
-_LEDGER_TEXTS, _OUTBOX_TEXTS = _decoder(LEDGER_ROW), _decoder(OUTBOX_ROW)
-
-
-def ledger_row(row: Sequence[Any]) -> list[Any]:
-    """``row`` with texts where texts are meant: the server knows bytes alone."""
-    return [v.decode() if text else v for v, text in zip(row, _LEDGER_TEXTS, strict=True)]
-
-
-def outbox_row(row: Sequence[Any]) -> list[Any]:
-    return [v.decode() if text else v for v, text in zip(row, _OUTBOX_TEXTS, strict=True)]
-
-
-def decoded(rows: Sequence[Sequence[Any]], texts: int) -> list[tuple[Any, ...]]:
-    """``rows`` whose first ``texts`` columns are texts."""
-    return [(*(_text(value) for value in row[:texts]), *row[texts:]) for row in rows]
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode()

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from goverse.ids import ObjectId
-from goverse.storage.columns import CALL_COLUMNS
+from goverse.storage.columns import CALL_COLUMNS, TIMING_COLUMNS, micros
 from goverse.storage.mysql import locks, sql
 from goverse.storage.mysql.calls import call_row
 from goverse.storage.mysql.running import Decision
 from goverse.storage.mysql.session import Answer
-from goverse.storage.rules import fenced
+from goverse.storage.rules import fenced, outcomes_of
 from goverse.storage.values import (
     Act,
     CommitResult,
@@ -30,19 +30,27 @@ _KEEP = (
     "updated_at = VALUES(updated_at)"
 )
 _WRITE = f"{_KEEP}, state = VALUES(state), state_schema = VALUES(state_schema)"
-_FINISH = (
-    "INSERT INTO goverse_reliable_calls (call_id, status, result, result_codec, reason, "
-    "finished_at, slot, object_type, object_id, method, arguments, codec, digest, principal, "
-    "context, parent, created_at)"
-)
-_FINISHED = " ON DUPLICATE KEY UPDATE " + ", ".join(
-    f"{column} = VALUES({column})"
-    for column in ("status", "result", "result_codec", "reason", "finished_at")
+_LEFT = "result, result_codec, reason"
+# Columns that must have a value although none is inserted.
+_NEEDED = (
+    "slot, object_type, object_id, method, arguments, codec, digest, principal, context, parent, "
+    "created_at"
 )
 _NOTHING = "0, '', '', '', '', 0, '', '', '', '', 0"
+
+
+def _changing(columns: str, *, beside: str) -> tuple[str, str]:
+    names = [*columns.split(", "), *_LEFT.split(", ")]
+    changes = ", ".join(f"{name} = VALUES({name})" for name in names)
+    head = f"INSERT INTO goverse_reliable_calls (call_id, {columns}, {_LEFT}, {beside})"
+    return head, f" ON DUPLICATE KEY UPDATE {changes}"
+
+
+_FINISH = _changing("status, finished_at", beside=_NEEDED)
+_AGAIN = _changing("status, run_at, seq, attempts", beside=f"catch_up, {_NEEDED}")
 _SEND = (
     "INSERT INTO goverse_outbox (position, slot, sender_type, sender_id, created_at, "
-    f"{', '.join(CALL_COLUMNS)})"
+    f"{', '.join((*CALL_COLUMNS, *TIMING_COLUMNS))})"
 )
 
 
@@ -97,7 +105,9 @@ def _judge(
 def _writes(passed: Sequence[ObjectCommit], numbers: range) -> list[str]:
     deleted = [commit for commit in passed if commit.state is Act.DELETE]
     kept = [commit for commit in passed if commit.state is not Act.DELETE]
-    outcomes = [outcome for commit in passed for outcome in commit.outcomes]
+    outcomes = [outcome for commit in passed for outcome in outcomes_of(commit)]
+    ended = [_ended(outcome) for outcome in outcomes if outcome.again_at is None]
+    again = [_again(outcome) for outcome in outcomes if outcome.again_at is not None]
     new = [_object(commit) for commit in kept if not commit.version]
     old = [commit for commit in kept if commit.version]
     written = [_object(commit) for commit in old if isinstance(commit.state, State)]
@@ -110,7 +120,8 @@ def _writes(passed: Sequence[ObjectCommit], numbers: range) -> list[str]:
     ]
     # Finished rows are no longer live when the calls of what is deleted are skipped.
     return [
-        *sql.statements(_FINISH, [_finished(outcome) for outcome in outcomes], _FINISHED),
+        *sql.statements(_FINISH[0], ended, _FINISH[1]),
+        *sql.statements(_AGAIN[0], again, _AGAIN[1]),
         *sql.statements(_INSERT, new),
         *sql.statements(_INSERT, written, _WRITE),
         *sql.statements(_INSERT, touched, _KEEP),
@@ -128,14 +139,24 @@ def _object(commit: ObjectCommit) -> str:
     )
 
 
-def _finished(outcome: Outcome) -> str:
-    data, codec = (
-        (outcome.result.data, int(outcome.result.codec)) if outcome.result else (None, None)
-    )
+def _ended(outcome: Outcome) -> str:
+    status = sql.text(outcome.status.value)
+    return f"({sql.text(outcome.call_id)}, {status}, {sql.NOW}, {_left(outcome)}, {_NOTHING})"
+
+
+def _again(outcome: Outcome) -> str:
+    run_at = sql.number(micros(outcome.again_at))
     return (
-        f"({sql.text(outcome.call_id)}, {sql.text(outcome.status.value)}, {sql.blob(data)}, "
-        f"{sql.number(codec)}, {sql.text(outcome.reason)}, {sql.NOW}, {_NOTHING})"
+        f"({sql.text(outcome.call_id)}, 'delayed', {run_at}, 0, 0, {_left(outcome)}, 'one', "
+        f"{_NOTHING})"
     )
+
+
+def _left(outcome: Outcome) -> str:
+    """What a turn leaves in the columns of `_LEFT`."""
+    result = outcome.result
+    data, codec = (result.data, int(result.codec)) if result else (None, None)
+    return f"{sql.blob(data)}, {sql.number(codec)}, {sql.text(outcome.reason)}"
 
 
 def _delete(commit: ObjectCommit) -> list[str]:
@@ -144,10 +165,10 @@ def _delete(commit: ObjectCommit) -> list[str]:
     )
     gone = f"DELETE FROM goverse_objects WHERE {which}"
     skipped = (
-        "UPDATE goverse_reliable_calls FORCE INDEX (goverse_reliable_calls_live) "
+        "UPDATE goverse_reliable_calls FORCE INDEX (goverse_reliable_calls_listed) "
         f"SET status = 'skipped', reason = 'deleted', finished_at = {sql.NOW} "
         "WHERE status IN ('pending', 'delayed', 'parked') "
-        f"AND slot = {commit.fence.slot} AND {which}"
+        f"AND place = {commit.fence.slot} AND {which}"
     )
     return [*([gone] if commit.version else []), skipped]
 

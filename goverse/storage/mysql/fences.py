@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from asyncmy.errors import MySQLError
 
+from goverse.aio.backoff import Backoff
+from goverse.aio.runtime import Runtime
 from goverse.ids import Epoch
 from goverse.storage.api import HigherEpoch, StorageUnavailable
 from goverse.storage.mysql import sql
@@ -20,7 +22,11 @@ from goverse.storage.rules import FENCE_PATIENCE_S, reused_opening
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 5
-_POLL_S = 0.05
+
+# The tables of locks are refreshed only when nobody asked for 0.1 s, on the whole server: many who
+# look at once must leave pauses.
+_MIN_PAUSE_S = 0.15
+_MAX_PAUSE_S = 1.0
 
 #: How statements that raise begin; sessions are told apart by what they do.
 RAISING = "UPDATE /* goverse raising */"
@@ -65,8 +71,9 @@ class Fences:
     :param ours: two sessions: one raises, and one looks who is in the way.
     """
 
-    def __init__(self, ours: Connections, operation_timeout_s: float) -> None:
+    def __init__(self, ours: Connections, runtime: Runtime, operation_timeout_s: float) -> None:
         self._ours = ours
+        self._runtime = runtime
         self._limit_s = operation_timeout_s
         self._raising = asyncio.Lock()
         self.ended_sessions = 0
@@ -98,17 +105,19 @@ class Fences:
     async def _answers(self, statements: Sequence[str]) -> list[Answer]:
         for _ in range(MAX_TRIES):
             async with self._ours.use() as session:
+                answers: list[Answer] = []
                 over = asyncio.Event()
                 ending = asyncio.create_task(self._end_blockers(session.id, over), name="blockers")
                 try:
-                    return await run(session, statements, self._limit_s)
+                    return await run(session, statements, self._limit_s, answers)
                 except MySQLError as error:
-                    if number(error) in LOCK_TIMEOUTS:
+                    if number(error) in LOCK_TIMEOUTS and not answers:
                         break
-                    if number(error) in AGAIN:
+                    if number(error) in AGAIN and not answers:
                         continue
                     lost = session.closed or is_lost(error)
-                    raise of_write(error, lost=lost, committing=False) from error
+                    # The first answer says that the fences are raised, whatever became of the look.
+                    raise of_write(error, lost=lost, committing=bool(answers)) from error
                 finally:
                     over.set()
                     # Not cancelled: who was ended is counted when the answer comes.
@@ -124,6 +133,7 @@ class Fences:
             return
         # Whoever waits this long is blocked by somebody who is stale by definition.
         ended: dict[int, None] = {}
+        pauses = Backoff(self._runtime.random, min_s=_MIN_PAUSE_S, max_s=_MAX_PAUSE_S)
         try:
             async with self._ours.use() as session:
                 while True:
@@ -142,7 +152,7 @@ class Fences:
                         log.warning(
                             "ended the session %d of a former owner, which held a fence", blocker
                         )
-                    if await _is_set(over, _POLL_S):
+                    if await _is_set(over, _MIN_PAUSE_S + pauses.next_s()):
                         return
         except MySQLError as error:
             log.warning("cannot end sessions that hold a fence: %s", words(error))

@@ -46,6 +46,15 @@ def calls(call_ids: Iterable[str]) -> list[str]:
     )
 
 
+def delayed(call_ids: Iterable[str]) -> list[str]:
+    """Rows of call id, slot, run_at and attempts, of what is delayed."""
+    return _listed(
+        "SELECT call_id, slot, run_at, attempts FROM goverse_reliable_calls FORCE INDEX (PRIMARY) "
+        "WHERE call_id IN {ids} AND status = 'delayed' ORDER BY call_id FOR UPDATE",
+        call_ids,
+    )
+
+
 def outbox(call_ids: Iterable[str]) -> list[str]:
     """Rows of call id and slot."""
     return _listed(

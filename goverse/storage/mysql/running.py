@@ -62,10 +62,18 @@ def limited(session: Session, limit_s: float | None) -> Iterator[None]:
         timer.cancel()
 
 
-async def run(session: Session, statements: Sequence[str], limit_s: float | None) -> list[Answer]:
+async def run(
+    session: Session,
+    statements: Sequence[str],
+    limit_s: float | None,
+    answers: list[Answer] | None = None,
+) -> list[Answer]:
     """Statements that are each a transaction. Raises MySQLError; an error that leaves the session
-    out of step with its server breaks it."""
-    answers: list[Answer] = []
+    out of step with its server breaks it.
+
+    :param answers: gets what came, also before an error.
+    """
+    answers = [] if answers is None else answers
     with limited(session, limit_s):
         try:
             await session.script(statements, answers)

@@ -11,9 +11,10 @@ from goverse.config.settings import StorageSettings
 from goverse.ids import ObjectId
 from goverse.storage import checks
 from goverse.storage.api import StoreSnapshot
-from goverse.storage.columns import outbox_row, stored_call
+from goverse.storage.columns import delayed_call, listed_call, micros, outbox_row, stored_call
 from goverse.storage.halving import halved
-from goverse.storage.mysql import calls, commit, locks, sql
+from goverse.storage.listing import ListedCall
+from goverse.storage.mysql import calls, commit, locks, reading, sql
 from goverse.storage.mysql.administration import MysqlAdministration
 from goverse.storage.repeated import firsts, with_known
 from goverse.storage.values import (
@@ -21,6 +22,8 @@ from goverse.storage.values import (
     AcceptResult,
     CallStep,
     CommitResult,
+    DelayedPage,
+    DueStep,
     ObjectCommit,
     OutboxChange,
     OutboxRow,
@@ -80,6 +83,16 @@ class MysqlStore(MysqlAdministration):
         self._counts.refused(results)
         return results
 
+    async def make_due(self, steps: Sequence[DueStep]) -> Sequence[StepResult]:
+        checks.check_due(steps)
+
+        async def send(part: Sequence[DueStep]) -> list[StepResult]:
+            return await self._work.write(part, calls.DuePlan, calls.fenced_step)
+
+        results = await self._halved("make due", steps, send, _refused_step)
+        self._counts.refused(results)
+        return results
+
     async def change_outbox(self, changes: Sequence[OutboxChange]) -> Sequence[StepResult]:
         checks.check_steps(changes)
 
@@ -117,32 +130,54 @@ class MysqlStore(MysqlAdministration):
 
     async def get_calls(self, call_ids: Sequence[str]) -> Mapping[str, StoredCall]:
         checks.check_call_ids(call_ids)
-        found = await self._calls(calls.get_calls(call_ids)) if call_ids else []
+        found = await self._calls(reading.get_calls(call_ids)) if call_ids else []
         return {stored.call.call_id: stored for stored in found}
+
+    async def deliveries(self, call_ids: Sequence[str]) -> Mapping[str, ListedCall]:
+        checks.check_call_ids(call_ids)
+        rows = await self._work.read(reading.deliveries(call_ids)) if call_ids else ()
+        found = [listed_call(row) for row in reading.all_texts(rows)]
+        return {delivery.call_id: delivery for delivery in found}
 
     async def pending_calls(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000
     ) -> Sequence[StoredCall]:
         checks.check_page(slots, limit)
-        return await self._calls(calls.pending_calls(slots, after, limit))
+        return await self._calls(reading.pending_calls(slots, after, limit))
 
     async def parked_calls(
         self, slots: Sequence[int], *, after: str = "", limit: int = 1000
     ) -> Sequence[StoredCall]:
         checks.check_page(slots, limit)
         checks.check_text("after", after)
-        return await self._calls(calls.parked_calls(slots, after, limit))
+        return await self._calls(reading.parked_calls(slots, after, limit))
+
+    async def delayed_calls(
+        self,
+        slots: Sequence[int],
+        *,
+        within_s: float,
+        after: tuple[float, str] = (0.0, ""),
+        limit: int = 1000,
+    ) -> DelayedPage:
+        checks.check_window(slots, within_s, after, limit)
+        behind = (micros(after[0]) or 0, after[1])
+        now, found = await self._work.read_all(
+            *reading.delayed_calls(slots, micros(within_s) or 0, behind, limit)
+        )
+        rows = reading.all_texts(found.rows)
+        return DelayedPage(now.rows[0][0] / 1_000_000, tuple(delayed_call(row) for row in rows))
 
     async def _calls(self, statement: str) -> list[StoredCall]:
         rows = await self._work.read(statement)
-        return [stored_call(calls.ledger_row(row)) for row in rows]
+        return [stored_call(reading.ledger_row(row)) for row in rows]
 
     async def outbox(
         self, slots: Sequence[int], *, after: int = 0, limit: int = 1000, parked: bool = False
     ) -> Sequence[OutboxRow]:
         checks.check_page(slots, limit)
-        rows = await self._work.read(calls.outbox(slots, after, limit, parked=parked))
-        return [outbox_row(calls.outbox_row(row)) for row in rows]
+        rows = await self._work.read(reading.outbox(slots, after, limit, parked=parked))
+        return [outbox_row(reading.outbox_row(row)) for row in rows]
 
     # ---- the client itself
 

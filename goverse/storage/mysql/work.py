@@ -18,7 +18,7 @@ from goverse.storage.mysql import sql
 from goverse.storage.mysql.connections import Connections
 from goverse.storage.mysql.failures import Again, Raced, of_read, words
 from goverse.storage.mysql.running import FenceFell, Plan, run, transact
-from goverse.storage.mysql.session import Session
+from goverse.storage.mysql.session import Answer, Session
 from goverse.storage.owned import OwnedWork
 from goverse.storage.values import Fence
 
@@ -67,7 +67,7 @@ class Work(OwnedWork):
             if not left:
                 break
             try:
-                done = await self._transacted(plan([batch[place] for place in left]))
+                done = await self.transact(plan([batch[place] for place in left]))
             except FenceFell:
                 # Once a fence fell it never stands again; who stood beside it is sent alone.
                 standing = await self._standing([batch[place].fence for place in left])
@@ -82,7 +82,8 @@ class Work(OwnedWork):
             raise StorageUnavailable(f"fences fell {MAX_TRIES} times while a batch was sent")
         return [results[place] for place in range(len(batch))]
 
-    async def _transacted(self, plan: Plan[Result]) -> Sequence[Result]:
+    async def transact(self, plan: Plan[Result]) -> Sequence[Result]:
+        """As `running.transact`, again after deadlocks."""
         backoff = Backoff(self._runtime.random, min_s=0.005, max_s=0.1)
         for attempt in range(MAX_TRIES):
             async with self._connections.use() as session:
@@ -98,26 +99,31 @@ class Work(OwnedWork):
         raise StorageUnavailable(f"aborted {MAX_TRIES} times: {last}")
 
     async def _standing(self, fences: Sequence[Fence]) -> set[Fence]:
-        rows = await self._read(
+        looking = (
             "SELECT slot, generation, revision, opening FROM goverse_fences "
             f"WHERE slot IN {sql.numbers(fence.slot for fence in fences)}"
         )
+        [found] = await self._read((looking,))
         return {
             Fence(slot, Epoch(generation, revision), opening)
-            for slot, generation, revision, opening in rows
+            for slot, generation, revision, opening in found.rows
         }
 
     async def read(self, statement: str) -> Sequence[tuple[Any, ...]]:
         """The rows of a statement that only reads. Raises `StorageUnavailable`."""
-        return await self.owned("read", self._read(statement))
+        [answer] = await self.read_all(statement)
+        return answer.rows
 
-    async def _read(self, statement: str) -> Sequence[tuple[Any, ...]]:
+    async def read_all(self, *statements: str) -> Sequence[Answer]:
+        """The same for several on one journey, each with a view of its own."""
+        return await self.owned("read", self._read(statements))
+
+    async def _read(self, statements: Sequence[str]) -> Sequence[Answer]:
         async with self._connections.use() as session:
             try:
-                [answer] = await run(session, [statement], self._limit_s)
+                return await run(session, statements, self._limit_s)
             except MySQLError as error:
                 raise of_read(error) from error
-            return answer.rows
 
     async def administer(self, work: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
         """Whatever ``work`` returns; for what is safe to repeat. Raises `StorageUnavailable`.

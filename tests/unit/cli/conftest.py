@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from goverse.admin.api import (
+    CallChange,
     CallResult,
     ClusterStatus,
     FieldInfo,
@@ -58,6 +59,7 @@ class FakeCluster:
         self.asked: list[tuple[Any, ...]] = []
         self.failure: GoverseError | None = None
         self.result = b"5"
+        self.change = CallChange(type="Account", id="a", status="skipped", changed=True)
         self.objects = [
             ObjectInfo(type="Counter", id=f"c{n}", node="n1", shard=n, epoch="1.7", state="active")
             for n in range(3)
@@ -206,6 +208,16 @@ class FakeCluster:
     async def delete_object(self, type: str, id: str, *, timeout_s: float = 0.0) -> Location:
         self._ask("delete", type, id, timeout_s)
         return await self.locate_object(type, id)
+
+    async def cancel_call(
+        self, call_id: str, *, type: str = "", id: str = "", reason: str = "", timeout_s: float = 0
+    ) -> CallChange:
+        self._ask("cancel_call", call_id, type, id, reason, timeout_s)
+        return dataclasses.replace(self.change, call_id=call_id)
+
+    async def retry_call(self, call_id: str, *, timeout_s: float = 0) -> CallChange:
+        self._ask("retry_call", call_id, timeout_s)
+        return dataclasses.replace(self.change, call_id=call_id)
 
     async def describe_types(self) -> TypeDescriptions:
         self._ask("types")

@@ -35,8 +35,12 @@ def test_L31_only_the_ingress_calls_into_the_cluster() -> None:
         ("gate_service.py", "door"),  # of a registered client
         ("gate_service.py", "door"),  # of a connection
         ("http_app.py", "door"),  # the listener's own, or that of a client by its token
+        ("http_app.py", "self._doors.of(head)"),  # likewise, for a delayed call
         ("http_compat.py", "door"),  # create and delete
         ("http_compat.py", "door"),  # call
+        ("http_delays.py", "door"),  # whose call it is that is to be cancelled
+        ("http_delays.py", "door"),  # its cancellation
+        ("http_delays.py", "door"),  # what stands of it then
         ("ingress.py", "self._router"),
         # Not a client's call: the gate asks a node itself, see test_gate_ingress for clients.
         ("node_types.py", "self._pool.target(record.member, record.address)"),

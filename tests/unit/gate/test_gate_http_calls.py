@@ -95,7 +95,7 @@ def test_other_paths_are_not_found(path: bytes) -> None:
     [
         ("GET", b"/v1/objects/Counter/a/add", b"POST"),
         ("DELETE", b"/v1/objects/Counter/a/add", b"POST"),
-        ("POST", b"/v1/calls/x", b"GET"),
+        ("POST", b"/v1/calls/x", b"GET, DELETE"),
     ],
 )
 def test_other_methods_are_told_which_is_right(method: str, path: bytes, allowed: bytes) -> None:

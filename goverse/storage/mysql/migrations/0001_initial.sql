@@ -68,15 +68,27 @@ CREATE TABLE IF NOT EXISTS goverse_reliable_calls (
     parent varbinary(1024) NOT NULL,
     attempts int NOT NULL DEFAULT 0,
     run_at bigint,
+    every bigint,
+    catch_up varbinary(4) CHECK (catch_up IN ('each', 'one', 'none')),
     expires_at bigint,
     result longblob,
     result_codec smallint,
     reason varbinary(4096) NOT NULL DEFAULT '',
     created_at bigint NOT NULL,
     finished_at bigint,
-    -- There are no partial indexes: what is live stands together, and is read by ranges of it.
-    KEY goverse_reliable_calls_live (status, slot, seq),
-    CHECK ((status IN ('success', 'failed', 'skipped')) = (finished_at IS NOT NULL))
+    -- There are no partial indexes. One has all calls by status, and within it in the order in which
+    -- they are listed: pending ones by slot and seq, held ones by slot and id, finished ones by their
+    -- end and id. A call enters it once, and moves when it is finished.
+    place bigint AS (coalesce(finished_at, slot)) STORED,
+    turn bigint AS (IF(status = 'pending', seq, 0)) STORED,
+    KEY goverse_reliable_calls_listed (status, place, turn, call_id),
+    -- What is delayed, by time. What is not stands far before, by its age, so that it is appended to
+    -- one page and never moves.
+    due bigint AS (IF(status = 'delayed', run_at, created_at - 9000000000000000000)) STORED,
+    KEY goverse_reliable_calls_due (due, call_id, slot),
+    CHECK ((status IN ('success', 'failed', 'skipped')) = (finished_at IS NOT NULL)),
+    CHECK ((run_at IS NULL) = (catch_up IS NULL)),
+    CHECK (status <> 'delayed' OR run_at IS NOT NULL)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC;
 
 CREATE TABLE IF NOT EXISTS goverse_outbox (
@@ -95,8 +107,11 @@ CREATE TABLE IF NOT EXISTS goverse_outbox (
     context longblob NOT NULL,
     parent varbinary(1024) NOT NULL,
     run_at bigint,
+    every bigint,
+    catch_up varbinary(4) CHECK (catch_up IN ('each', 'one', 'none')),
     expires_at bigint,
     parked varbinary(4096) NOT NULL DEFAULT '',
     created_at bigint NOT NULL,
-    KEY goverse_outbox_live (slot, position)
+    KEY goverse_outbox_live (slot, position),
+    CHECK ((run_at IS NULL) = (catch_up IS NULL))
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC;

@@ -289,6 +289,92 @@ class DeleteObjectRequest(_message.Message):
     id: str
     def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
 
+class CancelCallRequest(_message.Message):
+    __slots__ = ("call_id", "type", "id", "reason")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    type: str
+    id: str
+    reason: str
+    def __init__(self, call_id: _Optional[str] = ..., type: _Optional[str] = ..., id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RetryCallRequest(_message.Message):
+    __slots__ = ("call_id",)
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    def __init__(self, call_id: _Optional[str] = ...) -> None: ...
+
+class CallChange(_message.Message):
+    __slots__ = ("call_id", "type", "id", "method", "status", "changed", "message", "delivery")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    type: str
+    id: str
+    method: str
+    status: str
+    changed: bool
+    message: str
+    delivery: bool
+    def __init__(self, call_id: _Optional[str] = ..., type: _Optional[str] = ..., id: _Optional[str] = ..., method: _Optional[str] = ..., status: _Optional[str] = ..., changed: bool = ..., message: _Optional[str] = ..., delivery: bool = ...) -> None: ...
+
+class CleanupCallsRequest(_message.Message):
+    __slots__ = ("older_than_s", "statuses", "dry_run", "max_calls")
+    OLDER_THAN_S_FIELD_NUMBER: _ClassVar[int]
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    MAX_CALLS_FIELD_NUMBER: _ClassVar[int]
+    older_than_s: float
+    statuses: _containers.RepeatedScalarFieldContainer[str]
+    dry_run: bool
+    max_calls: int
+    def __init__(self, older_than_s: _Optional[float] = ..., statuses: _Optional[_Iterable[str]] = ..., dry_run: bool = ..., max_calls: _Optional[int] = ...) -> None: ...
+
+class CleanupResult(_message.Message):
+    __slots__ = ("finished_before", "calls", "spared", "counts", "oldest", "newest", "table_bytes", "index_bytes", "deleted", "complete")
+    FINISHED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    SPARED_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIELD_NUMBER: _ClassVar[int]
+    TABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    INDEX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    finished_before: float
+    calls: int
+    spared: int
+    counts: _containers.RepeatedCompositeFieldContainer[CleanupCount]
+    oldest: float
+    newest: float
+    table_bytes: int
+    index_bytes: int
+    deleted: int
+    complete: bool
+    def __init__(self, finished_before: _Optional[float] = ..., calls: _Optional[int] = ..., spared: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[CleanupCount, _Mapping]]] = ..., oldest: _Optional[float] = ..., newest: _Optional[float] = ..., table_bytes: _Optional[int] = ..., index_bytes: _Optional[int] = ..., deleted: _Optional[int] = ..., complete: bool = ...) -> None: ...
+
+class CleanupCount(_message.Message):
+    __slots__ = ("status", "older_than_s", "younger_than_s", "calls")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    OLDER_THAN_S_FIELD_NUMBER: _ClassVar[int]
+    YOUNGER_THAN_S_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    older_than_s: float
+    younger_than_s: float
+    calls: int
+    def __init__(self, status: _Optional[str] = ..., older_than_s: _Optional[float] = ..., younger_than_s: _Optional[float] = ..., calls: _Optional[int] = ...) -> None: ...
+
 class DescribeTypesRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -94,6 +94,21 @@ class AdminStub(object):
                 request_serializer=goverse_dot_v1_dot_admin__pb2.DeleteObjectRequest.SerializeToString,
                 response_deserializer=goverse_dot_v1_dot_admin__pb2.Location.FromString,
                 _registered_method=True)
+        self.CancelCall = channel.unary_unary(
+                '/goverse.v1.Admin/CancelCall',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.CancelCallRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.CallChange.FromString,
+                _registered_method=True)
+        self.RetryCall = channel.unary_unary(
+                '/goverse.v1.Admin/RetryCall',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.RetryCallRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.CallChange.FromString,
+                _registered_method=True)
+        self.CleanupCalls = channel.unary_unary(
+                '/goverse.v1.Admin/CleanupCalls',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.CleanupCallsRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.CleanupResult.FromString,
+                _registered_method=True)
         self.DescribeTypes = channel.unary_unary(
                 '/goverse.v1.Admin/DescribeTypes',
                 request_serializer=goverse_dot_v1_dot_admin__pb2.DescribeTypesRequest.SerializeToString,
@@ -184,6 +199,28 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelCall(self, request, context):
+        """A reliable call shall not run any more. A turn that runs already may win: the answer says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryCall(self, request, context):
+        """A parked reliable call runs again, a parked delivery is delivered again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CleanupCalls(self, request, context):
+        """Delete finished reliable calls, or count what would be deleted. A call id that was deleted is
+        as new: repeated after that, it runs again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DescribeTypes(self, request, context):
         """The object types that the answering node hosts.
         """
@@ -253,6 +290,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.DeleteObject,
                     request_deserializer=goverse_dot_v1_dot_admin__pb2.DeleteObjectRequest.FromString,
                     response_serializer=goverse_dot_v1_dot_admin__pb2.Location.SerializeToString,
+            ),
+            'CancelCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelCall,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.CancelCallRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.CallChange.SerializeToString,
+            ),
+            'RetryCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryCall,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.RetryCallRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.CallChange.SerializeToString,
+            ),
+            'CleanupCalls': grpc.unary_unary_rpc_method_handler(
+                    servicer.CleanupCalls,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.CleanupCallsRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.CleanupResult.SerializeToString,
             ),
             'DescribeTypes': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeTypes,
@@ -584,6 +636,87 @@ class Admin(object):
             '/goverse.v1.Admin/DeleteObject',
             goverse_dot_v1_dot_admin__pb2.DeleteObjectRequest.SerializeToString,
             goverse_dot_v1_dot_admin__pb2.Location.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/CancelCall',
+            goverse_dot_v1_dot_admin__pb2.CancelCallRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.CallChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/RetryCall',
+            goverse_dot_v1_dot_admin__pb2.RetryCallRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.CallChange.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CleanupCalls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/CleanupCalls',
+            goverse_dot_v1_dot_admin__pb2.CleanupCallsRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.CleanupResult.FromString,
             options,
             channel_credentials,
             insecure,
