@@ -45,8 +45,12 @@ PERIOD_S = 0.5
 MOVES = 10
 LEASE_TTL_S = 3.0
 FAILOVER_S = LEASE_TTL_S + 2.0
-#: When nodes are killed, as parts of the run, and how long they are away.
+UNDER_WAY_S = 0.5
+#: When nodes are killed, as parts of the run, and how long they are away. A run that is too short
+#: for both kills one, and moves fewer shards.
 KILLS = (0.25, 0.6)
+LONG_S = 30.0
+FEW_MOVES = 3
 AWAY_S = 4.0
 #: Before the first call is due: for scheduling them.
 LEAD_S = 4.0
@@ -57,7 +61,8 @@ P99_S = 1.0
 
 @dataclass(frozen=True)
 class Window:
-    """A failover: what is due in it may be late."""
+    """A failover: what is due in it may be late, and what was due just before it, as that may not
+    have been committed."""
 
     since: float
     until: float
@@ -86,8 +91,8 @@ async def run(options: Options, report: Report) -> None:
         "seconds": options.seconds,
         "reminders": REMINDERS,
         "period_s": PERIOD_S,
-        "moves": MOVES,
-        "kills": len(KILLS),
+        "moves": _moves(options.seconds),
+        "kills": len(_kills(options.seconds)),
         "lease_ttl_s": LEASE_TTL_S,
     }
     for _ in range(options.rounds):
@@ -136,14 +141,22 @@ async def _round(scene: Scene, calls: int, seconds: float, report: Report) -> No
         report.faults.append(f"scheduling took {time.time() - begin:.1f} s too long")
     disturbing = [
         asyncio.create_task(_kill(scene, name, begin + part * seconds))
-        for name, part in zip(NODES, KILLS, strict=False)
+        for name, part in zip(NODES, _kills(seconds), strict=False)
     ]
     disturbing.append(asyncio.create_task(_move(scene, begin, seconds)))
     await asyncio.sleep(begin + seconds - time.time())
     await asyncio.gather(*disturbing)
     await _drained(scene)
     await _stop_reminders(scene)
-    await _judge(scene, scheduled, report)
+    await _judge(scene, scheduled, report, _moves(seconds))
+
+
+def _kills(seconds: float) -> tuple[float, ...]:
+    return KILLS if seconds >= LONG_S else KILLS[:1]
+
+
+def _moves(seconds: float) -> int:
+    return MOVES if seconds >= LONG_S else FEW_MOVES
 
 
 async def _schedule(
@@ -181,7 +194,7 @@ async def _kill(scene: Scene, name: str, at: float) -> None:
     await asyncio.sleep(max(0.0, at - time.time()))
     killed_at = time.time()
     await scene.cluster.kill(name)
-    scene.windows.append(Window(killed_at, killed_at + FAILOVER_S))
+    scene.windows.append(Window(killed_at - UNDER_WAY_S, killed_at + FAILOVER_S))
     print(f"killed {name}", file=sys.stderr, flush=True)
     await asyncio.sleep(AWAY_S)
     await scene.cluster.start_node(name)
@@ -190,8 +203,9 @@ async def _kill(scene: Scene, name: str, at: float) -> None:
 async def _move(scene: Scene, begin: float, seconds: float) -> None:
     """Pin one shard after the other to a node that does not have it."""
     shards = list(dict.fromkeys(shard_of(f"diary-{n}", NUM_SHARDS) for n in range(OBJECTS)))
-    for move in range(MOVES):
-        await asyncio.sleep(max(0.0, begin + seconds * (move + 0.5) / MOVES - time.time()))
+    moves = _moves(seconds)
+    for move in range(moves):
+        await asyncio.sleep(max(0.0, begin + seconds * (move + 0.5) / moves - time.time()))
         shard = shards[move]
         owner = (await scene.cluster.admin("shard", "get", str(shard)))["owner"]
         to = next(name for name in NODES if name != owner and name in scene.cluster.servers)
@@ -220,7 +234,9 @@ async def _stop_reminders(scene: Scene) -> None:
         await scene.client.cancel(_reminded(scene.client, number), f"reminder-{number}")
 
 
-async def _judge(scene: Scene, scheduled: dict[int, tuple[str, float]], report: Report) -> None:
+async def _judge(
+    scene: Scene, scheduled: dict[int, tuple[str, float]], report: Report, moves: int
+) -> None:
     statuses = dict(
         scene.rows(
             "SELECT status, count(*) FROM goverse_reliable_calls "
@@ -251,7 +267,7 @@ async def _judge(scene: Scene, scheduled: dict[int, tuple[str, float]], report: 
     checks.append(Check("parked calls", int(str(statuses.get("parked", 0))), 0, True))
     checks.append(Check("calls that ran early", sum(s < 0 for s in late.values()), 0, True))
     checks.append(Check("reminders whose ticks were lost or doubled", wrong_ticks, 0, True))
-    checks.append(Check("planned moves", scene.moved, MOVES))
+    checks.append(Check("planned moves", scene.moved, moves))
     checks.append(Check("lateness outside failovers, p99, s", _p99(calm), P99_S, True))
     report.figures = {
         "lateness_s": _told(list(late.values())),
