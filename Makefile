@@ -11,11 +11,12 @@ CUTS ?= 15
 RESTARTS ?= 3
 ROUNDS ?= 100
 OUTAGE_SECONDS ?= 30
+SECONDS ?= 60
 SEED ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test test-mariadb check proto simulate fuzz fuzz-http robustness bench clean
+.PHONY: help run test test-mariadb check proto simulate fuzz fuzz-http robustness delayed bench clean
 
 help:
 	@echo "make run              two nodes, a gate and the counter sample on this machine"
@@ -26,6 +27,7 @@ help:
 	@echo "make simulate         SEEDS=$(SEEDS) simulated clusters with faults"
 	@echo "make fuzz             FUZZ_SECONDS=$(FUZZ_SECONDS) of nonsense at every door, then over HTTP"
 	@echo "make robustness       MINUTES=$(MINUTES) at most of a bank whose processes are killed, stopped, cut off"
+	@echo "make delayed          SECONDS=$(SECONDS) of delayed calls while nodes are killed and shards move"
 	@echo "make bench            every benchmark, beside limits and peers"
 	@echo "make clean            remove .venv, .tools and every cache"
 
@@ -65,6 +67,10 @@ robustness: $(VENV)/test.stamp
 		--pauses $(PAUSES) --cuts $(CUTS) --restarts $(RESTARTS) $(SEED:%=--seed %)
 	@$(BIN)/python -m tests.robustness.paused_owner --rounds $(ROUNDS) $(SEED:%=--seed %)
 	@exec $(BIN)/python -m tests.robustness.database_away --seconds $(OUTAGE_SECONDS)
+
+delayed: $(VENV)/test.stamp
+	@scripts/setup-test
+	@exec $(BIN)/python -m benchmarks delayed --seconds $(SECONDS)
 
 bench: $(VENV)/test.stamp
 	@scripts/setup-test

@@ -30,12 +30,16 @@ NAMES = {
     "reliable": "calls that take effect once, through gate and node, beside peers",
     "durable": "calls of durable objects, beside volatile ones and bare commits of PostgreSQL",
     "migration": "calls while a node joins, leaves, and each restarts in turn",
+    "delayed": "calls for later, due while nodes are killed and shards move: each once, how late",
     "failover": "calls while nodes, the leader and etcd's leader are killed",
 }
 #: Benchmarks that know peers, and which.
 COMPARED = {"calls": ("xoscar", "ray"), "reliable": ("restate",)}
 #: Rounds where fewer or more are worth their time than the default.
-ROUNDS = {"memory": 3, "ledger": 4, "migration": 1, "failover": 3}
+ROUNDS = {"memory": 3, "ledger": 4, "migration": 1, "failover": 3, "delayed": 1}
+#: Lengths of a run that are worth their time more than the default.
+SECONDS = {"delayed": 60.0}
+DEFAULT_SECONDS = 3.0
 DEFAULT_ROUNDS = 5
 
 
@@ -69,7 +73,7 @@ def _arguments() -> tuple[str, Options, Path | None]:
     parser.add_argument("name", choices=sorted(NAMES))
     parser.add_argument("--peers", default="", help="what to compare with, comma-separated")
     parser.add_argument("--rounds", type=int, help="interleaved runs (default 5, of memory 3)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of one run (default 3)")
+    parser.add_argument("--seconds", type=float, help="length of one run (default 3, delayed 60)")
     parser.add_argument("--output", type=Path, help="file for the samples of every run")
     arguments = parser.parse_args()
     peers = tuple(dict.fromkeys(peer for peer in arguments.peers.split(",") if peer))
@@ -79,6 +83,8 @@ def _arguments() -> tuple[str, Options, Path | None]:
         parser.error(f"{arguments.name} has no peer {', '.join(unknown)}; {there_are}")
     if arguments.rounds is None:
         arguments.rounds = ROUNDS.get(arguments.name, DEFAULT_ROUNDS)
+    if arguments.seconds is None:
+        arguments.seconds = SECONDS.get(arguments.name, DEFAULT_SECONDS)
     if arguments.rounds < 1 or not 0 < arguments.seconds < 3600:
         parser.error("--rounds and --seconds must be positive")
     return arguments.name, Options(arguments.rounds, arguments.seconds, peers), arguments.output

@@ -191,6 +191,7 @@ def to_json(call: ListedCall) -> dict[str, Any]:
         "argument_bytes": call.argument_bytes,
         "result_bytes": call.result_bytes,
         "created_at": when(call.created_at),
+        "run_at": when(call.run_at),
         "expires_at": when(call.expires_at),
         "finished_at": when(call.finished_at),
     }

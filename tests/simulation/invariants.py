@@ -15,6 +15,8 @@ I11 what a client gets was pushed by a turn that succeeded under its claim, come
     the order in which its object pushed it
 I12 durable objects behave as if they took one call at a time and never died, and agree with the
     ledger of reliable calls, which has one outcome for each; see exactly.py
+I13 a delayed call runs once, not before its time, and not if it was cancelled; of a repeated call
+    each tick is run once; see hourglass.py
 """
 
 from __future__ import annotations

@@ -205,6 +205,67 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        "delayed calls not read when a shard opens",
+        "goverse/reliable/delays.py",
+        "        self._unread[shard] = None\n        self._to_read.set()\n",
+        "",
+        also=(
+            (
+                "goverse/reliable/delays.py",
+                "            everything = self._asked or self._rest_s() == 0\n",
+                "            everything = self._asked\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a tick that sets no other",
+        "goverse/storage/memory/tables.py",
+        "        if outcome.again_at is None or timing is None:\n",
+        "        if outcome.again_at is None or timing is None or self._seq % 7 == 0:\n",
+        shows="I13",
+    ),
+    Mutant(
+        "a tick that is over before it is stored",
+        "goverse/reliable/execution.py",
+        "            again = timing._replace(run_at=outcome.again_at)\n",
+        "            again = timing._replace(run_at=outcome.again_at - timing.every_s)\n",
+        shows="I13",
+        also=(
+            (
+                "goverse/storage/memory/tables.py",
+                "            or not same_time(timing.run_at, step.was_at)\n",
+                "",
+            ),
+        ),
+    ),
+    Mutant(
+        "due before its time",
+        "goverse/storage/memory/tables.py",
+        "        if step.run_at <= self._wall():\n",
+        "        if step.run_at <= self._wall() + 1.0:\n",
+        shows="I13",
+        also=(
+            (
+                "goverse/reliable/delays.py",
+                "self._soon.take(self.clock.now() - _GUARD_S, MAX_CALLS)",
+                "self._soon.take(self.clock.now() + 0.5, MAX_CALLS)",
+            ),
+            (
+                "goverse/reliable/delays.py",
+                "if left_s is None or left_s > -_GUARD_S:",
+                "if left_s is None or left_s > 0.4:",
+            ),
+        ),
+    ),
+    Mutant(
+        "a delayed call cancelled in words alone",
+        "goverse/storage/memory/tables.py",
+        "        if step.step is Step.SKIP:\n",
+        "        if step.step is Step.SKIP and call.status is CallStatus.DELAYED:\n"
+        "            return StepResult(Verdict.DONE, call.attempts, call.seq)\n"
+        "        if step.step is Step.SKIP:\n",
+    ),
+    Mutant(
         "outbox not read when a shard opens",
         "goverse/reliable/outbox.py",
         "        self._by_opening[shard.opening] = shard\n        self._read_on(shard)\n",

@@ -63,6 +63,7 @@ def play(seed: int, *, show: bool = False) -> Result:
                 "tests.simulation.lively",
                 "tests.simulation.foreign",
                 "tests.simulation.kept",
+                "tests.simulation.hourglass",
             ),
             nodes=0,
             gates=0,

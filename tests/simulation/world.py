@@ -16,9 +16,10 @@ from goverse.testing.cluster import Cluster
 from goverse.testing.faults import COORDINATOR, STORE
 from goverse.testing.loop import ProcessKilled, SimLoop, current_process
 from goverse.testing.member import Kind, Member
-from tests.simulation import exactly
+from tests.simulation import exactly, hourglass
 from tests.simulation.foreign import check_descriptions
 from tests.simulation.history import CallRecord, History
+from tests.simulation.hourglass import Timekeeper
 from tests.simulation.played import Game
 from tests.simulation.players import CELLS, TALLIES, Player
 from tests.simulation.scenario import (
@@ -60,6 +61,7 @@ class Run:
         self._workloads: list[Workload] = []
         self._game = Game()
         self._players: list[Player] = []
+        self._timekeeper: Timekeeper | None = None
         self._clients: list[Client] = []
         self._background: list[asyncio.Task[None]] = []
         self._disturbances = 0
@@ -73,6 +75,7 @@ class Run:
             "heard": len(self.history.heard),
             "steps": len(self.scenario.steps),
             "played": self._game.attempts(),
+            "delayed": len(self._timekeeper.kept.accepted) if self._timekeeper else 0,
             "overlapping": self._game.overlapping(),
             "virtual_s": round(self.loop.elapsed_s, 1),
             "loop_steps": self.loop.steps,
@@ -93,6 +96,8 @@ class Run:
                 workload.stop()
             for player in self._players:
                 player.stop()
+            assert self._timekeeper is not None
+            self._timekeeper.stop()
             for client in clients:
                 await client
             await self._check_ledger()
@@ -125,7 +130,13 @@ class Run:
         chance = random.Random(f"{self.scenario.seed}:{name}:player")
         player = Player(f"{name}p", client, self._clients, self._game, self.history, chance)
         self._players.append(player)
-        await asyncio.gather(workload.run(), player.run())
+        if self._timekeeper is not None:
+            await asyncio.gather(workload.run(), player.run())
+            return
+        chance = random.Random(f"{self.scenario.seed}:timekeeper")
+        now = self.cluster.store.tables._wall
+        self._timekeeper = Timekeeper(self._clients, self.history, chance, now)
+        await asyncio.gather(workload.run(), player.run(), self._timekeeper.run())
 
     # -- steps ----------------------------------------------------------------------------------
 
@@ -307,10 +318,14 @@ class Run:
     async def _check_ledger(self) -> None:
         """Nothing is pending any more, and the histories of durable objects have an order."""
         tables = self.cluster.store.tables
+        timekeeper = self._timekeeper
+        assert timekeeper is not None
+        await self.loop.run_in("reader", timekeeper.end(self.loop.time() + RECOVERY_S))
 
         def pending() -> list[str]:
             census = tables.census()
             found = [f"{census.pending_calls} calls are pending"] * bool(census.pending_calls)
+            found += [f"{census.delayed_calls} are delayed"] * bool(census.delayed_calls)
             return found + [f"{census.outbox_rows} rows wait"] * bool(census.outbox_rows)
 
         try:
@@ -318,13 +333,17 @@ class Run:
         except TimeoutError:
             self.history.violate("I6", f"{LEDGER_S} s after the faults {'; '.join(pending())}")
             return
-        settled, rows = self._game.next_moment(), list(tables._calls.values())
+        settled, calls = self._game.next_moment(), list(tables._calls.values())
+        rows = [row for row in calls if row.call.object.type != "Hourglass"]
+        delayed = [row for row in calls if row.call.object.type == "Hourglass"]
         await elapse(IDLE_TIMEOUT_S + IDLE_SLACK_S)  # then they are loaded from the store again
         last = await self.loop.run_in(
             "reader", self._players[0].read_all(self.loop.time() + RECOVERY_S)
         )
         for violation in exactly.check(self._game, rows, settled, last):
             self.history.violations.append(violation)
+        read = await self.loop.run_in("reader", timekeeper.read(self.loop.time() + RECOVERY_S))
+        self.history.violations += hourglass.check(timekeeper.kept, delayed, read)
 
     async def _check_rest(self) -> None:
         """Everything that waited or ran for a call is gone."""
@@ -418,7 +437,7 @@ class Run:
 #: Tasks of a process that has nothing to do.
 _STANDING = re.compile(
     r"[^:]*:run_in|cluster view:watch|leadership:planner|membership:lease|ownership:claims"
-    r"|durability:commit lane \d+"
+    r"|durability:commit lane \d+|reliable calls:(read delayed calls|make calls due)"
     r"|node links:dial|memory coordinator:(lease [0-9a-f]+|watch .*)"
     r"|[^:]*->[^:]*:(read|write)|[^:]*:listener:accept"
 )

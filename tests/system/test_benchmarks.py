@@ -164,6 +164,17 @@ async def test_a_benchmark_of_durable_objects_runs_in_a_short_form(
     assert json.loads(kept.read_text())["samples"]
 
 
+async def test_delayed_calls_run_once_while_a_node_is_killed(tmp_path: Path) -> None:
+    """The short form of `make delayed`. How late they are says nothing here: others are at work."""
+    process = await benchmark("delayed", "--seconds", "3", "--output", str(tmp_path / "d.json"))
+    out, _ = await process.communicate()
+    line = closing_line(out)
+    assert line["faults"] == []
+    wrong = [check for check in line["checks"] if not check["ok"]]
+    assert [check["name"] for check in wrong if "lateness" not in check["name"]] == []
+    assert len(line["checks"]) == 8 and line["figures"]["lateness_s"]["calls"] == 1000
+
+
 async def test_a_peers_packages_from_npm_need_npm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

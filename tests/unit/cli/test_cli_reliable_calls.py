@@ -19,7 +19,17 @@ from goverse.ids import Epoch, ObjectId
 from goverse.objects.recording import failed
 from goverse.storage.memory import MemoryStore
 from goverse.storage.sqlite import SqliteStore
-from goverse.storage.values import Acceptance, CallStatus, CallStep, Outcome, Payload, Step, Verdict
+from goverse.storage.values import (
+    Acceptance,
+    CallStatus,
+    CallStep,
+    CatchUp,
+    Outcome,
+    Payload,
+    Step,
+    Timing,
+    Verdict,
+)
 from goverse.testing.conformance.store_kit import Owner
 
 if TYPE_CHECKING:
@@ -116,6 +126,31 @@ def test_one_call_is_shown_as_it_stands(terminal: Terminal, url: str) -> None:
     failure = answer(terminal, "get", "t/b", "--url", url)
     assert (failure["status"], failure["reason"]) == ("failed", "no_money: none at all")
     assert "x[red]" in terminal.run("reliable-calls", "get", "t/bad", "--url", url).stdout
+
+
+def test_a_call_for_later_is_shown_with_its_time(terminal: Terminal, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/delayed.db"
+
+    async def fill(owner: Owner) -> None:
+        far = Timing(2_000_000_000.5, 60.0, CatchUp.EACH)
+        repeated, late = owner.call("far", timing=far), owner.call("late", timing=Timing(1.0))
+        calls = [Acceptance(owner.fence, call) for call in (repeated, late)]
+        await owner.store.accept(calls)
+
+    with_owner(url, fill)
+    found = answer(terminal, "get", "t/far", "--url", url)
+    assert (found["status"], found["run_at"]) == ("delayed", "2033-05-18T03:33:20.500+00:00")
+    assert (found["every_s"], found["catch_up"]) == (60.0, "each")
+    found = answer(terminal, "get", "t/late", "--url", url)
+    assert (found["every_s"], found["catch_up"]) == (None, None)
+    [line] = answer(terminal, "stats", "--url", url)["types"]
+    assert (line["delayed"], line["pending"]) == (2, 0) and 0 <= line["overdue_s"] < 60
+    assert "OVERDUE" in terminal.run("reliable-calls", "stats", "--url", url).stdout
+    listed = answer(terminal, "list", "--status", "delayed", "--url", url)
+    calls = listed["calls"] if isinstance(listed, dict) else listed
+    assert [one["run_at"] for one in calls] == [
+        "2033-05-18T03:33:20.500+00:00", "1970-01-01T00:00:01.000+00:00",
+    ]  # fmt: skip
 
 
 def test_an_unknown_call_and_a_wrong_id_are_told_apart(terminal: Terminal, url: str) -> None:
