@@ -28,6 +28,7 @@ NAMES = {
     "memory": "bytes per resident object and per idle session",
     "ledger": "the store on PostgreSQL: batches, fences, accepts beside 2,000,000 finished calls",
     "reliable": "calls that take effect once, through gate and node, beside peers",
+    "cleanup": "1,000,000 calls: what a dry run counts, a cleanup deletes, calls meanwhile see",
     "durable": "calls of durable objects, beside volatile ones and bare commits of PostgreSQL",
     "migration": "calls while a node joins, leaves, and each restarts in turn",
     "delayed": "calls for later, due while nodes are killed and shards move: each once, how late",

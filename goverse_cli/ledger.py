@@ -10,8 +10,8 @@ import re
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -161,8 +161,8 @@ def operator() -> str:
     return f"{user}@{socket.gethostname()} (goverse-cli)"
 
 
-@asynccontextmanager
-async def audited() -> AsyncIterator[None]:
+@contextmanager
+def audited() -> Iterator[None]:
     """Records of the audit log go to standard error meanwhile, a line each."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))

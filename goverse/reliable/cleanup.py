@@ -179,8 +179,13 @@ async def delete(
                 progress(deleted.calls)
             if left < len(call_ids):
                 return False
-            await asyncio.sleep(min(max(pause_s, _REST * took_s), _MAX_PAUSE_S))
+            await rest(pause_s, took_s)
     return True
+
+
+async def rest(pause_s: float, took_s: float) -> None:
+    """After a batch that took so long."""
+    await asyncio.sleep(min(max(pause_s, _REST * took_s), _MAX_PAUSE_S))
 
 
 async def _pages(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Group, RenderableType
@@ -45,39 +47,52 @@ from goverse_cli.store import store_options
 _YOUNG_S = 3600.0
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def selection_options(command: F) -> F:
+    """Which calls, and how fast."""
+    options = (
+        click.option(
+            "--older-than",
+            "older_than_s",
+            type=Age(),
+            required=True,
+            help="Calls that finished longer ago than this: 30d, 12h.",
+        ),
+        click.option(
+            "--status",
+            "statuses",
+            type=Statuses(*FINISHED),
+            default=",".join(status.value for status in FINISHED),
+            show_default=True,
+            help="With these outcomes.",
+        ),
+        click.option("--yes", is_flag=True, help="Do it without asking."),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1, MAX_BATCH_ITEMS),
+            default=DEFAULT_BATCH,
+            show_default=True,
+            help="Calls deleted in one transaction.",
+        ),
+        click.option(
+            "--pause",
+            "pause_s",
+            type=Seconds(),
+            default=f"{DEFAULT_PAUSE_S * 1000:g}ms",
+            show_default=True,
+            help="Rest after each batch; twice the time that the batch took, if that is longer.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command("cleanup")
-@click.option(
-    "--older-than",
-    "older_than_s",
-    type=Age(),
-    required=True,
-    help="Calls that finished longer ago than this: 30d, 12h.",
-)
-@click.option(
-    "--status",
-    "statuses",
-    type=Statuses(*FINISHED),
-    default=",".join(status.value for status in FINISHED),
-    show_default=True,
-    help="With these outcomes.",
-)
+@selection_options
 @click.option("--dry-run", is_flag=True, help="Show what would be deleted, and write nothing.")
-@click.option("--yes", is_flag=True, help="Do it without asking.")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1, MAX_BATCH_ITEMS),
-    default=DEFAULT_BATCH,
-    show_default=True,
-    help="Calls deleted in one transaction.",
-)
-@click.option(
-    "--pause",
-    "pause_s",
-    type=Seconds(),
-    default=f"{DEFAULT_PAUSE_S * 1000:g}ms",
-    show_default=True,
-    help="Rest after each batch; twice the time that the batch took, if that is longer.",
-)
 @store_options
 @shared_options
 @run_async
@@ -109,7 +124,7 @@ async def cleanup(
       goverse-cli reliable-calls cleanup --older-than 90d --dry-run -o json | jq .calls
     """
     async with working(options, config, url) as store:
-        found = await _counted(store, statuses, older_than_s)
+        found = await counted(store, statuses, older_than_s)
         if dry_run:
             emit(options.output, to_json(found), lambda: table(found))
             return
@@ -122,9 +137,16 @@ async def cleanup(
                 emit("table", found, lambda: table(found))
             ask(f"{RUNS_AGAIN}\nDelete these {found.calls:,} calls?", yes)
             deleted = Deleted()
-            pace = {"batch": batch_size, "pause_s": pause_s}
-            async with audited():
-                complete = await _deleted(store, found, deleted, pace)
+            target = words(found.selection)
+            with audited(), recorded("cleanup_calls", found, target, deleted) as progress:
+                complete = await delete(
+                    store,
+                    found.selection,
+                    deleted,
+                    batch=batch_size,
+                    pause_s=pause_s,
+                    progress=progress,
+                )
     answer = to_json(found) | {
         "dry_run": False,
         "deleted": deleted.calls,
@@ -134,7 +156,7 @@ async def cleanup(
     emit(options.output, answer, lambda: fields((("deleted", f"{deleted.calls:,} calls"),)))
 
 
-async def _counted(store: Store, statuses: tuple[CallStatus, ...], older_than_s: float) -> Preview:
+async def counted(store: Store, statuses: tuple[CallStatus, ...], older_than_s: float) -> Preview:
     progress = Progress("counted")
     try:
         return await preview(store, await select(store, statuses, older_than_s), progress)
@@ -144,17 +166,16 @@ async def _counted(store: Store, statuses: tuple[CallStatus, ...], older_than_s:
         progress.end()
 
 
-async def _deleted(store: Store, found: Preview, deleted: Deleted, pace: dict[str, Any]) -> bool:
-    """Deletes, and writes both ends of it to the audit log."""
-    selection = found.selection
-    who, what = operator(), _words(selection)
-    audit.record("cleanup_calls", by=who, target=what, outcome=f"begun, {found.calls} calls")
+@contextmanager
+def recorded(action: str, found: Preview, target: str, deleted: Deleted) -> Iterator[Progress]:
+    """Both ends of a deletion go to the audit log, however it ends."""
+    who = operator()
+    audit.record(action, by=who, target=target, outcome=f"begun, {found.calls} calls")
     progress = Progress("deleted", found.calls)
     outcome = "stopped"
     try:
-        complete = await delete(store, selection, deleted, progress=progress, **pace)
+        yield progress
         outcome = "done"
-        return complete
     except asyncio.CancelledError:
         raise CliError(
             f"stopped after {deleted.calls:,} of {found.calls:,} calls",
@@ -167,12 +188,10 @@ async def _deleted(store: Store, found: Preview, deleted: Deleted, pace: dict[st
         raise
     finally:
         progress.end()
-        audit.record(
-            "cleanup_calls", by=who, target=what, outcome=f"{outcome}, {deleted.calls} deleted"
-        )
+        audit.record(action, by=who, target=target, outcome=f"{outcome}, {deleted.calls} deleted")
 
 
-def _words(selection: Selection) -> str:
+def words(selection: Selection) -> str:
     names = ",".join(status.value for status in selection.statuses)
     return f"{names} finished before {when(selection.before)}"
 

@@ -17,6 +17,7 @@ from goverse.storage.api import (
     QueuedCalls,
 )
 from goverse.storage.values import CallStatus, StoredCall
+from goverse_cli.commands.calls_archive import archive
 from goverse_cli.commands.calls_change import cancel, retry
 from goverse_cli.commands.calls_cleanup import cleanup
 from goverse_cli.commands.calls_list import list_calls
@@ -203,5 +204,5 @@ def _row(stored: StoredCall) -> dict[str, Any]:
     }
 
 
-for _command in (list_calls, retry, cancel, cleanup):
+for _command in (list_calls, retry, cancel, cleanup, archive):
     reliable_calls.add_command(_command)

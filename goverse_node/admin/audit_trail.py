@@ -1,4 +1,5 @@
-"""Each change that an operator asks a node for: who may, and one record of what became of it."""
+"""Each change that an operator asks a node for: who may, and two records, of the wish and of what
+became of it. A node that dies in between leaves the first."""
 
 from __future__ import annotations
 
@@ -44,6 +45,7 @@ def operator_acts(rule: OperatorRule, peer: str, authorization: str, act: Act) -
     trail, who = Trail(), peer
     try:
         who = f"{peer} ({rule.check(peer, authorization, act.words)})"
+        audit.record(act.name, by=who, target=act.target, call_ids=act.call_ids, outcome="asked")
         with audit.acting(who):
             yield trail
     except Exception as error:

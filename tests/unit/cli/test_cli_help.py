@@ -35,7 +35,8 @@ def test_the_commands_that_were_promised_exist() -> None:
         "shard unpin", "object call", "object create", "object delete", "object list",
         "object locate", "type list", "type describe", "check", "version", "completion", "dev",
         "db migrate", "db status", "db check", "db adopt", "reliable-calls stats",
-        "reliable-calls get",
+        "reliable-calls get", "reliable-calls list", "reliable-calls retry",
+        "reliable-calls cancel", "reliable-calls cleanup", "reliable-calls archive",
     }  # fmt: skip
 
 

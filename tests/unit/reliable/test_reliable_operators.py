@@ -335,6 +335,39 @@ async def test_a_shard_that_leaves_while_a_call_is_cancelled_says_so() -> None:
         assert all(isinstance(one, goverse.GoverseError | NotOwner) for one in outcomes)
 
 
+async def test_a_call_is_cancelled_while_the_rows_of_its_order_are_read_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with reliable(Account) as node:
+        first = node.do("first", "Account", "a", "slow", amount=1)
+        await eventually(lambda: began)
+        second = node.do("second", "Account", "a", "deposit", amount=2)
+        third = node.do("third", "Account", "a", "deposit", amount=4)
+        await eventually(lambda: node.told.seen.count("accepted") == 3)
+        get, asked, answer = node.client.get_calls, asyncio.Event(), asyncio.Event()
+
+        async def slow(call_ids: Any) -> Any:
+            if len(call_ids) == 2:
+                asked.set()
+                await answer.wait()
+            return await get(call_ids)
+
+        node.client.get_calls = slow
+        shard = node.catalog.open_shard_of(make_call("Account", "a", "", call_id="x"))
+        assert shard is not None
+        order = node.reliability._unfinished.order_of(shard, ObjectId("Account", "a"))
+        assert order is not None
+        order.doubtful = True
+        may_end.set()
+        await asked.wait()
+        assert (await cancel(node, "third")).status == "skipped"
+        answer.set()
+        assert (await first, await second) == (1, 3)
+        with pytest.raises(FailedPrecondition, match="cancelled"):
+            await third
+        assert "tried again" not in caplog.text
+
+
 async def test_the_order_goes_on_behind_a_cancelled_head() -> None:
     """The head waits in the mailbox behind a plain call, and is not begun."""
     async with reliable(Account) as node:
