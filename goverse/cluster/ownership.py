@@ -16,6 +16,7 @@ from typing import Protocol
 from goverse.aio.backoff import Backoff
 from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
+from goverse.aio.seldom import Seldom
 from goverse.aio.tasks import Tasks
 from goverse.cluster.claim_queue import ClaimQueue
 from goverse.cluster.claims import ClaimWriter
@@ -31,9 +32,6 @@ from goverse.ids import Epoch
 from goverse.sharding import NODE_SHARD
 
 log = logging.getLogger(__name__)
-
-#: Seconds between two lines about shards that cannot be opened.
-_TELL_EVERY_S = 1.0
 
 _CALLED_OFF_MIN_S = 2.0
 _CALLED_OFF_MAX_S = 60.0
@@ -100,7 +98,7 @@ class Ownership:
         self._claiming = True
         self._closing = False
         self._progress = asyncio.Event()
-        self._tell_again_at = 0.0
+        self._tell = Seldom()
         membership.on_joined(self._on_joined)
         membership.on_lost(self._on_lost)
         view.subscribe(self._on_view)
@@ -310,10 +308,8 @@ class Ownership:
 
     def _tell_waiting(self, shard: int, error: Unavailable) -> None:
         """What keeps one shard from being opened keeps thousands: a line for all of them."""
-        now = asyncio.get_running_loop().time()
-        if now < self._tell_again_at:
+        if not self._tell.due():
             return
-        self._tell_again_at = now + _TELL_EVERY_S
         opening = sum(h.state is HoldingState.OPENING for h in self._holdings.values())
         log.warning("shard %d waits to be opened, one of %d: %s", shard, opening, error)
 
