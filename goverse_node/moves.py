@@ -50,8 +50,8 @@ _pieces = msgspec.msgpack.Decoder(Piece)
 class NodeMoves:
     """A `Courier`, and the one who takes what others' couriers bring.
 
-    :param timeout_s: how long a shard may wait for its state to be sent, its turn included; 0: it is
-        not sent.
+    :param timeout_s: how long a shard may wait for its state to be sent, its turn included; 0:
+        nothing is sent.
     """
 
     def __init__(
@@ -74,7 +74,10 @@ class NodeMoves:
     # -- what leaves
 
     def leads_away(self, shard: int) -> bool:
-        return shard != NODE_SHARD and self._timeout_s > 0 and self._target(shard) is not None
+        if shard == NODE_SHARD or not self._timeout_s:
+            return False
+        target = self._target(shard)
+        return target is not None and target.member != self._member.membership.member
 
     def _target(self, shard: int) -> MemberRecord | None:
         """The node that is to have ``shard``, if it takes shards."""
