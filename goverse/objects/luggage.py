@@ -299,11 +299,12 @@ class Restored:
 
     :param kept: fields that its class does not have, for the next time that it is packed.
     :param packed: all of it, until the activation is known to have begun.
+    :param arrivals: counts that; None: it had not left yet.
     """
 
     __slots__ = ("_arrivals", "kept", "packed")
 
-    def __init__(self, kept: Kept | None, packed: Packed, arrivals: Arrivals) -> None:
+    def __init__(self, kept: Kept | None, packed: Packed, arrivals: Arrivals | None) -> None:
         self.kept = kept
         self.packed: Packed | None = packed
         self._arrivals = arrivals
@@ -311,7 +312,8 @@ class Restored:
     def began(self) -> None:
         """Its hook, if it has one, has ended well."""
         self.packed = None
-        self._arrivals.count("restored")
+        if self._arrivals is not None:
+            self._arrivals.count("restored")
 
 
 def pack(activation: Activation, max_bytes: int) -> Packed:
@@ -337,4 +339,6 @@ def unpack(activation: Activation, packed: Packed, arrivals: Arrivals) -> None:
         arrivals.count("undecodable")
         log.warning("%s begins afresh: the state that came with its shard: %s", activation, fault)
         return
-    activation.restored = Restored(kept, packed, arrivals)
+    # Of a shard that is about to leave it was packed a moment ago, and has not come.
+    came = not activation.shard.departing
+    activation.restored = Restored(kept, packed, arrivals if came else None)
