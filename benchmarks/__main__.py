@@ -29,11 +29,13 @@ NAMES = {
     "ledger": "the store on PostgreSQL: batches, fences, accepts beside 2,000,000 finished calls",
     "reliable": "calls that take effect once, through gate and node, beside peers",
     "durable": "calls of durable objects, beside volatile ones and bare commits of PostgreSQL",
+    "migration": "calls while a node joins, leaves, and each restarts in turn",
+    "failover": "calls while nodes, the leader and etcd's leader are killed",
 }
 #: Benchmarks that know peers, and which.
 COMPARED = {"calls": ("xoscar", "ray"), "reliable": ("restate",)}
 #: Rounds where fewer or more are worth their time than the default.
-ROUNDS = {"memory": 3, "ledger": 4}
+ROUNDS = {"memory": 3, "ledger": 4, "migration": 1, "failover": 3}
 DEFAULT_ROUNDS = 5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import goverse
@@ -29,6 +30,15 @@ class Small(goverse.Object):
     async def add(self, amount: int = 1) -> int:
         self.value += amount
         return self.value
+
+
+class Placed(goverse.Object):
+    """Says where it is."""
+
+    @goverse.method
+    async def where(self) -> int:
+        """The id of its process."""
+        return os.getpid()
 
 
 class Memory(goverse.Object):

@@ -106,10 +106,11 @@ async def database_away(
     """Take the database away under load. Raises AssertionError unless calls wait or are told
     `unavailable`, nothing spins or grows, and all recovers by itself and adds up."""
     servers = {name: cluster.servers[name] for name in NODES}
-    async with goverse.client.connect(cluster.servers["g1"].address) as client:
-        load = Load(client, counters=COUNTERS, callers=callers)
-        load.start()
-        await eventually(lambda: load.all_answered_after(0) and load.answered > 500)
+    async with (
+        goverse.client.connect(cluster.servers["g1"].address) as client,
+        Load(client, counters=COUNTERS, callers=callers) as load,
+    ):
+        await eventually(lambda: load.all_answered_after(0) and load.answered > 500, 60)
         lines = {name: server.log().count("\n") for name, server in servers.items()}
         cpu = {name: server.cpu_seconds() for name, server in servers.items()}
         memory = {name: server.memory_bytes() for name, server in servers.items()}
@@ -138,7 +139,8 @@ async def database_away(
     outage = Outage(outage_s, attempts, lines, cpu, memory, answered_s, errors)
     assert sum(attempts.values()) > 0, outage
     assert all(count < 15 * outage_s for count in attempts.values()), outage
-    assert all(count < 40 * outage_s for count in lines.values()), outage
+    # Each call that is under way may leave some lines, once.
+    assert all(count < 5 * callers + 40 * outage_s for count in lines.values()), outage
     assert all(seconds < outage_s / 2 for seconds in cpu.values()), outage
     assert all(bytes < MAX_GROWTH_BYTES for bytes in memory.values()), outage
     assert errors.keys() <= {"unavailable", "overloaded", "deadline_exceeded"}, outage

@@ -52,7 +52,10 @@ class Told:
 
 
 class Load:
-    """Callers that add until `stop`, several to a counter."""
+    """Callers that add, several to a counter, from the entry of ``async with`` until `stop`.
+
+    They end with the block, whatever ends it: callers of a closed client would never let go.
+    """
 
     def __init__(self, client: goverse.client.Client, *, counters: int, callers: int) -> None:
         self._client = client
@@ -62,11 +65,17 @@ class Load:
         self.told = {f"c{number}": Told() for number in range(counters)}
         self.slowest_s = 0.0
 
-    def start(self) -> None:
+    async def __aenter__(self) -> Load:
         names = list(self.told)
         for number in range(self._callers):
             call = self._call(names[number % len(names)])
             self._tasks.append(asyncio.create_task(call))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _call(self, name: str) -> None:
         counter, told = self._client.get(DurableCounter, name), self.told[name]

