@@ -32,6 +32,7 @@ class Verb(enum.IntEnum):
     DESCRIBE = 3  # of a node, by members only: which types it hosts; all names are empty
     ENQUEUE = 4  # a call with a call id, from an outbox: the reply says that it is accepted
     LOOKUP = 5  # what is known of the call with this call id, on any node
+    MOVE = 6  # state that goes with a shard, from node to node only; all names are empty
 
 
 class ChainEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -70,6 +71,8 @@ class Call(msgspec.Struct, gc=False):
     def __str__(self) -> str:
         if self.verb is Verb.LOOKUP:
             return f"look-up of call {self.call_id}"
+        if self.verb is Verb.MOVE:
+            return "state of a moving shard"
         if self.verb is Verb.CALL or self.verb is Verb.ENQUEUE:
             return f"{self.type}/{self.id}.{self.method}"
         return f"{self.verb.name.lower()} {self.type}/{self.id}"

@@ -28,7 +28,7 @@ from goverse.cluster.state import ViewChange
 from goverse.cluster.view import ClusterView
 from goverse.coordination.api import CoordinatorUnavailable
 from goverse.errors import FailedPrecondition, Outranked, Unavailable
-from goverse.ids import Epoch
+from goverse.ids import NO_EPOCH, Epoch
 from goverse.sharding import NODE_SHARD
 
 log = logging.getLogger(__name__)
@@ -40,11 +40,11 @@ _CALLED_OFF_MAX_S = 60.0
 class ShardHost(Protocol):
     """Runs the objects of the shards that this node owns. The catalog is one."""
 
-    async def open_shard(self, shard: int, epoch: Epoch, *, released: bool = False) -> None:
+    async def open_shard(self, shard: int, epoch: Epoch, *, released: Epoch = NO_EPOCH) -> None:
         """Begin to serve ``shard``; calls that arrive meanwhile are kept.
 
-        :param released: its former owner was seen to give it up in an orderly way; False: it may
-            have died with turns under way.
+        :param released: the epoch right before, if its owner was seen to give it up in an orderly
+            way; `NO_EPOCH`: it may have died with turns under way, and others may have followed.
         """
         ...
 
@@ -233,7 +233,9 @@ class Ownership:
         self._queue.forget_claim(shard)
         if shard in self._holdings:
             return
-        released = shard in self._view.state.released
+        # No claim can have come and gone between what the view shows and this one: it compares the
+        # target's revision, and that of anybody else would have needed another target.
+        released = self._view.state.released.get(shard, NO_EPOCH)
         holding = self._holdings[shard] = Holding(shard, epoch, released=released)
         holding.task = self._tasks.spawn(f"open shard {shard}", self._open(holding))
 
@@ -288,7 +290,7 @@ class Ownership:
             # The target may have moved, or the whole node be closing, meanwhile.
             self._examine((holding.shard,))
 
-    async def _open_until_done(self, shard: int, epoch: Epoch, released: bool = False) -> None:
+    async def _open_until_done(self, shard: int, epoch: Epoch, released: Epoch = NO_EPOCH) -> None:
         backoff: Backoff | None = None
         while True:
             # A process that was stopped may get the answer to its claim before it learns, from
