@@ -7,6 +7,7 @@ import contextlib
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from goverse.storage.supervised import DATABASE, USER, PostgresOptions, Postgres
 from goverse.testing.processes import ProcessCluster, http_get, process_cluster
 
 SETTLE_S = 60.0
+BALANCED_S = 90.0
+#: How far from the ideal count of shards a node may be.
+UNEVEN = 0.10
+STILL_S = 1.5
 #: With which a confirmed commit survives a crash of the machine.
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 #: No checkpoint within a run: after one, each page is written whole when it is touched.
@@ -126,6 +131,34 @@ async def open_shards(cluster: ProcessCluster, node: str) -> int:
     _, text = await http_get(cluster.servers[node].ops_address, "/metrics")
     found = _OPEN_SHARDS.search(text)
     return int(found.group(1)) if found else 0
+
+
+async def balanced(cluster: ProcessCluster, nodes: Sequence[str]) -> float:
+    """Wait until all shards are open, as many on each node as on any other, and none has moved
+    for `STILL_S`; when the last one had. Raises RuntimeError."""
+    ideal = NUM_SHARDS / len(nodes)
+    before: dict[str, int] = {}
+    since = time.monotonic()
+    try:
+        async with asyncio.timeout(BALANCED_S):
+            while True:
+                now = time.monotonic()
+                counts = {name: await _open_or_none(cluster, name) for name in nodes}
+                if counts != before:
+                    before, since = counts, now
+                even = all(abs(count - ideal) <= UNEVEN * ideal for count in counts.values())
+                if even and sum(counts.values()) == NUM_SHARDS and now - since > STILL_S:
+                    return since
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise RuntimeError(f"not balanced after {BALANCED_S:g} s: {before}") from None
+
+
+async def _open_or_none(cluster: ProcessCluster, node: str) -> int:
+    """As `open_shards`; 0 while the node does not answer."""
+    with contextlib.suppress(OSError, TimeoutError):
+        return await open_shards(cluster, node)
+    return 0
 
 
 def cpu_seconds(cluster: ProcessCluster) -> dict[str, float]:

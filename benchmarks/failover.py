@@ -17,10 +17,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import goverse.client
 from benchmarks import steady
-from benchmarks.cluster import NUM_SHARDS
-from benchmarks.migration import settled
+from benchmarks.cluster import NUM_SHARDS, balanced
 from benchmarks.report import Check, Options, Report
 from benchmarks.steady import Steady
 from goverse.testing.processes import ProcessCluster, process_cluster
@@ -63,7 +61,7 @@ class Scene:
         for name in NODES:
             if name not in self.cluster.servers:
                 await self.cluster.start_node(name)
-        await settled(self.cluster, {name: NUM_SHARDS / len(NODES) for name in NODES})
+        await balanced(self.cluster, NODES)
 
     async def leader(self) -> str:
         status = await self.cluster.admin("status")
@@ -91,8 +89,9 @@ class Scene:
         finally:
             for task in coming:
                 task.cancel()
-        calls = self.seen.between(killed_at, time.monotonic())
-        failed = steady.failed(call for number in away for call in self.seen.of(number, killed_at))
+        ended = time.monotonic()
+        calls = self.seen.between(killed_at, ended)
+        failed = steady.failed(self.seen.between(killed_at, ended, away))
         return Failure(
             name,
             round(min(back, default=0.0), 3),
@@ -189,14 +188,7 @@ async def _scene() -> AsyncIterator[Scene]:
                 },
             )
         )
-        for name in NODES:
-            await cluster.start_node(name)
-        await cluster.start_gate("gate")
-        await cluster.wait_ready()
-        await settled(cluster, {name: NUM_SHARDS / len(NODES) for name in NODES})
-        gate = cluster.servers["gate"].address
-        client = await stack.enter_async_context(goverse.client.connect(gate))
-        seen = await stack.enter_async_context(steady.steady(client))
+        seen = await stack.enter_async_context(steady.serving(cluster, NODES))
         yield Scene(cluster, etcd, seen)
 
 

@@ -14,24 +14,20 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import goverse.client
 from benchmarks import steady
-from benchmarks.cluster import NUM_SHARDS, etcd_process, open_shards
+from benchmarks.cluster import NUM_SHARDS, balanced, etcd_process
 from benchmarks.report import Check, Options, Report
 from benchmarks.steady import Steady
 from goverse.testing.processes import ProcessCluster, http_get, process_cluster
 
 NODES = ("node-1", "node-2", "node-3")
 JOINING = "node-4"
-#: How far from the ideal count of shards a node may be.
-BALANCED = 0.10
-STILL_S = 1.5
-SETTLED_S = 90.0
+START_S = 90.0
 
 P99_FACTOR = 5.0
 P99_S = 0.3
@@ -88,14 +84,7 @@ async def _round(folder: Path, seconds: float, report: Report) -> list[Phase]:
         cluster = await stack.enter_async_context(
             process_cluster(etcd.endpoint, folder, modules=("benchmarks.objects",))
         )
-        for name in NODES:
-            await cluster.start_node(name, **RESTART)
-        await cluster.start_gate("gate")
-        await cluster.wait_ready()
-        await settled(cluster, {name: NUM_SHARDS / len(NODES) for name in NODES})
-        gate = cluster.servers["gate"].address
-        client = await stack.enter_async_context(goverse.client.connect(gate))
-        seen = await stack.enter_async_context(steady.steady(client))
+        seen = await stack.enter_async_context(steady.serving(cluster, NODES, **RESTART))
         for name, act in _acts(cluster, seconds):
             phase = await _phase(name, seen, act)
             phases.append(phase)
@@ -107,8 +96,6 @@ async def _round(folder: Path, seconds: float, report: Report) -> list[Phase]:
 
 def _acts(cluster: ProcessCluster, seconds: float) -> Iterator[tuple[str, Act]]:
     """What happens, by name, in this order."""
-    three = {name: NUM_SHARDS / len(NODES) for name in NODES}
-    four = {name: NUM_SHARDS / (len(NODES) + 1) for name in (*NODES, JOINING)}
 
     async def nothing() -> tuple[float, float]:
         await asyncio.sleep(seconds)
@@ -116,19 +103,17 @@ def _acts(cluster: ProcessCluster, seconds: float) -> Iterator[tuple[str, Act]]:
 
     async def joins() -> tuple[float, float]:
         start_s = await _started(cluster, JOINING)
-        return start_s, await settled(cluster, four)
+        return start_s, await balanced(cluster, (*NODES, JOINING))
 
     async def leaves() -> tuple[float, float]:
-        if status := await cluster.stop(JOINING):
-            raise RuntimeError(f"{JOINING} ended with status {status}")
-        return 0.0, await settled(cluster, three)
+        await _stopped(cluster, JOINING)
+        return 0.0, await balanced(cluster, NODES)
 
     def restarts(name: str) -> Act:
         async def act() -> tuple[float, float]:
-            if status := await cluster.stop(name):
-                raise RuntimeError(f"{name} ended with status {status}")
+            await _stopped(cluster, name)
             start_s = await _started(cluster, name, **RESTART)
-            return start_s, await settled(cluster, three)
+            return start_s, await balanced(cluster, NODES)
 
         return act
 
@@ -139,11 +124,17 @@ def _acts(cluster: ProcessCluster, seconds: float) -> Iterator[tuple[str, Act]]:
         yield f"restart of {name}", restarts(name)
 
 
+async def _stopped(cluster: ProcessCluster, name: str) -> None:
+    """Stop a node in order. Raises RuntimeError."""
+    if status := await cluster.stop(name):
+        raise RuntimeError(f"{name} ended with status {status}")
+
+
 async def _started(cluster: ProcessCluster, name: str, **environment: str) -> float:
     """Start a node; the seconds until it answers anything."""
     began = time.monotonic()
     server = await cluster.start_node(name, **environment)
-    async with asyncio.timeout(SETTLED_S):
+    async with asyncio.timeout(START_S):
         while True:
             with contextlib.suppress(OSError, TimeoutError):
                 await http_get(server.ops_address, "/healthz")
@@ -151,40 +142,12 @@ async def _started(cluster: ProcessCluster, name: str, **environment: str) -> fl
             await asyncio.sleep(0.02)
 
 
-async def settled(cluster: ProcessCluster, ideal: Mapping[str, float]) -> float:
-    """Wait until all shards are open, as many on each node as is ideal, and none has moved for
-    `STILL_S`; when the last one had. Raises RuntimeError."""
-    before: dict[str, int] = {}
-    since = time.monotonic()
-    try:
-        async with asyncio.timeout(SETTLED_S):
-            while True:
-                now = time.monotonic()
-                counts = {name: await _open(cluster, name) for name in ideal}
-                if counts != before:
-                    before, since = counts, now
-                balanced = all(
-                    abs(counts[name] - ideal[name]) <= BALANCED * ideal[name] for name in ideal
-                )
-                if balanced and sum(counts.values()) == NUM_SHARDS and now - since > STILL_S:
-                    return since
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise RuntimeError(f"not balanced after {SETTLED_S:g} s: {before}") from None
-
-
-async def _open(cluster: ProcessCluster, name: str) -> int:
-    """As `open_shards`; none while the node does not answer."""
-    with contextlib.suppress(OSError, TimeoutError):
-        return await open_shards(cluster, name)
-    return 0
-
-
 async def _phase(name: str, seen: Steady, act: Act) -> Phase:
     began = time.monotonic()
     start_s, still_at = await act()
-    calls = seen.between(began, time.monotonic())
-    moved, moving = seen.moved(began, time.monotonic())
+    ended = time.monotonic()
+    calls = seen.between(began, ended)
+    moved, moving = seen.moved(began, ended)
     return Phase(
         name,
         round(still_at - began, 3),

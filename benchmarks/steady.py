@@ -15,9 +15,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+import goverse.client
+from benchmarks.cluster import balanced
 from benchmarks.objects import Placed
 from goverse.client import Client
 from goverse.errors import GoverseError
+from goverse.testing.processes import ProcessCluster
 
 CALLERS = 128
 OBJECTS = 2_048
@@ -71,13 +74,11 @@ class Steady:
             pass
         return made
 
-    def between(self, since: float, until: float) -> list[Made]:
-        """Calls that were under way at some moment between those two."""
-        return [call for made in self.calls for call in _between(made, since, until)]
-
-    def of(self, number: int, since: float) -> list[Made]:
-        """Calls of one object that were under way after that."""
-        return [call for call in self.calls[number] if call.ended > since]
+    def between(
+        self, since: float, until: float, objects: Iterable[int] = range(OBJECTS)
+    ) -> list[Made]:
+        """Calls of ``objects`` that were under way at some moment between those two."""
+        return [call for number in objects for call in _between(self.calls[number], since, until)]
 
     def moved(self, since: float, until: float) -> tuple[int, list[Made]]:
         """How many objects changed their process between those moments, and their calls from
@@ -121,20 +122,29 @@ def longest_s(made: Iterable[Made]) -> float:
 
 
 @asynccontextmanager
-async def steady(client: Client) -> AsyncIterator[Steady]:
-    """Call until the block is left; every object has been called once when it is entered."""
-    seen = Steady(client)
-    tasks = [asyncio.create_task(_caller(seen, number)) for number in range(CALLERS)]
-    try:
-        while not all(seen.calls):
-            if seen.errors:
-                raise RuntimeError(f"calls fail before anything happened: {seen.errors[0]}")
-            await asyncio.sleep(0.05)
-        yield seen
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def serving(
+    cluster: ProcessCluster, nodes: Sequence[str], **environment: str
+) -> AsyncIterator[Steady]:
+    """Start ``nodes`` and a gate, and call until the block is left; when it is entered, all is
+    balanced and every object has been called once."""
+    for name in nodes:
+        await cluster.start_node(name, **environment)
+    gate = await cluster.start_gate("gate")
+    await cluster.wait_ready()
+    await balanced(cluster, nodes)
+    async with goverse.client.connect(gate.address) as client:
+        seen = Steady(client)
+        tasks = [asyncio.create_task(_caller(seen, number)) for number in range(CALLERS)]
+        try:
+            while not all(seen.calls):
+                if seen.errors:
+                    raise RuntimeError(f"calls fail before anything happened: {seen.errors[0]}")
+                await asyncio.sleep(0.05)
+            yield seen
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _caller(seen: Steady, number: int) -> None:

@@ -32,9 +32,10 @@ class Verb(enum.IntEnum):
     DESCRIBE = 3  # of a node, by members only: which types it hosts; all names are empty
     ENQUEUE = 4  # a call with a call id, from an outbox: the reply says that it is accepted
     LOOKUP = 5  # what is known of the call with this call id, on any node
-    CANCEL = 6  # the call with this call id shall not run any more
-    RETRY = 7  # the call, or delivery, with this id is parked no more; from operators only
-    SCHEDULE = 8  # a call with a call id that runs later: the reply says that it is accepted
+    MOVE = 6  # state that goes with a shard, from node to node only; all names are empty
+    CANCEL = 7  # the call with this call id shall not run any more
+    RETRY = 8  # the call, or delivery, with this id is parked no more; from operators only
+    SCHEDULE = 9  # a call with a call id that runs later: the reply says that it is accepted
 
 
 class ChainEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -73,6 +74,8 @@ class Call(msgspec.Struct, gc=False):
     def __str__(self) -> str:
         if self.verb is Verb.LOOKUP:
             return f"look-up of call {self.call_id}"
+        if self.verb is Verb.MOVE:
+            return "state of a moving shard"
         if self.verb in (Verb.CALL, Verb.ENQUEUE, Verb.SCHEDULE):
             return f"{self.type}/{self.id}.{self.method}"
         if self.verb is Verb.CANCEL or self.verb is Verb.RETRY:

@@ -19,9 +19,10 @@ from goverse.cluster.surroundings import Surroundings
 from goverse.config.addresses import advertised, member_name
 from goverse.config.settings import Settings
 from goverse.ids import MemberId
-from goverse.objects import Catalog, CatalogSnapshot, Registry
+from goverse.objects import Catalog, CatalogSnapshot, Moves, Registry
 from goverse.objects.durability.service import Durability, DurabilitySnapshot
-from goverse.objects.metrics import CommitMetrics, TurnMetrics
+from goverse.objects.luggage import Arrivals
+from goverse.objects.metrics import CommitMetrics, MoveMetrics, TurnMetrics
 from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
@@ -43,6 +44,7 @@ from goverse_node.durability import OwnedSlots, check_cluster, check_store
 from goverse_node.goverse_service import GoverseService
 from goverse_node.inbound import InboundLinks
 from goverse_node.local import LocalCalls
+from goverse_node.moves import NodeLink, NodeMoves
 from goverse_node.pushes import Pushes, PushesSnapshot
 from goverse_node.readiness import node_readiness
 
@@ -196,6 +198,10 @@ async def run_node(
                 ReliableMetrics(metrics),
             )
             stack.push_async_callback(reliability.close)
+        counted = MoveMetrics(metrics)
+        arrivals = Arrivals(registry, counted, limits.max_moved_bytes)
+        timeout_s = settings.node.move_timeout_s
+        moves = NodeMoves(member, pool, arrivals, counted, timeout_s=timeout_s)
         catalog = Catalog(
             registry,
             _Facts(name, member, member.membership.valid),
@@ -207,15 +213,19 @@ async def run_node(
             pushes=pushes,
             durability=durability,
             reliable=reliability,
+            moves=Moves(arrivals, moves),
         )
         if reliability is not None:
             reliability.bind(catalog)
         local.bind(catalog)
-        inbound = InboundLinks(hello, catalog, links, pushes.linked)
+        inbound = InboundLinks(
+            hello, catalog, links, pushes.linked, lambda peer: NodeLink(catalog, moves, peer)
+        )
         member.prepare(catalog, metrics, drain_timeout_s=settings.node.drain_timeout_s)
 
         def lost(reason: str) -> None:
             catalog.discard_all(reason)
+            moves.discard()
             pushes.discard(reason)
             inbound.abort_all(reason)
             pool.abort_all(reason)

@@ -30,6 +30,7 @@ class InboundLinks:
 
     :param hello: who this node is at the moment; None while it is nobody: links are refused then.
     :param target: takes the calls that arrive.
+    :param node_target: takes those of a node, which says more than a gate may.
     :param on_gate: is given every link that a gate has opened.
     """
 
@@ -39,9 +40,11 @@ class InboundLinks:
         target: CallTarget,
         config: LinkConfig,
         on_gate: Callable[[Link], None],
+        node_target: Callable[[MemberId], CallTarget] | None = None,
     ) -> None:
         self._hello = hello
         self._target = target
+        self._node_target = node_target
         self._config = config
         self._on_gate = on_gate
         self._links: dict[Link, None] = {}
@@ -90,6 +93,8 @@ class InboundLinks:
         if len(self._links) >= MAX_LINKS:
             raise Overloaded(f"{MAX_LINKS} links are open on this node already")
         self._compare_types(theirs)
+        if theirs.role is Role.NODE and self._node_target is not None:
+            return self._node_target(theirs.member)
         return self._target
 
     def _compare_types(self, theirs: Hello) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from goverse.cluster.records import Claim
-from goverse.ids import Epoch, MemberId
+from goverse.ids import NO_EPOCH, Epoch, MemberId
 
 
 class HoldingState(enum.Enum):
@@ -44,13 +44,13 @@ _ALLOWED = {
 class Holding:
     """One claim of this member. ``epoch.revision`` is the claim's ``create_revision``.
 
-    ``released``: the claim before it was certainly given up in an orderly way.
+    ``released``: the epoch before it, if that was certainly given up in an orderly way.
     """
 
     shard: int
     epoch: Epoch
     state: HoldingState = HoldingState.OPENING
-    released: bool = False
+    released: Epoch = NO_EPOCH
     task: asyncio.Task[None] | None = None
     called_off: int = 0  # moves that were given up because turns ran too long
     close_after: float = 0.0  # running loop's time before which no other attempt is made

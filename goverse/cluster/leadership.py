@@ -81,6 +81,7 @@ class Leadership:
         self._migrations = Migrations(stuck_after_s=max(settings.lease_ttl_s, 10.0))
         self._wake = asyncio.Event()
         self._written = 0  # revision of the last write; older views would plan it again
+        self._again_at: float | None = None  # when the last plan would come out differently
         self._last_plan = Plan((), {}, ())
         self._plans = 0
         self._warned_pins: tuple[int, ...] = ()
@@ -144,20 +145,16 @@ class Leadership:
                 self._wake.set()
 
     async def _wait(self) -> None:
-        """Until something changed, the nodes have become stable, or a shard has become stuck."""
-        now = asyncio.get_running_loop().time()
-        times = [time for time in (self._stable_at(), self._stuck_at(now)) if time and time > now]
+        """Until something changed, or time alone has made the last plan an old one."""
         try:
-            async with asyncio.timeout_at(min(times, default=None)):
+            async with asyncio.timeout_at(self._again_at):
                 await self._wake.wait()
         except TimeoutError:
             pass
         self._wake.clear()
 
-    def _stuck_at(self, now: float) -> float | None:
-        return self._migrations.next_stuck_at(now) if self.leading else None
-
     async def _step(self) -> None:
+        self._again_at = None
         registration = self._membership.registration
         state = self._view.state
         if registration is None or state.revision < registration.create_revision:
@@ -189,17 +186,18 @@ class Leadership:
         restarting = tuple(state.restarts)
         self._migrations.update(state.targets, state.claims, now, restarting=restarting)
         stuck = self._migrations.stuck(now)
-        was_stable = self.stable
-        found = self._last_plan = plan(self._input(stuck, was_stable))
+        stable_at, stuck_at = self._stable_at(), self._migrations.next_stuck_at(now)
+        found = self._last_plan = plan(self._input(stuck, stable_at <= now))
+        # From the same reading of the clock as the plan: what lies between that and a later one
+        # would otherwise be in neither.
+        times = [time for time in (stable_at, stuck_at) if time is not None and time > now]
+        self._again_at = min(times, default=None)
         self._plans += 1
         self._warn(found, stuck)
         if found.changes:
             log.info("plan: %s", _summary(found))
             await self._write(registration, found.changes)
         await asyncio.sleep(_BETWEEN_PLANS_S)
-        if not was_stable and self.stable:
-            # It became so meanwhile, and no timer is left that would say it.
-            self._wake.set()
 
     def _input(self, stuck: Sequence[StuckShard], stable: bool) -> PlanInput:
         state = self._view.state

@@ -16,6 +16,7 @@ from typing import Protocol
 from goverse.aio.backoff import Backoff
 from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
+from goverse.aio.seldom import Seldom
 from goverse.aio.tasks import Tasks
 from goverse.cluster.claim_queue import ClaimQueue
 from goverse.cluster.claims import ClaimWriter
@@ -27,13 +28,10 @@ from goverse.cluster.state import ViewChange
 from goverse.cluster.view import ClusterView
 from goverse.coordination.api import CoordinatorUnavailable
 from goverse.errors import FailedPrecondition, Outranked, Unavailable
-from goverse.ids import Epoch
+from goverse.ids import NO_EPOCH, Epoch
 from goverse.sharding import NODE_SHARD
 
 log = logging.getLogger(__name__)
-
-#: Seconds between two lines about shards that cannot be opened.
-_TELL_EVERY_S = 1.0
 
 _CALLED_OFF_MIN_S = 2.0
 _CALLED_OFF_MAX_S = 60.0
@@ -42,11 +40,11 @@ _CALLED_OFF_MAX_S = 60.0
 class ShardHost(Protocol):
     """Runs the objects of the shards that this node owns. The catalog is one."""
 
-    async def open_shard(self, shard: int, epoch: Epoch, *, released: bool = False) -> None:
+    async def open_shard(self, shard: int, epoch: Epoch, *, released: Epoch = NO_EPOCH) -> None:
         """Begin to serve ``shard``; calls that arrive meanwhile are kept.
 
-        :param released: its former owner was seen to give it up in an orderly way; False: it may
-            have died with turns under way.
+        :param released: the epoch right before, if its owner was seen to give it up in an orderly
+            way; `NO_EPOCH`: it may have died with turns under way, and others may have followed.
         """
         ...
 
@@ -100,7 +98,7 @@ class Ownership:
         self._claiming = True
         self._closing = False
         self._progress = asyncio.Event()
-        self._tell_again_at = 0.0
+        self._tell = Seldom()
         membership.on_joined(self._on_joined)
         membership.on_lost(self._on_lost)
         view.subscribe(self._on_view)
@@ -235,7 +233,9 @@ class Ownership:
         self._queue.forget_claim(shard)
         if shard in self._holdings:
             return
-        released = shard in self._view.state.released
+        # No claim can have come and gone between what the view shows and this one: it compares the
+        # target's revision, and that of anybody else would have needed another target.
+        released = self._view.state.released.get(shard, NO_EPOCH)
         holding = self._holdings[shard] = Holding(shard, epoch, released=released)
         holding.task = self._tasks.spawn(f"open shard {shard}", self._open(holding))
 
@@ -290,7 +290,7 @@ class Ownership:
             # The target may have moved, or the whole node be closing, meanwhile.
             self._examine((holding.shard,))
 
-    async def _open_until_done(self, shard: int, epoch: Epoch, released: bool = False) -> None:
+    async def _open_until_done(self, shard: int, epoch: Epoch, released: Epoch = NO_EPOCH) -> None:
         backoff: Backoff | None = None
         while True:
             # A process that was stopped may get the answer to its claim before it learns, from
@@ -310,10 +310,8 @@ class Ownership:
 
     def _tell_waiting(self, shard: int, error: Unavailable) -> None:
         """What keeps one shard from being opened keeps thousands: a line for all of them."""
-        now = asyncio.get_running_loop().time()
-        if now < self._tell_again_at:
+        if not self._tell.due():
             return
-        self._tell_again_at = now + _TELL_EVERY_S
         opening = sum(h.state is HoldingState.OPENING for h in self._holdings.values())
         log.warning("shard %d waits to be opened, one of %d: %s", shard, opening, error)
 

@@ -31,7 +31,7 @@ from goverse.cluster.records import (
     shard_number,
 )
 from goverse.coordination.api import Changes, KeyValue, Snapshot
-from goverse.ids import MemberId
+from goverse.ids import Epoch, MemberId
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -91,9 +91,9 @@ class ClusterState:
         self.owners: dict[int, Owner] = {}
         self.pins: dict[int, str] = {}
         self.restarts: dict[str, str] = {}
-        #: Shards whose last claim was seen to go while its owner's key stood: it was given up in an
-        #: orderly way. Of any other nothing is known.
-        self.released: dict[int, None] = {}
+        #: Shards whose last claim was seen to go while its owner's key stood, and its epoch: it was
+        #: given up in an orderly way. Of any other nothing is known.
+        self.released: dict[int, Epoch] = {}
         self._touched = _Touched()
 
     def apply(self, changes: Changes) -> ViewChange:
@@ -238,7 +238,7 @@ class ClusterState:
                 continue
             record = self.nodes.get(old.member.name)
             if record is not None and record.member == old.member:
-                self.released[shard] = None
+                self.released[shard] = old.epoch
             else:
                 self.released.pop(shard, None)
 

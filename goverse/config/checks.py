@@ -27,6 +27,7 @@ _MAY_BE_ZERO = (
     "cluster.restart_grace",
     "node.ready_grace",
     "node.drain_timeout",
+    "node.move_timeout",
 )
 
 

@@ -95,6 +95,10 @@ class NodeSettings:
     drain_timeout_s: float = 2.0
     """How long a closing shard waits for running turns."""
 
+    move_timeout_s: float = 5.0
+    """How long a closing shard waits for the state of its volatile objects to reach its next node;
+    0: it stays behind."""
+
     shutdown_mode: str = "permanent"
     """What a stopping node does with its shards: permanent (others take them first) or restart
     (they wait for it to come back, for ``cluster.restart_grace``)."""
@@ -230,7 +234,11 @@ class LimitSettings:
     """State and results of one node that wait to be committed."""
 
     max_state_bytes: int = 8 * 1024 * 1024
-    """Largest encoded state of a durable object."""
+    """Largest encoded state of a durable object, and of a volatile one that moves along with its
+    shard."""
+
+    max_moved_bytes: int = 256 * 1024 * 1024
+    """State that has come to one node with shards and that nobody has called for yet."""
 
     max_reliable_calls: int = 65_536
     """Reliable calls of one node that are being accepted, wait for their turn, or run."""

@@ -29,6 +29,8 @@ from goverse.objects.background import Action, Background, Timer
 from goverse.objects.context import CallDefaults
 from goverse.objects.durability.service import Durability
 from goverse.objects.durable import Durable
+from goverse.objects.encoding import EncodingFault
+from goverse.objects.luggage import Restored, pack
 from goverse.objects.mailbox import Mailbox, MailboxFull
 from goverse.objects.messages import PushSink
 from goverse.objects.recording import ReliableCalls
@@ -88,6 +90,8 @@ class Services:
     """None: there are no gates."""
     removed: Callable[[Activation, list[Turn]], None]
     """Called once when an activation has ended, with the turns that waited for it."""
+    unpackable: Callable[[Activation, EncodingFault], None]
+    """Called when the state of one cannot go along with its shard."""
     durability: Durability | None = None
     reliable: ReliableCalls | None = None
 
@@ -110,6 +114,7 @@ class Activation:
         "object_id",
         "object_type",
         "reminder",
+        "restored",
         "services",
         "shard",
         "state",
@@ -140,6 +145,8 @@ class Activation:
         self.instance: Object = object_type.cls()
         self.keeper = StateKeeper(object_type.state, self.instance)
         self.has_state = bool(object_type.state)
+        #: What it began with, if that came with its shard.
+        self.restored: Restored | None = None
         self.durable: Durable | None = None
         if object_type.stored is not None and services.durability is not None:
             interval_s = object_type.options.effective_interval_s
@@ -349,20 +356,43 @@ class Activation:
         if self.object_type.activates or predecessor is not None or self.durable is not None:
             self.state = ACTIVATING
             lifecycle.activate(self, first, predecessor)
+        elif self.restored is not None:
+            self.restored.began()
 
     def activated(self) -> None:
         """The hook has ended well."""
         if self.state is ACTIVATING:
             self.state = ACTIVE
+            if self.restored is not None:
+                self.restored.began()
 
     def begin_deactivation(self) -> None:
         """End an idle activation in an orderly way, through its hook if it has one."""
         assert self.mailbox.idle and self.state is ACTIVE
+        if self.shard.departing:
+            self.pack(last=not self.object_type.deactivates)
         if self.object_type.deactivates or self.durable is not None:
             self.state = DEACTIVATING
             lifecycle.deactivate(self)
         else:
             self.retire()
+
+    def pack(self, *, last: bool) -> None:
+        """Its shard is about to leave: what it declares goes along.
+
+        :param last: False: if its hook ends well it is packed again.
+        """
+        luggage = self.shard.luggage
+        if self.object_type.packed is None or luggage is None:
+            return
+        try:
+            packed = pack(self, self.services.limits.max_state_bytes)
+        except EncodingFault as fault:
+            if last:
+                luggage.take(self.object_id)
+                self.services.unpackable(self, fault)
+        else:
+            luggage.put(packed, self.last_used)
 
     def discard(self, reason: outcome.Reason) -> None:
         """End it now: synchronously, nothing of it may leave afterwards. Turns that run end with

@@ -6,7 +6,7 @@ from typing import Any
 
 from goverse.call import Call, Verb
 from goverse.config.settings import LimitSettings
-from goverse.errors import InvalidArgument, NotFound, TooLarge
+from goverse.errors import InvalidArgument, NotFound, PermissionDenied, TooLarge
 from goverse.ids import check_id
 from goverse.objects.definition import MethodType, ObjectType
 from goverse.objects.registry import Registry
@@ -63,7 +63,11 @@ class Arrival:
         return arguments, deadline
 
     def turn(self, call: Call, object_type: ObjectType, now: float) -> Turn:
-        """Raises as `method` and `bind`."""
-        method = self.method(call, object_type) if call.verb is Verb.CALL else None
+        """Raises as `method` and `bind`, and PermissionDenied."""
+        method = None
+        if call.verb is Verb.CALL:
+            method = self.method(call, object_type)
+        elif call.verb is Verb.MOVE:
+            raise PermissionDenied(f"{call} is no call of an object")
         arguments, deadline = self.bind(call, method, now)
         return Turn(call, method, arguments, deadline, method is not None and method.shared)

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -31,10 +32,11 @@ from goverse.errors import (
     NotOwner,
     ObjectFailed,
     Outranked,
+    PermissionDenied,
     Unavailable,
 )
 from goverse.ids import NO_EPOCH, Epoch, ObjectId
-from goverse.objects import encoding, outcome, running
+from goverse.objects import encoding, luggage, outcome, running
 from goverse.objects.activation import (
     ACTIVE,
     DEACTIVATING,
@@ -49,6 +51,7 @@ from goverse.objects.context import CallDefaults
 from goverse.objects.definition import MethodType
 from goverse.objects.description import TypesDescription
 from goverse.objects.durability.service import Durability
+from goverse.objects.luggage import Arrivals, Courier, Luggage
 from goverse.objects.messages import PushSink
 from goverse.objects.recording import ReliableCalls
 from goverse.objects.registry import Registry
@@ -79,6 +82,14 @@ class NodeFacts(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Moves:
+    """How the state of volatile objects comes and goes with shards."""
+
+    arrivals: Arrivals
+    courier: Courier
+
+
 class Catalog:
     """A CallTarget for the objects of this node; opened and closed shard by shard."""
 
@@ -95,8 +106,10 @@ class Catalog:
         pushes: PushSink | None = None,
         durability: Durability | None = None,
         reliable: ReliableCalls | None = None,
+        moves: Moves | None = None,
     ) -> None:
         self._durability = durability
+        self._moves = moves
         self._registry = registry
         self.arrival = Arrival(registry, limits)
         self._node = node
@@ -115,6 +128,7 @@ class Catalog:
         self._tasks = Tasks("objects")
         self._deadlines = Deadlines()
         self._idle = Reminders(self._check_idle, step_s=0.25)
+        self._idle_luggage = Reminders(self._check_idle_luggage, step_s=1.0)
         self._stopped = False
         loop = asyncio.get_running_loop()
         self._now = loop.time
@@ -136,6 +150,7 @@ class Catalog:
             run_work=self._run_work,
             pushes=pushes,
             removed=self._removed,
+            unpackable=self._unpackable,
             durability=durability,
             reliable=reliable,
         )
@@ -148,12 +163,18 @@ class Catalog:
             return await self._with_call_id(call)
         now = self._now()
         activation = self._activations.get((call.type, call.id))
-        if activation is None and call.verb is Verb.DESCRIBE:
-            return Reply(msgspec.json.encode(self.describe()), Codec.JSON)
+        if activation is None and call.verb in _OF_A_NODE:
+            return self._for_this_node(call)
         object_type = activation.object_type if activation else self.arrival.object_type(call)
         turn = self.arrival.turn(call, object_type, now)
         self._place(turn, activation)
         return await self._run(turn)
+
+    def _for_this_node(self, call: Call) -> Reply:
+        """Answer what is asked of no object. Raises PermissionDenied."""
+        if call.verb is Verb.MOVE:
+            raise PermissionDenied("state of a shard is taken from the node that gives it up alone")
+        return Reply(msgspec.json.encode(self.describe()), Codec.JSON)
 
     def describe(self) -> TypesDescription:
         """The types that this node hosts."""
@@ -268,6 +289,8 @@ class Catalog:
         call = turn.call
         if activation is None:
             if call.verb is Verb.DELETE and self._registry.get(call.type).stored is None:
+                if shard.luggage is not None:
+                    self._forget(shard.luggage, call)
                 turn.granted()
                 return
             activation = self._activate(call, shard)
@@ -295,6 +318,10 @@ class Catalog:
         self._activations[id] = shard.activations[id] = activation
         if self._services.observer is not None:
             self._services.observer.activated(id.type)
+        if shard.luggage is not None and self._moves is not None:
+            packed = shard.luggage.take(id)
+            if packed is not None:
+                luggage.unpack(activation, packed, self._moves.arrivals)
         predecessor = self._ending.get(id)
         if predecessor is not None and predecessor.is_set():
             predecessor = None
@@ -338,13 +365,15 @@ class Catalog:
     def _watch_idle(self, activation: Activation, since: float) -> None:
         """One reminder per activation, set again when it finds that the object was used: using
         an object costs none."""
-        timeout_s = self._idle_timeout_s(activation)
-        if timeout_s == float("inf") or self._autoload.covers(activation.object_id):
+        timeout_s = self._idle_timeout_s(activation.object_id)
+        if timeout_s == float("inf"):
             return
         activation.reminder = self._idle.add(since + timeout_s, activation)
 
-    def _idle_timeout_s(self, activation: Activation) -> float:
-        own = activation.object_type.options.idle_timeout_s
+    def _idle_timeout_s(self, id: ObjectId) -> float:
+        if self._autoload.covers(id):
+            return float("inf")
+        own = self._registry.get(id.type).options.idle_timeout_s
         return self._settings.idle_timeout_s if own is None else own
 
     def _check_idle(self, activation: Activation) -> None:
@@ -353,10 +382,30 @@ class Catalog:
         now = self._now()
         if not activation.mailbox.idle or activation.state is not ACTIVE:
             self._watch_idle(activation, now)
-        elif now - activation.last_used < self._idle_timeout_s(activation):
+        elif now - activation.last_used < self._idle_timeout_s(activation.object_id):
             self._watch_idle(activation, activation.last_used)
         else:
             activation.begin_deactivation()
+
+    def _check_idle_luggage(self, shard: Shard) -> None:
+        """What came with ``shard`` and was not called is idle as an activation would be."""
+        if shard.luggage is None or self._moves is None or shard.state is ShardState.CLOSED:
+            return
+        now = self._now()
+        dropped, due = shard.luggage.drop_idle(now, self._idle_timeout_s)
+        if dropped:
+            self._moves.arrivals.count("idle", dropped)
+        if due < float("inf"):
+            self._idle_luggage.add(due, shard)
+
+    def _forget(self, luggage: Luggage, call: Call) -> None:
+        if luggage.take(call.object_id) is not None and self._moves is not None:
+            self._moves.arrivals.count("deleted")
+
+    def _unpackable(self, activation: Activation, fault: encoding.EncodingFault) -> None:
+        log.error("%s begins afresh at its next node: %s", activation, fault)
+        if self._moves is not None:
+            self._moves.arrivals.count("unencodable")
 
     # -- shards
 
@@ -379,10 +428,11 @@ class Catalog:
         self._epochs[shard] = epoch
         self._shards[shard] = Shard(shard, epoch, self._held_limit)
 
-    async def open_shard(self, shard: int, epoch: Epoch, *, released: bool = False) -> None:
+    async def open_shard(self, shard: int, epoch: Epoch, *, released: Epoch = NO_EPOCH) -> None:
         """Let calls in, those that waited first. Raises Outranked, Unavailable.
 
-        :param released: its former owner has certainly given it up in an orderly way.
+        :param released: the epoch right before this one, if its owner has certainly given it up in
+            an orderly way.
         """
         self.begin_opening(shard, epoch)
         opening = self._shards[shard]
@@ -394,9 +444,12 @@ class Catalog:
                 return  # lost, or superseded, while its fence was being raised
         reliable = self._services.reliable
         if reliable is not None:
-            await reliable.opening(opening, released=released)
+            await reliable.opening(opening, released=released != NO_EPOCH)
             if self._shards.get(shard) is not opening or opening.state is not ShardState.OPENING:
                 return
+        if self._moves is not None:
+            opening.luggage = self._moves.arrivals.open(shard, released)
+            self._check_idle_luggage(opening)
         self._let_in(opening)
         if reliable is not None:
             reliable.opened(opening)
@@ -410,6 +463,7 @@ class Catalog:
         # Placed here, at once and in order: their tasks wake later, and a call that arrives in
         # between must not overtake them.
         shard.state = ShardState.OPEN
+        shard.departing = False
         self._place_again(shard.take_held())
         shard.changed()
 
@@ -428,6 +482,9 @@ class Catalog:
             raise RuntimeError(f"shard {shard} is being closed already")
         if closing.state is ShardState.OPEN:
             self._begin_drain(closing)
+            if self._moves is not None and self._moves.courier.leads_away(shard):
+                closing.departing = True
+                closing.luggage = closing.luggage or Luggage()
             closed = False
             try:
                 closed = await self._drain(closing, drain_timeout_s)
@@ -436,8 +493,25 @@ class Catalog:
                     self._let_in(closing)
             if not closed:
                 return False
-        self._discard(closing, _stopping)
+            if closing.draining and closing.departing:
+                await self._send(closing)
+        if closing.state is not ShardState.CLOSED:
+            self._discard(closing, _stopping)
         return True
+
+    async def _send(self, shard: Shard) -> None:
+        """Let the state of its objects go where ``shard`` goes. Nothing is admitted any more: it
+        would run on a state that has been sent."""
+        moves, leaving = self._moves, shard.luggage
+        assert moves is not None and leaving is not None
+        shard.state = ShardState.LEAVING
+        for activation in list(shard.activations.values()):
+            if activation.object_type.packed is not None and activation.object_id not in leaving:
+                moves.arrivals.count("cut_off")
+            activation.discard(_stopping)
+        if leaving:
+            await moves.courier.deliver(shard.number, shard.epoch, leaving)
+        shard.luggage = None  # whatever became of it is counted
 
     def _begin_drain(self, shard: Shard) -> None:
         shard.state = ShardState.DRAINING
@@ -484,10 +558,18 @@ class Catalog:
         for turn in shard.take_held():
             turn.room = None
             turn.refuse(shard.not_owner())
+        if shard.luggage is not None:
+            self._leave_behind(shard.luggage)
         if self._services.reliable is not None:
             self._services.reliable.closed(shard)
         shard.changed()
         shard.wake()
+
+    def _leave_behind(self, luggage: Luggage) -> None:
+        """Its shard has gone without it."""
+        luggage.close()
+        if luggage and self._moves is not None:
+            self._moves.arrivals.count("left_behind", len(luggage))
 
     async def stop(self, timeout_s: float) -> None:
         """Orderly end of the process: no new chains; turns may end, then they are cancelled."""
@@ -506,6 +588,7 @@ class Catalog:
         await self._tasks.close()
         self._deadlines.close()
         self._idle.close()
+        self._idle_luggage.close()
 
     # -- for people
 
@@ -523,6 +606,8 @@ class Catalog:
 
     def limits(self) -> Iterator[Limit]:
         yield Limit("objects.held_calls", self._held_limit.held, self._held_limit.max_held)
+        if self._moves is not None:
+            yield from self._moves.arrivals.limits()
         yield from fullest(
             limit for activation in self._activations.values() for limit in activation.limits()
         )
@@ -534,6 +619,10 @@ class Catalog:
             held=self._held_limit.held,
             stopped=self._stopped,
         )
+
+
+#: Verbs that ask nothing of an object.
+_OF_A_NODE = (Verb.DESCRIBE, Verb.MOVE)
 
 
 def _stopping(turn: Turn) -> GoverseError:

@@ -148,8 +148,13 @@ class ObjectType:
         self.state = StateCodec(cls, names, RESERVED)
         #: How the store keeps it; None for a class that asks for no durability.
         self.stored: StoredForm | None = None
+        #: How it goes to another node with its shard; None where there is a store, or no state.
+        self.packed: StoredForm | None = None
+        form = StoredForm(self.state, options.state_version, cls.upgrade_state)
         if options.durability != "none":
-            self.stored = StoredForm(self.state, options.state_version, cls.upgrade_state)
+            self.stored = form
+        elif self.state:
+            self.packed = form
         self.methods: dict[str, MethodType] = {}
         self.activates = cls.on_activate is not Object.on_activate
         self.deactivates = cls.on_deactivate is not Object.on_deactivate

@@ -130,6 +130,9 @@ def _told(activation: Activation, hook: Turn, error: BaseException) -> GoverseEr
 
 
 def _activation_failed(activation: Activation, failure: GoverseError) -> None:
+    restored, luggage = activation.restored, activation.shard.luggage
+    if restored is not None and restored.packed is not None and luggage is not None:
+        luggage.put(restored.packed, activation.last_used)  # for the next attempt
     for turn in activation.retire(hand_over=False):
         # Its turn never began, so it was not executed, whatever the hook did before it failed.
         # Everybody who waited is told: trying again for each would be as many slow failures.
@@ -147,6 +150,8 @@ async def _deactivate(activation: Activation, hook: Turn) -> None:
             if error is not None and not isinstance(error, NotOwner):
                 log.error("%s: on_deactivate failed", activation, exc_info=error)
             if error is None:
+                if activation.shard.departing:
+                    activation.pack(last=True)  # again: the hook may have changed what is declared
                 _push(activation, hook)
         if activation.durable is not None and not activation.dead:
             await activation.durable.flush()

@@ -38,3 +38,13 @@ class CommitMetrics:
 
     def refused(self, reason: str) -> None:
         self._refused.inc(reason)
+
+
+class MoveMetrics:
+    """A `goverse.objects.luggage.Observer`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._moved = metrics.moved_objects
+
+    def moved(self, outcome: str, objects: int) -> None:
+        self._moved.inc(outcome, by=objects)

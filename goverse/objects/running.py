@@ -168,7 +168,10 @@ def _start(activation: Activation, turn: Turn, task: asyncio.Task[Any] | None) -
         raise turn.interrupt or activation.shard.not_owner()
     if activation.durable is not None:
         _check_durable(activation, turn, activation.durable)
-    if activation.has_state and turn.work is not None and turn.work.tracked:
+    work = turn.work
+    if work is None:
+        _check_new(activation, turn)
+    elif activation.has_state and work.tracked:
         _remember(activation, turn)
     activation.begin(turn, task)
     if services.observer is not None:
@@ -188,6 +191,13 @@ def _check_durable(activation: Activation, turn: Turn, durable: Durable) -> None
     except GoverseError as error:
         turn.give_up()
         raise because_of(turn, error) from None
+
+
+def _check_new(activation: Activation, turn: Turn) -> None:
+    """Raises Conflict for the creation of what came with its shard, and was woken by it."""
+    if turn.call.verb is Verb.CREATE and activation.restored is not None:
+        turn.give_up()
+        raise Conflict(f"{activation} exists already")
 
 
 def _remember(activation: Activation, turn: Turn) -> None:

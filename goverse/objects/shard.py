@@ -5,11 +5,13 @@
     (not here) ──begin_opening──► OPENING ──opened──► OPEN ◄──called off──┐
                                      │                  │                 │
                                      │                  └──drain──► DRAINING
-                                     ▼                                    │
-                                  CLOSED ◄──────quiet, or discarded───────┘
+                                     ▼                                │   │ quiet, and objects
+                                  CLOSED ◄──quiet, or discarded───────┘   │ have a state to take
+                                     ▲                                    ▼ along
+                                     └────────sent, or given up─────── LEAVING
 
-While it is OPENING it holds every call back; while DRAINING, those that begin a chain, because
-some turn that still runs may wait for the others. What is held back keeps its order.
+While it is OPENING or LEAVING it holds every call back; while DRAINING, those that begin a chain,
+because some turn that still runs may wait for the others. What is held back keeps its order.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ from goverse.objects.turn import Turn
 
 if TYPE_CHECKING:
     from goverse.objects.activation import Activation
+    from goverse.objects.luggage import Luggage
 
 
 class ShardState(enum.Enum):
     OPENING = "opening"
     OPEN = "open"
     DRAINING = "draining"
+    LEAVING = "leaving"
     CLOSED = "closed"
 
 
@@ -59,7 +63,9 @@ class Shard:
         "_quiet",
         "activations",
         "busy",
+        "departing",
         "epoch",
+        "luggage",
         "number",
         "opening",
         "state",
@@ -72,6 +78,10 @@ class Shard:
         #: Under which fence its objects are written; None without a store.
         self.opening: Opening | None = None
         self.activations: dict[tuple[str, str], Activation] = {}
+        #: Objects that are not active and have a state all the same; most shards have none.
+        self.luggage: Luggage | None = None
+        #: Whether the state of what is deactivated now goes along to another node.
+        self.departing = False
         #: Turns that run or wait in mailboxes here, hooks included.
         self.busy = 0
         self._held: OrderedDict[Turn, None] = OrderedDict()
@@ -100,9 +110,9 @@ class Shard:
 
     def holds_back(self, turn: Turn) -> bool:
         """Whether ``turn`` must wait for this shard rather than for its object."""
-        if self.state is ShardState.OPENING:
-            return True
-        return self.state is ShardState.DRAINING and not turn.call.chain
+        if self.state is ShardState.DRAINING:
+            return not turn.call.chain
+        return self.state is not ShardState.OPEN
 
     def hold(self, turn: Turn) -> None:
         """Keep ``turn`` waiting. Raises Overloaded."""

@@ -257,6 +257,15 @@ class Metrics:
             "why: failover, drain, pin, first, balance.",
             ("reason",),
         )
+        self.moved_objects = Counter(
+            "goverse_moved_objects",
+            "Moves when it is known what became of a volatile object whose shard moves. Where it "
+            "leaves: sent, and for those that begin afresh timeout, no_link, too_old, no_target, "
+            "refused, failed, unencodable, cut_off. Where it comes: restored, idle (nobody called "
+            "it), deleted, and for those that begin afresh superseded, stale, unsure, source_lost, "
+            "lease_lost, overdue, unknown_type, undecodable, left_behind.",
+            ("outcome",),
+        )
         self.pins_unserved = Gauge(
             "goverse_pins_unserved", "Pins whose node is away, so that another has the shard."
         )

@@ -26,6 +26,7 @@ from goverse.aio.backoff import Backoff
 from goverse.aio.batcher import Batcher
 from goverse.aio.room import Room
 from goverse.aio.runtime import Runtime
+from goverse.aio.seldom import Seldom
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, CallTarget, Verb
 from goverse.errors import (
@@ -151,6 +152,7 @@ class Outbox:
         self._shards: dict[Shard, _ShardRows] = {}
         self._by_opening: dict[Opening, Shard] = {}
         self._room = Room()
+        self._tell = Seldom()
         self._changes: Batcher[tuple[_Item, OutboxStep, str], StepResult | None] = Batcher(
             "change outbox", self._change, tasks, max_items=_MAX_CHANGES, max_waiting=2 * max_rows
         )
@@ -256,7 +258,7 @@ class Outbox:
             try:
                 page = await self._ledger.outbox_rows(opening.slots, rows.cursor)
             except Unavailable as error:
-                log.warning("shard %d: %s", shard.number, error)
+                self._tell_reading(shard, error)
                 await asyncio.sleep(backoff.next_s())
                 continue
             for row in page.rows:
@@ -266,6 +268,12 @@ class Outbox:
                 rows.cursor = 0
             rows.behind = page.cursor is not None or rows.missed
         rows.reader = None
+
+    def _tell_reading(self, shard: Shard, error: Unavailable) -> None:
+        """A store that is away for one shard is away for thousands: a line for all of them."""
+        if self._tell.due():
+            reading = sum(rows.reader is not None for rows in self._shards.values())
+            log.warning("shard %d waits, one of %d: %s", shard.number, reading, error)
 
     def _take(self, rows: _ShardRows, row: OutboxRow, opening: Opening) -> None:
         rows.cursor = max(rows.cursor, row.position)

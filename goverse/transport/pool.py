@@ -106,6 +106,12 @@ class LinkPool:
         """
         return self._peer(member, address)
 
+    async def greeting(self, member: MemberId, address: str, deadline: float) -> Hello:
+        """What ``member`` said of itself, once there is a link. Raises as `target`'s calls do."""
+        peer = self._peer(member, address)
+        link = peer.link() or await peer.wait_link(deadline)
+        return link.peer
+
     def dial(self, member: MemberId, address: str) -> None:
         """Have a link ready before the first call; tried for one connection timeout."""
         self._peer(member, address).dial()
@@ -238,7 +244,7 @@ class Peer:
         return link.forward(call, receiver) if link is not None else None
 
     async def _invoke_later(self, call: Call) -> Reply:
-        link = await self._wait_link(call)
+        link = await self.wait_link(call.deadline)
         return await link.invoke(call)
 
     def link(self) -> Link | None:
@@ -247,14 +253,15 @@ class Peer:
                 return link
         return None
 
-    async def _wait_link(self, call: Call) -> Link:
+    async def wait_link(self, deadline: float) -> Link:
+        """A link that takes calls. Raises LinkBroken, Overloaded."""
         if self._dropped:
             raise LinkBroken(f"{self.member}: {self._dropped}", sent=False)
         limits = self._pool.config.limits
         if len(self._waiting) >= limits.max_inflight_calls:
             raise Overloaded(f"{len(self._waiting)} calls wait for a link to {self.member}")
         loop = asyncio.get_running_loop()
-        until = min(call.deadline, loop.time() + limits.connection_timeout_s)
+        until = min(deadline, loop.time() + limits.connection_timeout_s)
         self.dial()
         self._next_waiter = waiter = self._next_waiter + 1
         future: asyncio.Future[Link] = loop.create_future()

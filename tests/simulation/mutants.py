@@ -272,6 +272,29 @@ MUTANTS: tuple[Mutant, ...] = (
         "        self._by_opening[shard.opening] = shard\n"
         "        self._shards[shard].behind = False\n",
     ),
+    Mutant(
+        "state that moved along under another epoch",
+        "goverse/objects/luggage.py",
+        "        if entry.epoch != released:\n",
+        "        if False:\n",
+        shows="I1",
+        seed=39,
+        also=(
+            (
+                "goverse_node/moves.py",
+                "        if not len(self._arrivals):\n            return\n",
+                "        return\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a chained call runs on state that was sent",
+        "goverse/objects/catalog.py",
+        "        shard.state = ShardState.LEAVING\n",
+        "",
+        shows="I1",
+        seed=62,
+    ),
 )
 
 

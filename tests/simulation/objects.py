@@ -24,17 +24,20 @@ class Wrote:
 
 
 class Recorded(goverse.Object):
-    """What the classes below share: an activation that has a number and counts its writes."""
+    """What the classes below share: a life that has a number, and counts its writes.
+
+    Both are declared state, so that they go along when the shard moves: it is the same life then,
+    and nobody else may have lived it meanwhile or go on from an earlier moment of it.
+    """
 
     count: int = 0
+    number: int = 0
 
     @contextmanager
     def turn(self, token: str, *, exclusive: bool = True) -> Iterator[list[int]]:
         """Record a turn; yields the answer, to be completed with the count."""
         history = current_history()
-        number = self.__dict__.get("_number")
-        if number is None:
-            number = self.__dict__["_number"] = history.new_activation()
+        number = self.number = self.number or history.new_activation()
         context = goverse.context()
         name = str(context.object_id)
         epoch = context.epoch

@@ -20,7 +20,7 @@ from goverse.coordination import Compare, Coordinator, CoordinatorUnavailable, D
 from goverse.coordination.api import KeyValue, Lease, Snapshot, TxnResult, Watch
 from goverse.coordination.memory import MemoryStore
 from goverse.errors import Unavailable
-from goverse.ids import Epoch
+from goverse.ids import NO_EPOCH, Epoch
 from goverse.observability.metrics import Metrics
 from goverse.sharding import NODE_SHARD
 from goverse.testing.channel import FaultyChannel
@@ -46,10 +46,10 @@ class Host:
     """Whether its store cannot be reached, so that no shard can be opened for now."""
     refusals: int = 0
     close_s: float = 0.001
-    released: dict[int, bool] = field(default_factory=dict)
+    released: dict[int, Epoch] = field(default_factory=dict)
     """What was said of the claims before."""
 
-    async def open_shard(self, shard: int, epoch: Epoch, *, released: bool = False) -> None:
+    async def open_shard(self, shard: int, epoch: Epoch, *, released: Epoch = NO_EPOCH) -> None:
         if self.broken.get(shard):
             raise RuntimeError(f"shard {shard} is broken")
         if self.away:

@@ -17,7 +17,7 @@ from goverse.coordination.supervised import EtcdProcess
 from goverse.errors import Executed, GoverseError, ObjectFailed
 from goverse.sharding import slot_of
 from goverse.testing.processes import ProcessCluster, http_get
-from tests.support.durable_cluster import COUNTERS, database_away, running
+from tests.support.durable_cluster import COUNTERS, LEASE_TTL_S, database_away, running
 from tests.support.durable_counter import DurableCounter, Load
 from tests.support.eventually import eventually
 from tests.support.holding_proxy import HoldingProxy
@@ -76,6 +76,7 @@ async def test_L11_kill_9_of_the_owner_loses_no_acknowledged_addition(
             await load.stop()
             print(f"{len(moved)} counters moved; the slowest call took {load.slowest_s:.1f} s")
             assert load.unknown > 0, "nothing was in flight: the fault was too mild"
+            assert load.slowest_s < LEASE_TTL_S + 3
             assert not load.on(victim)
             await load.check()
 

@@ -74,6 +74,8 @@ ELSEWHERE = {
     "test_L24_a_log_that_stalls_drops_and_counts_and_stops_nobody",
     "node.push_bytes": "unit/push/test_push_node.py::test_L26_a_full_queue_drops_and_counts",
     "node.pushes": "unit/push/test_push_node.py::test_L26_a_full_queue_drops_and_counts",
+    "objects.moved_bytes": "unit/objects/test_objects_luggage.py::"
+    "test_L29_state_that_waits_is_bounded_in_bytes_and_given_back",
     "object.uncommitted_turns": "unit/objects/test_objects_durable.py::"
     "test_too_many_uncommitted_turns_are_refused_before_they_begin",
     "ops.connections": "integration/test_ops_server.py::"

@@ -59,6 +59,24 @@ async def test_the_first_plan_waits_until_the_nodes_are_stable(world: World) -> 
     assert all(p.host.opened == list(dict(p.host.opened).items()) for p in world.live)
 
 
+def test_a_cluster_that_becomes_stable_between_two_readings_of_the_clock_is_planned() -> None:
+    for stability_ms in range(150, 400, 3):
+
+        @in_world()
+        async def story(world: World, stability_s: float = stability_ms / 1000) -> None:
+            standing = world.loop.time
+
+            def passing() -> float:
+                world.loop._now += 0.004
+                return standing()
+
+            world.loop.time = passing  # type: ignore[method-assign]
+            await world.node("n1", stability_duration_s=stability_s)
+            await world.until(lambda: bool(world.items("shards")))
+
+        story()
+
+
 @in_world()
 async def test_L15_gates_that_come_and_go_postpone_nothing(world: World) -> None:
     n1, n2 = await world.node("n1"), await world.node("n2")

@@ -14,8 +14,9 @@ from goverse.aio.tasks import Tasks
 from goverse.call import Call, ChainEntry, Codec, Reply, Verb
 from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.ids import Epoch
-from goverse.objects import CallDefaults, Catalog, Registry, interface_of, reference
+from goverse.objects import CallDefaults, Catalog, Moves, Registry, interface_of, reference
 from goverse.objects.durability.service import Durability
+from goverse.objects.luggage import Arrivals, Courier, Luggage
 from goverse.objects.recording import ReliableCalls
 from goverse.sharding import shard_of
 
@@ -54,6 +55,16 @@ class Observer:
         self.seen.append(("ended", type_name, method, status))
 
 
+class Homebound:
+    """A courier of a node whose shards go nowhere."""
+
+    def leads_away(self, shard: int) -> bool:
+        return False
+
+    async def deliver(self, shard: int, epoch: Epoch, luggage: Luggage) -> None:
+        raise AssertionError("there is nothing to deliver")
+
+
 class Node:
     """The catalog under test. It is its own router: what leaves an object comes back to it."""
 
@@ -64,6 +75,7 @@ class Node:
         limits: LimitSettings | None = None,
         durability: Durability | None = None,
         reliable: Callable[[Node], ReliableCalls] | None = None,
+        courier: Courier | None = None,
     ) -> None:
         self.facts = Facts()
         self.observer = Observer()
@@ -72,17 +84,24 @@ class Node:
             self.registry.add(cls)
         self.tasks = Tasks("router")
         self.sent: list[Call] = []
+        self.outcomes: dict[str, int] = {}
+        limits = limits or LimitSettings()
+        self.arrivals = Arrivals(self.registry, self, limits.max_moved_bytes)
         self.catalog = Catalog(
             self.registry,
             self.facts,
             self,
             settings or ObjectSettings(),
-            limits or LimitSettings(),
+            limits,
             Runtime(),
             observer=self.observer,
             durability=durability,
             reliable=reliable(self) if reliable is not None else None,
+            moves=Moves(self.arrivals, courier or Homebound()),
         )
+
+    def moved(self, outcome: str, objects: int) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + objects
 
     async def invoke(self, call: Call) -> Reply:
         self.sent.append(call)

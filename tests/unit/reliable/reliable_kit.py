@@ -13,7 +13,7 @@ from objects_kit import EPOCH, NUM_SHARDS, Node, make_call, value_of
 from goverse.aio.runtime import Runtime
 from goverse.call import Call, Codec
 from goverse.config.settings import LimitSettings
-from goverse.ids import Epoch
+from goverse.ids import NO_EPOCH, Epoch
 from goverse.reliable.service import Reliability
 from goverse.storage.memory import MemoryStore
 from goverse.storage.values import StoredCall
@@ -82,7 +82,8 @@ class ReliableNode(DurableNode):
     async def open_all(self, epoch: Epoch = EPOCH) -> None:
         self.reliability.bind(self.catalog)
         for shard in range(-1, NUM_SHARDS):
-            await self.catalog.open_shard(shard, epoch, released=self.released)
+            released = Epoch(1, 1) if self.released else NO_EPOCH
+            await self.catalog.open_shard(shard, epoch, released=released)
         # What is asked of the store from here on is asked by the test.
         await eventually(lambda: not self.reliability.snapshot().outbox_behind)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ from goverse.errors import (
     Unavailable,
 )
 from goverse.ids import Epoch
-from goverse.storage.api import OutcomeUnknown
+from goverse.storage.api import OutcomeUnknown, StorageUnavailable
 from goverse.storage.memory import MemoryStore
 from goverse.storage.values import CallStatus
 from tests.support.eventually import eventually
@@ -232,6 +233,26 @@ async def test_rows_of_a_former_owner_are_delivered_although_nobody_calls():
         assert await node.get(Account, "b0").history() == list(range(0, 20, 2))
         assert await node.get(Account, "b1").history() == list(range(1, 20, 2))
         assert await rows(node) == []
+
+
+async def test_L27_shards_whose_outbox_cannot_be_read_are_told_of_in_one_line(caplog, monkeypatch):
+    """There was a line for each shard, at each attempt."""
+    tries = 0
+
+    async def away(*args: Any, **kwargs: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        raise StorageUnavailable("away")
+
+    async with reliable(Account) as node:
+        began = time.monotonic()
+        with monkeypatch.context() as cut:
+            cut.setattr(node.client, "outbox", away)
+            opening = asyncio.create_task(node.reopen(Epoch(1, 200)))
+            await eventually(lambda: tries >= 3)
+        told = [line for line in caplog.messages if "the outbox cannot be read" in line]
+        assert 1 <= len(told) <= 1 + time.monotonic() - began
+        await opening
 
 
 async def test_a_delivery_whose_answer_is_lost_is_repeated_and_known():
