@@ -73,7 +73,7 @@ def test_a_token_file_that_others_can_read_is_refused_with_what_to_do(tmp_path: 
     ("url", "said"),
     [
         ("", "Kept must be durable, and storage.url names no store; set it, for example to"),
-        ("sqlite:///{folder}/new.db", "this program needs 1: run goverse-cli db migrate"),
+        ("sqlite:///{folder}/new.db", "this program needs 3: run goverse-cli db migrate"),
         ("postgresql://goverse@127.0.0.1:1/goverse", "no connection to PostgreSQL: "),
         ("sqlite:///{folder}/no/such/folder.db", "unable to open database file"),
         ("mongodb://127.0.0.1/goverse", "it must begin with postgresql://"),
