@@ -294,9 +294,12 @@ _WHY = {
     Hold.NO_NODE: "no node takes shards",
     Hold.RESTARTING: "its node announced a restart, and it waits for it (cluster.restart_grace)",
     Hold.NOT_STABLE: "it is to move, once no node has come or gone for cluster.stability_duration",
-    Hold.MOVES_LIMIT: "it is to move for balance, after others (cluster.rebalance_batch_size)",
+    Hold.NOT_ALL_ASSIGNED: "it is to move for balance, once every shard has a node that is there",
+    Hold.COOLDOWN: "it is to move for balance, and did so a moment ago (cluster.rebalance_cooldown)",
+    Hold.BATCH_LIMIT: "it is to move for balance, after others (cluster.rebalance_batch_size)",
+    Hold.RATE_LIMIT: "it is to move for balance, after others (cluster.rebalance_per_s)",
     Hold.CHANGES_LIMIT: "it is to move, with the next plan",
-    Hold.PINNED: "its pin keeps it away from where balance would have it",
+    Hold.PINNED: "its pin keeps it where it is, whatever balance says",
     Hold.PIN_UNAVAILABLE: "its pin names a node that takes no shards",
 }
 

@@ -68,7 +68,7 @@ def level(
     pool = {site.name: _Node(site) for site in sites}
     nodes = [""] * len(homes)
     for shard, home in enumerate(homes):
-        node = pool.get(fixed.get(shard, home) or "")
+        node = pool.get(fixed.get(shard) or home or "")
         if node is None:
             continue
         nodes[shard] = node.name

@@ -79,6 +79,9 @@ class _Memory:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[int, frozenset[Node]], _Choices] = OrderedDict()
 
+    def forget(self) -> None:
+        self._known.clear()
+
     def choices(self, num_shards: int, nodes: frozenset[Node]) -> _Choices:
         key = (num_shards, nodes)
         found = self._known.get(key)
@@ -130,6 +133,7 @@ def _offer(
 
 
 _memory = _Memory()
+forget = _memory.forget
 
 
 def choices(num_shards: int, nodes: Sequence[Node]) -> tuple[str, ...]:

@@ -118,13 +118,13 @@ def test_what_is_too_hot_to_share_is_left_and_the_others_are_even() -> None:
 @pytest.mark.parametrize("strategy", LEVELLING)
 def test_L17_pinned_shards_stay_and_the_others_make_up_for_them(strategy: Strategy) -> None:
     state, _ = run(cluster(strategy, (1,) * 4, 400))
-    pins = {shard: "n1" for shard in range(0, 160, 2)}
+    pins = dict.fromkeys(range(0, 160, 2), "n1")
     state, _ = run(replace(state, pins=pins))
     assert_even(state)
     found = plan(state)
     assert found.held == {Hold.PINNED: 80} and found.balanced
     # More than its share: it keeps them, and nothing else.
-    pins = {shard: "n1" for shard in range(0, 400, 2)}
+    pins = dict.fromkeys(range(0, 400, 2), "n1")
     state, _ = run(replace(state, pins=pins))
     assert Counter(state.targets) == {"n1": 200, "n0": 67, "n2": 67, "n3": 66} or all(
         abs(count - 66.7) < 4 for node, count in Counter(state.targets).items() if node != "n1"
@@ -230,3 +230,12 @@ def test_no_swinging_while_measured_loads_are_a_little_wrong(state: PlanInput, s
         if found.changes:
             last = round
     assert last < 30 and max(moves.values(), default=0) <= 3
+
+
+def test_what_has_no_node_is_dealt_out_the_largest_first() -> None:
+    loads = [1.0] * 8 + [8.0]
+    found = plan(cluster(Strategy.LOAD, (1, 1), 9, loads))
+    by_node = Counter({change.node: 0.0 for change in found.changes})
+    for change in found.changes:
+        by_node[change.node] += loads[change.shard]
+    assert set(by_node.values()) == {8.0}
