@@ -18,6 +18,7 @@ from goverse.cluster.registration import Identity
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.addresses import advertised, member_name
 from goverse.config.settings import Settings
+from goverse.config.values import parse_capacity
 from goverse.ids import MemberId
 from goverse.objects import Catalog, CatalogSnapshot, Registry
 from goverse.objects.durability.service import Durability, DurabilitySnapshot
@@ -25,6 +26,7 @@ from goverse.objects.metrics import CommitMetrics, TurnMetrics
 from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
+from goverse.observability.quota import measure_quota
 from goverse.reliable.metrics import ReliableMetrics
 from goverse.reliable.service import Reliability, ReliableSnapshot
 from goverse.routing import Router
@@ -243,12 +245,15 @@ async def run_node(
             node.ops_address = await _serve_operations(stack, settings, metrics, node, rule)
         stack.push_async_callback(catalog.stop, settings.node.drain_timeout_s)
 
+        capacity = parse_capacity(settings.node.capacity)
         identity = Identity(
             kind=Kind.NODE,
             name=name,
             address=node.address,
             ops_address=node.ops_address,
-            weight=settings.node.weight,
+            # What was measured does not compare with the weights of nodes that measure nothing.
+            weight=capacity if capacity is not None else 1.0,
+            capacity=capacity if capacity is not None else measure_quota().processors,
         )
         await member.start_view()
         await member.start(identity)

@@ -204,10 +204,11 @@ class Leadership:
     def _input(self, stuck: Sequence[StuckShard], stable: bool) -> PlanInput:
         state = self._view.state
         targets, claims = state.targets.get, state.claims.get
+        weights = state.weights()
         shards = range(self._view.num_shards)
         return PlanInput(
             nodes=tuple(
-                PlanNode(name, record.weight, record.state is MemberState.ACTIVE)
+                PlanNode(name, weights[name], record.state is MemberState.ACTIVE)
                 for name, record in state.nodes.items()
             ),
             targets=tuple([t.node if (t := targets(shard)) else None for shard in shards]),
@@ -295,7 +296,7 @@ _WHY = {
     Hold.RESTARTING: "its node announced a restart, and it waits for it (cluster.restart_grace)",
     Hold.NOT_STABLE: "it is to move, once no node has come or gone for cluster.stability_duration",
     Hold.NOT_ALL_ASSIGNED: "it is to move for balance, once every shard has a node that is there",
-    Hold.COOLDOWN: "it is to move for balance, and did so a moment ago (cluster.rebalance_cooldown)",
+    Hold.COOLDOWN: "it is to move for balance, and has just done so (cluster.rebalance_cooldown)",
     Hold.BATCH_LIMIT: "it is to move for balance, after others (cluster.rebalance_batch_size)",
     Hold.RATE_LIMIT: "it is to move for balance, after others (cluster.rebalance_per_s)",
     Hold.CHANGES_LIMIT: "it is to move, with the next plan",

@@ -39,7 +39,10 @@ class _Planner:
         self._choices: Sequence[str] = ()
         self._order: Mapping[int, None] = {}
         if accepting and state.strategy is Strategy.RENDEZVOUS:
-            pairs = tuple((node.name, node.weight) for node in accepting)
+            weights = {node.weight for node in accepting}
+            # Equal ones all count as 1: what they are all called must not matter.
+            equal = 1.0 if len(weights) == 1 else None
+            pairs = tuple((node.name, equal or node.weight) for node in accepting)
             self._choices = choices(state.num_shards, pairs)
         elif accepting:
             self._level(accepting)
