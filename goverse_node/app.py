@@ -26,7 +26,6 @@ from goverse.objects.metrics import CommitMetrics, TurnMetrics
 from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
-from goverse.observability.quota import measure_quota
 from goverse.reliable.metrics import ReliableMetrics
 from goverse.reliable.service import Reliability, ReliableSnapshot
 from goverse.routing import Router
@@ -44,6 +43,7 @@ from goverse_node.admin.service import AdminService
 from goverse_node.durability import OwnedSlots, check_cluster, check_store
 from goverse_node.goverse_service import GoverseService
 from goverse_node.inbound import InboundLinks
+from goverse_node.loads import NodeLoads
 from goverse_node.local import LocalCalls
 from goverse_node.pushes import Pushes, PushesSnapshot
 from goverse_node.readiness import node_readiness
@@ -209,12 +209,18 @@ async def run_node(
             pushes=pushes,
             durability=durability,
             reliable=reliability,
+            machine=surroundings.machine,
         )
         if reliability is not None:
             reliability.bind(catalog)
         local.bind(catalog)
         inbound = InboundLinks(hello, catalog, links, pushes.linked)
-        member.prepare(catalog, metrics, drain_timeout_s=settings.node.drain_timeout_s)
+        member.prepare(
+            catalog,
+            metrics,
+            drain_timeout_s=settings.node.drain_timeout_s,
+            loads=NodeLoads(name, pool, catalog),
+        )
 
         def lost(reason: str) -> None:
             catalog.discard_all(reason)
@@ -253,7 +259,7 @@ async def run_node(
             ops_address=node.ops_address,
             # What was measured does not compare with the weights of nodes that measure nothing.
             weight=capacity if capacity is not None else 1.0,
-            capacity=capacity if capacity is not None else measure_quota().processors,
+            capacity=capacity if capacity is not None else surroundings.machine.quota().processors,
         )
         await member.start_view()
         await member.start(identity)

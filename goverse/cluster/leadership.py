@@ -15,9 +15,11 @@ from goverse.aio.backoff import Backoff
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.cluster.keys import Keys
+from goverse.cluster.loads import Loads
 from goverse.cluster.membership import Membership
 from goverse.cluster.migrations import Migrations, StuckShard
-from goverse.cluster.records import LeaderValue, MemberState, TargetValue, encode
+from goverse.cluster.planning import Planning
+from goverse.cluster.records import LeaderValue, TargetValue, encode
 from goverse.cluster.registration import Registration
 from goverse.cluster.state import ViewChange
 from goverse.cluster.view import ClusterView
@@ -31,7 +33,8 @@ from goverse.coordination.api import (
 )
 from goverse.ids import MemberId
 from goverse.observability.metrics import Metrics
-from goverse.sharding import Change, Hold, Plan, PlanInput, PlanNode, plan
+from goverse.sharding import Change, Hold, Plan, PlanInput, Strategy, plan
+from goverse.sharding.loads import NodeLoad
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,18 @@ class LeadershipSnapshot:
     lost_pins: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """
+    :param state: what was planned from. :param loads: the last report of each node, where the
+        strategy asks for them.
+    """
+
+    state: PlanInput
+    plan: Plan
+    loads: Mapping[str, NodeLoad]
+
+
 class Leadership:
     def __init__(
         self,
@@ -69,9 +84,13 @@ class Leadership:
         settings: ClusterSettings,
         runtime: Runtime,
         metrics: Metrics,
+        loads: Loads,
     ) -> None:
         self._coordinator = coordinator
         self._moves = metrics.shard_moves
+        self._decisions = metrics.plan_decisions
+        self._loads = loads
+        self._planning = Planning(view, settings, loads)
         self._view = view
         self._membership = membership
         self._keys = keys
@@ -83,6 +102,7 @@ class Leadership:
         self._written = 0  # revision of the last write; older views would plan it again
         self._last_plan = Plan((), {}, ())
         self._plans = 0
+        self._asked = False
         self._warned_pins: tuple[int, ...] = ()
         self._warned_stuck: tuple[int, ...] = ()
         view.subscribe(self._on_view)
@@ -90,6 +110,8 @@ class Leadership:
 
     def start(self) -> None:
         self._tasks.spawn("planner", self._run())
+        if self._planning.strategy is Strategy.LOAD:
+            self._tasks.spawn("loads", self._follow_loads())
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -146,7 +168,8 @@ class Leadership:
     async def _wait(self) -> None:
         """Until something changed, the nodes have become stable, or a shard has become stuck."""
         now = asyncio.get_running_loop().time()
-        times = [time for time in (self._stable_at(), self._stuck_at(now)) if time and time > now]
+        wanted = (self._stable_at(), self._stuck_at(now), self._held_until(now))
+        times = [time for time in wanted if time and time > now]
         try:
             async with asyncio.timeout_at(min(times, default=None)):
                 await self._wake.wait()
@@ -156,6 +179,9 @@ class Leadership:
 
     def _stuck_at(self, now: float) -> float | None:
         return self._migrations.next_stuck_at(now) if self.leading else None
+
+    def _held_until(self, now: float) -> float | None:
+        return self._planning.next_at(self._last_plan, now) if self.leading else None
 
     async def _step(self) -> None:
         registration = self._membership.registration
@@ -189,9 +215,12 @@ class Leadership:
         restarting = tuple(state.restarts)
         self._migrations.update(state.targets, state.claims, now, restarting=restarting)
         stuck = self._migrations.stuck(now)
-        was_stable = self.stable
-        found = self._last_plan = plan(self._input(stuck, was_stable))
+        was_stable, asked, self._asked = self.stable, self._asked, False
+        found = plan(self._planning.input(stuck, now, stable=was_stable, asked=asked))
+        self._last_plan = found
         self._plans += 1
+        for decision in found.decisions:
+            self._decisions.inc(decision)
         self._warn(found, stuck)
         if found.changes:
             log.info("plan: %s", _summary(found))
@@ -200,25 +229,6 @@ class Leadership:
         if not was_stable and self.stable:
             # It became so meanwhile, and no timer is left that would say it.
             self._wake.set()
-
-    def _input(self, stuck: Sequence[StuckShard], stable: bool) -> PlanInput:
-        state = self._view.state
-        targets, claims = state.targets.get, state.claims.get
-        weights = state.weights()
-        shards = range(self._view.num_shards)
-        return PlanInput(
-            nodes=tuple(
-                PlanNode(name, weights[name], record.state is MemberState.ACTIVE)
-                for name, record in state.nodes.items()
-            ),
-            targets=tuple([t.node if (t := targets(shard)) else None for shard in shards]),
-            claims=tuple([c.member.name if (c := claims(shard)) else None for shard in shards]),
-            pins=dict(state.pins),
-            restarting=tuple(state.restarts),
-            stable=stable,
-            stalled={shard.shard: None for shard in stuck},
-            max_moves=self._settings.rebalance_batch_size,
-        )
 
     async def _write(self, registration: Registration, changes: Sequence[Change]) -> None:
         """Write targets in batches; stops when somebody else leads."""
@@ -237,6 +247,7 @@ class Leadership:
                 log.warning("%s does not lead any more", registration.member)
                 return
             self._written = result.revision
+            self._planning.wrote(batch, asyncio.get_running_loop().time())
             for change in batch:
                 self._moves.inc(change.reason.value)
 
@@ -262,6 +273,38 @@ class Leadership:
                     shard.age_s,
                 )
         self._warned_stuck = tuple(shard.shard for shard in stuck)
+
+    async def _follow_loads(self) -> None:
+        """Ask for the loads again and again while this node leads."""
+        while True:
+            await asyncio.sleep(self._settings.load_interval_s)
+            if not self.leading:
+                self._loads.clear()
+                continue
+            state, shards = self._view.state, range(self._view.num_shards)
+            owners = [o.member.name if (o := state.owners.get(s)) else None for s in shards]
+            try:
+                await self._loads.refresh(state.nodes.values(), owners, state.weights())
+            except Exception:
+                log.exception("the loads of the nodes could not be gathered")
+            self._wake.set()
+
+    # -- for operators ------------------------------------------------------------------------
+
+    def proposal(self, *, asked: bool = False) -> Proposal:
+        """What would be planned at this moment, from what, and where that would lead."""
+        now = asyncio.get_running_loop().time()
+        state = self._planning.input(
+            self._migrations.stuck(now), now, stable=self.stable, asked=asked
+        )
+        return Proposal(state, plan(state), self._loads.reports())
+
+    def rebalance(self) -> Proposal:
+        """Plan now, waiting neither for stability nor for the cooldown: what that plan is."""
+        found = self.proposal(asked=True)
+        self._asked = True
+        self._wake.set()
+        return found
 
     def why(self, shard: int) -> Iterator[str]:
         """Why ``shard`` is not moved, or does not arrive; nothing on a node that does not lead."""

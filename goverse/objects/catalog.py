@@ -50,6 +50,7 @@ from goverse.objects.definition import MethodType
 from goverse.objects.description import TypesDescription
 from goverse.objects.durability.service import Durability
 from goverse.objects.messages import PushSink
+from goverse.objects.metering import LoadMeter
 from goverse.objects.recording import ReliableCalls
 from goverse.objects.registry import Registry
 from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
@@ -60,6 +61,7 @@ from goverse.objects.snapshots import (
     snapshot_of_shard,
 )
 from goverse.objects.turn import WAITING, Turn
+from goverse.observability.quota import Machine
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class Catalog:
         pushes: PushSink | None = None,
         durability: Durability | None = None,
         reliable: ReliableCalls | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self._durability = durability
         self._registry = registry
@@ -118,6 +121,7 @@ class Catalog:
         self._stopped = False
         loop = asyncio.get_running_loop()
         self._now = loop.time
+        self.meter = LoadMeter(self._shards, machine or Machine(), loop.time)
         self._services = Services(
             outgoing=outgoing,
             lease_valid=node.lease_valid,
@@ -148,8 +152,11 @@ class Catalog:
             return await self._with_call_id(call)
         now = self._now()
         activation = self._activations.get((call.type, call.id))
-        if activation is None and call.verb is Verb.DESCRIBE:
-            return Reply(msgspec.json.encode(self.describe()), Codec.JSON)
+        if activation is None:
+            if call.verb is Verb.DESCRIBE:
+                return Reply(msgspec.json.encode(self.describe()), Codec.JSON)
+            if call.verb is Verb.LOAD:
+                return Reply(msgspec.json.encode(self.meter.measure()), Codec.JSON)
         object_type = activation.object_type if activation else self.arrival.object_type(call)
         turn = self.arrival.turn(call, object_type, now)
         self._place(turn, activation)

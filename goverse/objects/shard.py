@@ -59,10 +59,12 @@ class Shard:
         "_quiet",
         "activations",
         "busy",
+        "busy_s",
         "epoch",
         "number",
         "opening",
         "state",
+        "turns",
     )
 
     def __init__(self, number: int, epoch: Epoch, limit: HeldLimit) -> None:
@@ -74,6 +76,9 @@ class Shard:
         self.activations: dict[tuple[str, str], Activation] = {}
         #: Turns that run or wait in mailboxes here, hooks included.
         self.busy = 0
+        #: Turns that have ended here, and how long they took in all.
+        self.turns = 0
+        self.busy_s = 0.0
         self._held: OrderedDict[Turn, None] = OrderedDict()
         self._limit = limit
         self._quiet: asyncio.Future[None] | None = None

@@ -41,6 +41,16 @@ class Usage:
     memory_bytes: int
 
 
+class Machine:
+    """Where this process runs. A simulation has another."""
+
+    def quota(self) -> Quota:
+        return measure_quota()
+
+    def usage(self) -> Usage:
+        return measure_usage()
+
+
 def measure_quota(root: Path = Path("/")) -> Quota:
     """By affinity and cgroup. Nothing that is missing or strange raises."""
     groups = tuple(_groups(root))

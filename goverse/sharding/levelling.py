@@ -31,11 +31,13 @@ _OVERSHOOT = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A node that accepts shards. ``full``: it may be given what has no node, but no more."""
+    """A node that accepts shards. ``full``: it may be given what has no node, but no more; ``own``
+    is load that it has beside that of its shards."""
 
     name: str
     weight: float
     full: bool = False
+    own: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class _Node:
         self.name = site.name
         self.weight = site.weight
         self.full = site.full
-        self.load = 0.0
+        self.load = site.own
         #: Those that may be taken from it.
         self.shards: list[int] = []
         #: The same by load, smallest first, with their loads; made when first needed.

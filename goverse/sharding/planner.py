@@ -63,7 +63,10 @@ class _Planner:
         by_load = state.strategy is Strategy.LOAD and state.loads
         loads = state.loads if by_load else (1.0,) * state.num_shards
         placed = level(
-            [Site(node.name, node.weight, node.full) for node in accepting],
+            [
+                Site(node.name, node.weight, node.full, node.own if by_load else 0.0)
+                for node in accepting
+            ],
             state.targets,
             loads,
             {shard: node for shard, node in state.pins.items() if live.get(node, False)},

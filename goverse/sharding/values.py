@@ -57,12 +57,14 @@ class PlanNode:
     :param weight: its share, relative to that of the others.
     :param accepts: False while it drains or leaves.
     :param full: balance by load brings nothing more to it: its memory has no room.
+    :param own: load that stays with it whatever moves.
     """
 
     name: str
     weight: float = 1.0
     accepts: bool = True
     full: bool = False
+    own: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ from goverse.transport.wire_errors import error_frame, error_of
 
 SKIP_UNKNOWN_FRAMES = "skip-unknown-frames"
 DESCRIBE_TYPES = "describe-types"
-FEATURES: tuple[str, ...] = (SKIP_UNKNOWN_FRAMES, DESCRIBE_TYPES)
+REPORT_LOAD = "report-load"
+FEATURES: tuple[str, ...] = (SKIP_UNKNOWN_FRAMES, DESCRIBE_TYPES, REPORT_LOAD)
 """What this version can do beyond its protocol version; a feature counts if both sides name it."""
 
 MAX_TOKEN_CHARS = 256
