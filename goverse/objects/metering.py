@@ -2,19 +2,18 @@
 
 Costs nothing in between: a shard counts its turns and their time as they end, and everything else
 is read. One reading looks at every shard once, and at the state of at most `_MAX_SIZED` objects, of
-other shards each time: under 10 ms with 8,192 shards, whatever they hold.
+other shards each time: 0.3 ms with 82 shards and 10 ms with 8,192, whatever they hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 
 from goverse.objects.shard import Shard
 from goverse.observability.quota import Machine
 from goverse.sharding import NODE_SHARD
-from goverse.sharding.loads import NodeLoad, ShardLoad, heaviest, total
+from goverse.sharding.loads import NodeLoad, Row, ShardLoad, divided
 
 #: Asked again sooner, it says what it said: a rate needs some time to be one.
 MIN_INTERVAL_S = 1.0
@@ -22,15 +21,6 @@ MIN_INTERVAL_S = 1.0
 _SIZED_SHARDS = 256
 _SIZED_OBJECTS = 16
 _MAX_SIZED = _SIZED_SHARDS * _SIZED_OBJECTS
-
-
-@dataclass(frozen=True, slots=True)
-class _Before:
-    """What a shard had counted."""
-
-    shard: Shard
-    turns: int
-    busy_s: float
 
 
 class LoadMeter:
@@ -45,7 +35,6 @@ class LoadMeter:
         self._shards = shards
         self._machine = machine
         self._now = now
-        self._before: dict[int, _Before] = {}
         #: Bytes of state of one object, by shard: the mean of those that were looked at last.
         self._sizes: dict[int, float] = {}
         self._next_sized = 0
@@ -60,11 +49,10 @@ class LoadMeter:
             return self._last
         usage = self._machine.usage()
         self._size()
-        loads = self._loads(elapsed_s)
-        own = loads.pop(NODE_SHARD, ShardLoad())
         limit = self._quota.memory_bytes
-        named = heaviest(loads, limit)
-        hottest = {shard: loads.pop(shard) for shard in named}
+        rows = self._rows(elapsed_s)
+        own, _ = divided([row for row in rows if row[0] == NODE_SHARD], limit)
+        hottest, rest = divided([row for row in rows if row[0] != NODE_SHARD], limit)
         used_s = max(0.0, usage.cpu_s - self._cpu_s)
         self._at, self._cpu_s = now, usage.cpu_s
         self._last = NodeLoad(
@@ -72,28 +60,26 @@ class LoadMeter:
             memory=min(1.0, usage.memory_bytes / limit) if limit else 0.0,
             memory_bytes=limit,
             hottest=hottest,
-            others=len(loads),
-            rest=total(loads.values()),
-            own=own,
+            others=sum(shard != NODE_SHARD for shard in self._shards) - len(hottest),
+            rest=rest,
+            own=own.get(NODE_SHARD, ShardLoad()),
         )
         return self._last
 
-    def _loads(self, elapsed_s: float) -> dict[int, ShardLoad]:
-        """Since the last time, or since a shard was opened; what has closed is forgotten."""
-        before, self._before = self._before, {}
-        loads: dict[int, ShardLoad] = {}
+    def _rows(self, elapsed_s: float) -> list[Row]:
+        """Of the shards that have anything: since the last time, or since they were opened."""
+        rows: list[Row] = []
+        sizes = self._sizes
         for number, shard in self._shards.items():
-            turns, busy_s = shard.turns, shard.busy_s
-            self._before[number] = _Before(shard, turns, busy_s)
-            known = before.get(number)
-            if known is not None and known.shard is shard:
-                turns, busy_s = turns - known.turns, busy_s - known.busy_s
-            objects = len(shard.activations)
-            held = objects * self._sizes.get(number, 0.0)
-            loads[number] = ShardLoad(
-                round(turns / elapsed_s, 3), round(busy_s / elapsed_s, 6), objects, round(held)
-            )
-        return loads
+            objects, turns = len(shard.activations), shard.turns
+            if turns != shard.metered_turns or objects:
+                busy_s = shard.busy_s
+                calls = (turns - shard.metered_turns) / elapsed_s
+                busy = (busy_s - shard.metered_busy_s) / elapsed_s
+                held = objects * sizes[number] if number in sizes else 0.0
+                rows.append((number, calls, busy, objects, held))
+                shard.metered_turns, shard.metered_busy_s = turns, busy_s
+        return rows
 
     def _size(self) -> None:
         """Look at the state of some objects of the next shards in turn."""

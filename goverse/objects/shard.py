@@ -61,6 +61,8 @@ class Shard:
         "busy",
         "busy_s",
         "epoch",
+        "metered_busy_s",
+        "metered_turns",
         "number",
         "opening",
         "state",
@@ -79,6 +81,9 @@ class Shard:
         #: Turns that have ended here, and how long they took in all.
         self.turns = 0
         self.busy_s = 0.0
+        #: What of that has been reported.
+        self.metered_turns = 0
+        self.metered_busy_s = 0.0
         self._held: OrderedDict[Turn, None] = OrderedDict()
         self._limit = limit
         self._quiet: asyncio.Future[None] | None = None

@@ -9,9 +9,8 @@ from goverse.sharding.loads import (
     MAX_REPORTED,
     NodeLoad,
     ShardLoad,
-    heaviest,
+    divided,
     shard_loads,
-    total,
 )
 
 
@@ -57,11 +56,13 @@ def test_nothing_going_on_is_no_load() -> None:
 
 
 def test_a_report_is_bounded_whatever_the_node_has() -> None:
-    loads = {shard: ShardLoad(1 / 3 + shard, 1 / 7, 12345, 1 << 30) for shard in range(65_536)}
-    named = heaviest(loads, 1 << 33)
-    assert len(named) == MAX_REPORTED and named[0] == 65_535
-    hottest = {shard: loads.pop(shard) for shard in named}
-    whole = NodeLoad(1 / 3, 1 / 3, 1 << 40, hottest, len(loads), total(loads.values()))
+    rows = [(shard, 1 / 3 + shard, 1 / 7, 12345, float(1 << 30)) for shard in range(65_536)]
+    hottest, rest = divided(rows, 1 << 33)
+    assert len(hottest) == MAX_REPORTED and next(iter(hottest)) == 65_535
+    named = sum(load.calls for load in hottest.values())
+    assert named + rest.calls == pytest.approx(sum(row[1] for row in rows))
+    assert rest.objects == 12345 * (65_536 - MAX_REPORTED)
+    whole = NodeLoad(1 / 3, 1 / 3, 1 << 40, hottest, 65_536 - MAX_REPORTED, rest)
     encoded = msgspec.json.encode(whole)
     assert len(encoded) < 6_000
     assert msgspec.json.decode(encoded, type=NodeLoad) == whole
