@@ -9,7 +9,7 @@ import msgspec
 from goverse.call import Call, Codec, Verb
 from goverse.cluster.loads import ASK_TIMEOUT_S
 from goverse.cluster.records import MemberRecord
-from goverse.errors import Executed, Internal
+from goverse.errors import Executed, Internal, Unavailable
 from goverse.objects import Catalog
 from goverse.sharding.loads import NodeLoad
 from goverse.transport.hello import REPORT_LOAD
@@ -32,7 +32,7 @@ class NodeLoads:
         if node.member not in features:
             # No link yet: there will be one when it is asked again.
             self._pool.dial(node.member, node.address)
-            return None
+            raise Unavailable(f"there is no link to {node.member} yet")
         if REPORT_LOAD not in features[node.member]:
             return None
         deadline = asyncio.get_running_loop().time() + ASK_TIMEOUT_S

@@ -336,6 +336,7 @@ class Leadership:
 
 _WHY = {
     Hold.NO_NODE: "no node takes shards",
+    Hold.LOADS_UNKNOWN: "the leader does not know all nodes' loads yet",
     Hold.RESTARTING: "its node announced a restart, and it waits for it (cluster.restart_grace)",
     Hold.NOT_STABLE: "it is to move, once no node has come or gone for cluster.stability_duration",
     Hold.NOT_ALL_ASSIGNED: "it is to move for balance, once every shard has a node that is there",

@@ -19,13 +19,15 @@ ASK_TIMEOUT_S = 2.0
 #: How much the newest report counts. With `cluster.load_interval` of 5 s, what has changed is
 #: believed to two thirds after 15 s.
 _NEWEST = 0.3
+#: A node that has never answered is waited for so often; then its shards count as the mean.
+_PATIENCE = 3
 
 
 class LoadSource(Protocol):
     """Asks nodes."""
 
     async def load_of(self, node: MemberRecord) -> NodeLoad | None:
-        """None: it cannot say, being of an earlier version. Raises an error of `goverse.errors`."""
+        """None: it never will, being of an earlier version. Raises an error of `goverse.errors`."""
         ...
 
 
@@ -44,6 +46,8 @@ class Loads:
         self._reports: dict[MemberId, NodeLoad] = {}
         self._shares: dict[str, NodeShares] = {}
         self._shards: tuple[float, ...] = ()
+        #: How often a node was asked in vain that has never answered.
+        self._unheard: dict[MemberId, int] = {}
 
     async def refresh(
         self,
@@ -54,11 +58,18 @@ class Loads:
         """Ask all ``nodes`` at the same time, and bring the means up to date."""
         asked = tuple(nodes)
         found = await asyncio.gather(*(self._ask(node) for node in asked))
-        there = {node.member for node in asked}
-        self._reports = {who: load for who, load in self._reports.items() if who in there}
-        self._reports.update(
-            (node.member, load) for node, load in zip(asked, found, strict=True) if load is not None
-        )
+        reports, self._reports = self._reports, {}
+        unheard, self._unheard = self._unheard, {}
+        for node, load in zip(asked, found, strict=True):
+            who = node.member
+            if isinstance(load, NodeLoad):
+                self._reports[who] = load
+            elif who in reports:
+                self._reports[who] = reports[who]
+            elif not load:
+                self._unheard[who] = unheard.get(who, 0) + 1
+        if not self._shards and any(times < _PATIENCE for times in self._unheard.values()):
+            return
         self._shares = {who.name: load.shares() for who, load in self._reports.items()}
         if not self._shares:
             return
@@ -71,17 +82,18 @@ class Loads:
                 for known, load in zip(self._shards, newest, strict=True)
             )
 
-    async def _ask(self, node: MemberRecord) -> NodeLoad | None:
+    async def _ask(self, node: MemberRecord) -> NodeLoad | bool:
+        """False: there was no answer. True: it is one of those that never say."""
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
-                return await self._source.load_of(node)
+                return await self._source.load_of(node) or True
         except (GoverseError, TimeoutError) as error:
             log.info("%s does not say its load: %s", node.member, error)
-            return None
+            return False
 
     def clear(self) -> None:
         """Somebody else leads."""
-        self._reports, self._shares, self._shards = {}, {}, ()
+        self._reports, self._shares, self._shards, self._unheard = {}, {}, (), {}
 
     @property
     def shards(self) -> tuple[float, ...]:

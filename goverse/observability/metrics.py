@@ -244,7 +244,7 @@ class Metrics:
             "Moves when this leader has planned, once for each reason that the plan has to move a "
             "shard or to leave one: failover, drain, pin, first, balance; balanced, not_stable, "
             "not_all_assigned, pinned, pin_unavailable, cooldown, batch_limit, rate_limit, "
-            "changes_limit, restarting, no_node.",
+            "changes_limit, restarting, loads_unknown, no_node.",
             ("decision",),
         )
         self.pins_unserved = Gauge(

@@ -36,22 +36,36 @@ class _Planner:
         accepting = sorted(
             (node for node in state.nodes if self._live[node.name]), key=lambda node: node.name
         )
+        self._held: dict[Hold, int] = {}
         self._choices: Sequence[str] = ()
         self._order: Mapping[int, None] = {}
-        if accepting and state.strategy is Strategy.RENDEZVOUS:
-            weights = {node.weight for node in accepting}
-            # Equal ones all count as 1: what they are all called must not matter.
-            equal = 1.0 if len(weights) == 1 else None
-            pairs = tuple((node.name, equal or node.weight) for node in accepting)
-            self._choices = choices(state.num_shards, pairs)
-        elif accepting:
+        if not accepting:
+            pass
+        elif state.strategy is Strategy.RENDEZVOUS:
+            self._choices = self._rendezvous(accepting)
+        elif state.strategy is Strategy.LOAD and not state.loads:
+            # By number it would undo what was done by load, whenever another node begins to lead;
+            # and whoever has few shards may be the one with the hot ones.
+            self._held[Hold.LOADS_UNKNOWN] = state.num_shards
+            others = self._rendezvous(accepting)
+            self._choices = [
+                target if target is not None and self._live.get(target, False) else other
+                for target, other in zip(state.targets, others, strict=True)
+            ]
+        else:
             self._level(accepting)
-        self._held: dict[Hold, int] = {}
         self._reasons: dict[int, Hold] = {}
         self._urgent: list[Change] = []
         self._patient: list[Change] = []
         self._waiting: list[Change] = []
         self._lost_pins: list[int] = []
+
+    def _rendezvous(self, accepting: list[PlanNode]) -> Sequence[str]:
+        weights = {node.weight for node in accepting}
+        # Equal ones all count as 1: what they are all called must not matter.
+        equal = 1.0 if len(weights) == 1 else None
+        pairs = tuple((node.name, equal or node.weight) for node in accepting)
+        return choices(self._state.num_shards, pairs)
 
     def _level(self, accepting: list[PlanNode]) -> None:
         state, live = self._state, self._live
@@ -60,15 +74,14 @@ class _Planner:
             for shard, target in enumerate(state.targets)
             if target is None or (not live.get(target, False) and target not in state.restarting)
         ]
-        by_load = state.strategy is Strategy.LOAD and state.loads
-        loads = state.loads if by_load else (1.0,) * state.num_shards
+        by_load = state.strategy is Strategy.LOAD
         placed = level(
             [
                 Site(node.name, node.weight, node.full, node.own if by_load else 0.0)
                 for node in accepting
             ],
             state.targets,
-            loads,
+            state.loads if by_load else (1.0,) * state.num_shards,
             {shard: node for shard, node in state.pins.items() if live.get(node, False)},
             homeless,
             state.threshold,

@@ -32,6 +32,8 @@ class Hold(enum.Enum):
     """Why a shard is not where it should be, and is left there."""
 
     NO_NODE = "no_node"
+    LOADS_UNKNOWN = "loads_unknown"
+    """Balance by load has not been told any yet: only what has no node is given one."""
     RESTARTING = "restarting"
     NOT_STABLE = "not_stable"
     NOT_ALL_ASSIGNED = "not_all_assigned"
@@ -80,7 +82,7 @@ class PlanInput:
     :param max_moves: shards that may be moving for balance at one time.
     :param max_new_moves: moves for balance that may begin with this plan, by the limit of a rate.
     :param max_changes: longest list of changes.
-    :param loads: above 0, by shard; what `Strategy.LOAD` levels. Empty: all the same.
+    :param loads: above 0, by shard; what `Strategy.LOAD` levels. Empty: not known.
     :param threshold: how far from its share, as a part of it, a node may be before `Strategy.COUNT`
         and `Strategy.LOAD` move something.
     :param cooling: shards that moved for balance a short time ago.
@@ -129,7 +131,7 @@ class Plan:
     @property
     def balanced(self) -> bool:
         """Whether no move for balance is wanted, now or later."""
-        return Hold.NO_NODE not in self.held and not any(
+        return not {Hold.NO_NODE, Hold.LOADS_UNKNOWN} & self.held.keys() and not any(
             change.reason is Reason.BALANCE
             for changes in (self.changes, self.waiting)
             for change in changes

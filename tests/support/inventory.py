@@ -120,6 +120,7 @@ UNLIMITED = {
     "goverse/cluster/leadership.py:Leadership._wake": _ONE,
     "goverse/cluster/loads.py:Loads._reports": _MEMBERS,
     "goverse/cluster/loads.py:Loads._shares": _MEMBERS,
+    "goverse/cluster/loads.py:Loads._unheard": _MEMBERS,
     "goverse/cluster/membership.py:Membership._next": _ONE,
     "goverse/cluster/membership.py:Membership._on_joined": _PARTS,
     "goverse/cluster/membership.py:Membership._on_lost": _PARTS,

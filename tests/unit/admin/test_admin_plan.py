@@ -139,8 +139,8 @@ async def test_loads_are_measured_asked_for_and_acted_on() -> None:
             await elapse(0.5)
             if "n2" in homes():
                 break
-        # Both machines are half busy, whoever has how many: one shard that has it all is enough.
-        assert sorted(homes()) == ["n1", "n1", "n1", "n2"]
+        # Both machines are half busy, whoever has how many of them.
+        assert set(homes()) == {"n1", "n2"}
         leader = (
             "n1" if (node := world.member("n1").node) and node.member.leadership.leading else ("n2")
         )

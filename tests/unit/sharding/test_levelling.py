@@ -36,7 +36,13 @@ def cluster(
     nodes = tuple(PlanNode(f"n{place}", weight) for place, weight in enumerate(weights))
     none = (None,) * shards
     return PlanInput(
-        nodes, none, none, strategy=strategy, loads=tuple(loads), max_moves=EVERY, max_changes=EVERY
+        nodes,
+        none,
+        none,
+        strategy=strategy,
+        loads=tuple(loads) or (1.0,) * shards,
+        max_moves=EVERY,
+        max_changes=EVERY,
     )
 
 
@@ -150,6 +156,20 @@ def test_within_the_threshold_nothing_moves_and_beyond_it_less_than_all() -> Non
     tipped = ["n0"] * 56 + ["n1"] * 44
     _, moved = run(replace(state, targets=tuple(tipped), claims=tuple(tipped)))
     assert 0 < moved <= 6
+
+
+def test_without_loads_nothing_moves_for_balance_and_nothing_is_left_without_a_node() -> None:
+    state = replace(cluster(Strategy.LOAD, (1, 1, 1), 90), loads=())
+    placed = settle(state, plan(state))
+    assert set(placed.targets) == {"n0", "n1", "n2"}
+    grown = replace(placed, nodes=(*placed.nodes, PlanNode("n3")))
+    found = plan(grown)
+    assert found.changes == () and not found.balanced
+    assert found.held == {Hold.LOADS_UNKNOWN: 90}
+    # The one with the fewest may be the one with the most to do: it is not given them all.
+    lost = plan(replace(grown, nodes=grown.nodes[1:])).changes
+    assert {change.previous for change in lost} == {"n0"}
+    assert {change.node for change in lost} == {"n1", "n2", "n3"}
 
 
 def test_the_largest_gain_goes_first() -> None:
