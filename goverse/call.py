@@ -32,7 +32,8 @@ class Verb(enum.IntEnum):
     DESCRIBE = 3  # of a node, by members only: which types it hosts; all names are empty
     ENQUEUE = 4  # a call with a call id, from an outbox: the reply says that it is accepted
     LOOKUP = 5  # what is known of the call with this call id, on any node
-    MOVE = 6  # state that goes with a shard, from node to node only; all names are empty
+    LOAD = 6  # of a node, by members only: how much it has to do; all names are empty
+    MOVE = 7  # state that goes with a shard, from node to node only; all names are empty
 
 
 class ChainEntry(msgspec.Struct, frozen=True, array_like=True):

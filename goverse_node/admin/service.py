@@ -18,7 +18,16 @@ from goverse.security.operators import OperatorRule
 from goverse.transport.grpc_status import status_of
 
 #: What changes something, and so needs an operator.
-CHANGES = frozenset({"pin_shard", "unpin_shard", "call_object", "create_object", "delete_object"})
+CHANGES = frozenset(
+    {
+        "pin_shard",
+        "unpin_shard",
+        "rebalance_shards",
+        "call_object",
+        "create_object",
+        "delete_object",
+    }
+)
 
 #: What waits for an object, for as long as the caller does.
 _TIMED = frozenset({"call_object", "create_object", "delete_object"})
