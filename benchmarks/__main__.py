@@ -25,6 +25,7 @@ NAMES = {
     "calls": "calls through gate and node, beside a bare batched echo and peers",
     "http": "JSON calls through gate and node, beside a bare uvicorn echo",
     "bootstrap": "three nodes claim all shards: time and etcd transactions",
+    "planner": "plans for 100 nodes and 8,192 shards: time, and movement beside other methods",
     "memory": "bytes per resident object and per idle session",
     "ledger": "the store on PostgreSQL: batches, fences, accepts beside 2,000,000 finished calls",
     "reliable": "calls that take effect once, through gate and node, beside peers",

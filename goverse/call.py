@@ -32,10 +32,11 @@ class Verb(enum.IntEnum):
     DESCRIBE = 3  # of a node, by members only: which types it hosts; all names are empty
     ENQUEUE = 4  # a call with a call id, from an outbox: the reply says that it is accepted
     LOOKUP = 5  # what is known of the call with this call id, on any node
-    MOVE = 6  # state that goes with a shard, from node to node only; all names are empty
-    CANCEL = 7  # the call with this call id shall not run any more
-    RETRY = 8  # the call, or delivery, with this id is parked no more; from operators only
-    SCHEDULE = 9  # a call with a call id that runs later: the reply says that it is accepted
+    LOAD = 6  # of a node, by members only: how much it has to do; all names are empty
+    MOVE = 7  # state that goes with a shard, from node to node only; all names are empty
+    CANCEL = 8  # the call with this call id shall not run any more
+    RETRY = 9  # the call, or delivery, with this id is parked no more; from operators only
+    SCHEDULE = 10  # a call with a call id that runs later: the reply says that it is accepted
 
 
 class ChainEntry(msgspec.Struct, frozen=True, array_like=True):

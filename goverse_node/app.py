@@ -18,6 +18,7 @@ from goverse.cluster.registration import Identity
 from goverse.cluster.surroundings import Surroundings
 from goverse.config.addresses import advertised, member_name
 from goverse.config.settings import Settings
+from goverse.config.values import parse_capacity
 from goverse.ids import MemberId
 from goverse.objects import Catalog, CatalogSnapshot, Moves, Registry
 from goverse.objects.durability.service import Durability, DurabilitySnapshot
@@ -43,6 +44,7 @@ from goverse_node.admin.service import AdminService
 from goverse_node.durability import OwnedSlots, check_cluster, check_store
 from goverse_node.goverse_service import GoverseService
 from goverse_node.inbound import InboundLinks
+from goverse_node.loads import NodeLoads
 from goverse_node.local import LocalCalls
 from goverse_node.moves import NodeLink, NodeMoves
 from goverse_node.pushes import Pushes, PushesSnapshot
@@ -214,6 +216,7 @@ async def run_node(
             durability=durability,
             reliable=reliability,
             moves=Moves(arrivals, moves),
+            machine=surroundings.machine,
         )
         if reliability is not None:
             reliability.bind(catalog)
@@ -221,7 +224,12 @@ async def run_node(
         inbound = InboundLinks(
             hello, catalog, links, pushes.linked, lambda peer: NodeLink(catalog, moves, peer)
         )
-        member.prepare(catalog, metrics, drain_timeout_s=settings.node.drain_timeout_s)
+        member.prepare(
+            catalog,
+            metrics,
+            drain_timeout_s=settings.node.drain_timeout_s,
+            loads=NodeLoads(name, pool, catalog),
+        )
 
         def lost(reason: str) -> None:
             catalog.discard_all(reason)
@@ -253,12 +261,15 @@ async def run_node(
             node.ops_address = await _serve_operations(stack, settings, metrics, node, rule)
         stack.push_async_callback(catalog.stop, settings.node.drain_timeout_s)
 
+        capacity = parse_capacity(settings.node.capacity)
         identity = Identity(
             kind=Kind.NODE,
             name=name,
             address=node.address,
             ops_address=node.ops_address,
-            weight=settings.node.weight,
+            # What was measured does not compare with the weights of nodes that measure nothing.
+            weight=capacity if capacity is not None else 1.0,
+            capacity=capacity if capacity is not None else surroundings.machine.quota().processors,
         )
         await member.start_view()
         await member.start(identity)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 DEFAULT_SHARDS = 1_000
 MAX_SHARDS = 10_000
+MAX_MOVES = 10_000
 DEFAULT_OBJECTS = 100
 MAX_OBJECTS = 1_000
 
@@ -111,6 +112,49 @@ class Shard:
 class ShardPage:
     shards: tuple[Shard, ...] = ()
     next_page_token: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardMove:
+    """A move that is wanted. ``held``: why it does not begin now; empty: it does. ``load``: 1 is
+    the mean of all shards."""
+
+    shard: int
+    source: str = ""
+    target: str = ""
+    reason: str = ""
+    held: str = ""
+    load: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeShare:
+    """What a node has, as a multiple of its share, and once every wanted move is done."""
+
+    node: str
+    weight: float = 1.0
+    accepts: bool = True
+    shards: int = 0
+    shards_after: int = 0
+    level: float = 0.0
+    level_after: float = 0.0
+    cpu: float = 0.0
+    memory: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """What the leader does at one moment, and what it leaves alone and why."""
+
+    strategy: str = ""
+    leader: str = ""
+    stable: bool = False
+    balanced: bool = False
+    decisions: tuple[str, ...] = ()
+    nodes: tuple[NodeShare, ...] = ()
+    wanted: int = 0
+    moves: tuple[ShardMove, ...] = ()
+    held: tuple[Held, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +319,15 @@ class Admin(Protocol):
 
     async def unpin_shard(self, shard: int) -> Shard:
         """Give ``shard`` back to the balance. Idempotent."""
+        ...
+
+    async def plan_shards(self, *, local_only: bool = False) -> ShardPlan:
+        """What the leader would do now. ``local_only``: the node that is asked must lead."""
+        ...
+
+    async def rebalance_shards(self) -> ShardPlan:
+        """Plan now, without waiting for stability or a cooldown: what that plan is. Raises
+        FailedPrecondition on a node that does not lead."""
         ...
 
     async def locate_object(self, type: str, id: str) -> Location: ...

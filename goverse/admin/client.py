@@ -20,6 +20,7 @@ from goverse.admin.api import (
     ObjectPage,
     Shard,
     ShardPage,
+    ShardPlan,
     TypeDescriptions,
 )
 from goverse.admin.wire import METHODS, to_model
@@ -119,6 +120,12 @@ class AdminClient:
 
     async def unpin_shard(self, shard: int) -> Shard:
         return await self._ask("unpin_shard", Shard, shard=shard)
+
+    async def plan_shards(self, *, local_only: bool = False) -> ShardPlan:
+        return await self._ask("plan_shards", ShardPlan, local_only=local_only)
+
+    async def rebalance_shards(self) -> ShardPlan:
+        return await self._ask("rebalance_shards", ShardPlan)
 
     async def locate_object(self, type: str, id: str) -> Location:
         return await self._ask("locate_object", Location, type=type, id=id)

@@ -15,9 +15,11 @@ from goverse.aio.backoff import Backoff
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.cluster.keys import Keys
+from goverse.cluster.loads import Loads
 from goverse.cluster.membership import Membership
 from goverse.cluster.migrations import Migrations, StuckShard
-from goverse.cluster.records import LeaderValue, MemberState, TargetValue, encode
+from goverse.cluster.planning import Planning
+from goverse.cluster.records import LeaderValue, TargetValue, encode
 from goverse.cluster.registration import Registration
 from goverse.cluster.state import ViewChange
 from goverse.cluster.view import ClusterView
@@ -31,7 +33,8 @@ from goverse.coordination.api import (
 )
 from goverse.ids import MemberId
 from goverse.observability.metrics import Metrics
-from goverse.sharding import Change, Hold, Plan, PlanInput, PlanNode, plan
+from goverse.sharding import Change, Hold, Plan, PlanInput, Strategy, plan
+from goverse.sharding.loads import NodeLoad
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,18 @@ class LeadershipSnapshot:
     lost_pins: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """
+    :param state: what was planned from. :param loads: the last report of each node, where the
+        strategy asks for them.
+    """
+
+    state: PlanInput
+    plan: Plan
+    loads: Mapping[str, NodeLoad]
+
+
 class Leadership:
     def __init__(
         self,
@@ -69,9 +84,13 @@ class Leadership:
         settings: ClusterSettings,
         runtime: Runtime,
         metrics: Metrics,
+        loads: Loads,
     ) -> None:
         self._coordinator = coordinator
         self._moves = metrics.shard_moves
+        self._decisions = metrics.plan_decisions
+        self._loads = loads
+        self._planning = Planning(view, settings, loads)
         self._view = view
         self._membership = membership
         self._keys = keys
@@ -84,6 +103,7 @@ class Leadership:
         self._again_at: float | None = None  # when the last plan would come out differently
         self._last_plan = Plan((), {}, ())
         self._plans = 0
+        self._asked = False
         self._warned_pins: tuple[int, ...] = ()
         self._warned_stuck: tuple[int, ...] = ()
         view.subscribe(self._on_view)
@@ -91,6 +111,8 @@ class Leadership:
 
     def start(self) -> None:
         self._tasks.spawn("planner", self._run())
+        if self._planning.strategy is Strategy.LOAD:
+            self._tasks.spawn("loads", self._follow_loads())
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -187,35 +209,21 @@ class Leadership:
         self._migrations.update(state.targets, state.claims, now, restarting=restarting)
         stuck = self._migrations.stuck(now)
         stable_at, stuck_at = self._stable_at(), self._migrations.next_stuck_at(now)
-        found = self._last_plan = plan(self._input(stuck, stable_at <= now))
+        asked, self._asked = self._asked, False
+        found = plan(self._planning.input(stuck, now, stable=stable_at <= now, asked=asked))
+        self._last_plan = found
         # From the same reading of the clock as the plan: what lies between that and a later one
         # would otherwise be in neither.
-        times = [time for time in (stable_at, stuck_at) if time is not None and time > now]
-        self._again_at = min(times, default=None)
+        times = (stable_at, stuck_at, self._planning.next_at(found, now))
+        self._again_at = min((t for t in times if t is not None and t > now), default=None)
         self._plans += 1
+        for decision in found.decisions:
+            self._decisions.inc(decision)
         self._warn(found, stuck)
         if found.changes:
             log.info("plan: %s", _summary(found))
             await self._write(registration, found.changes)
         await asyncio.sleep(_BETWEEN_PLANS_S)
-
-    def _input(self, stuck: Sequence[StuckShard], stable: bool) -> PlanInput:
-        state = self._view.state
-        targets, claims = state.targets.get, state.claims.get
-        shards = range(self._view.num_shards)
-        return PlanInput(
-            nodes=tuple(
-                PlanNode(name, record.weight, record.state is MemberState.ACTIVE)
-                for name, record in state.nodes.items()
-            ),
-            targets=tuple([t.node if (t := targets(shard)) else None for shard in shards]),
-            claims=tuple([c.member.name if (c := claims(shard)) else None for shard in shards]),
-            pins=dict(state.pins),
-            restarting=tuple(state.restarts),
-            stable=stable,
-            stalled={shard.shard: None for shard in stuck},
-            max_moves=self._settings.rebalance_batch_size,
-        )
 
     async def _write(self, registration: Registration, changes: Sequence[Change]) -> None:
         """Write targets in batches; stops when somebody else leads."""
@@ -234,6 +242,7 @@ class Leadership:
                 log.warning("%s does not lead any more", registration.member)
                 return
             self._written = result.revision
+            self._planning.wrote(batch, asyncio.get_running_loop().time())
             for change in batch:
                 self._moves.inc(change.reason.value)
 
@@ -259,6 +268,38 @@ class Leadership:
                     shard.age_s,
                 )
         self._warned_stuck = tuple(shard.shard for shard in stuck)
+
+    async def _follow_loads(self) -> None:
+        """Ask for the loads again and again while this node leads."""
+        while True:
+            await asyncio.sleep(self._settings.load_interval_s)
+            if not self.leading:
+                self._loads.clear()
+                continue
+            state, shards = self._view.state, range(self._view.num_shards)
+            owners = [o.member.name if (o := state.owners.get(s)) else None for s in shards]
+            try:
+                await self._loads.refresh(state.nodes.values(), owners, state.weights())
+            except Exception:
+                log.exception("the loads of the nodes could not be gathered")
+            self._wake.set()
+
+    # -- for operators ------------------------------------------------------------------------
+
+    def proposal(self, *, asked: bool = False) -> Proposal:
+        """What would be planned at this moment, from what, and where that would lead."""
+        now = asyncio.get_running_loop().time()
+        state = self._planning.input(
+            self._migrations.stuck(now), now, stable=self.stable, asked=asked
+        )
+        return Proposal(state, plan(state), self._loads.reports())
+
+    def rebalance(self) -> Proposal:
+        """Plan now, waiting neither for stability nor for the cooldown: what that plan is."""
+        found = self.proposal(asked=True)
+        self._asked = True
+        self._wake.set()
+        return found
 
     def why(self, shard: int) -> Iterator[str]:
         """Why ``shard`` is not moved, or does not arrive; nothing on a node that does not lead."""
@@ -290,11 +331,15 @@ class Leadership:
 
 _WHY = {
     Hold.NO_NODE: "no node takes shards",
+    Hold.LOADS_UNKNOWN: "the leader does not know all nodes' loads yet",
     Hold.RESTARTING: "its node announced a restart, and it waits for it (cluster.restart_grace)",
     Hold.NOT_STABLE: "it is to move, once no node has come or gone for cluster.stability_duration",
-    Hold.MOVES_LIMIT: "it is to move for balance, after others (cluster.rebalance_batch_size)",
+    Hold.NOT_ALL_ASSIGNED: "it is to move for balance, once every shard has a node that is there",
+    Hold.COOLDOWN: "it is to move for balance, and has just done so (cluster.rebalance_cooldown)",
+    Hold.BATCH_LIMIT: "it is to move for balance, after others (cluster.rebalance_batch_size)",
+    Hold.RATE_LIMIT: "it is to move for balance, after others (cluster.rebalance_per_s)",
     Hold.CHANGES_LIMIT: "it is to move, with the next plan",
-    Hold.PINNED: "its pin keeps it away from where balance would have it",
+    Hold.PINNED: "its pin keeps it where it is, whatever balance says",
     Hold.PIN_UNAVAILABLE: "its pin names a node that takes no shards",
 }
 

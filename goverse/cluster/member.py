@@ -14,6 +14,7 @@ from goverse.aio.runtime import Runtime
 from goverse.cluster.claims import ClaimWriter
 from goverse.cluster.keys import Keys
 from goverse.cluster.leadership import Leadership, LeadershipSnapshot
+from goverse.cluster.loads import Loads, LoadSource, NoLoads
 from goverse.cluster.membership import Membership, MembershipSnapshot
 from goverse.cluster.ownership import Ownership, OwnershipSnapshot, ShardHost
 from goverse.cluster.records import MemberState
@@ -115,8 +116,18 @@ class NodeMember(GateMember):
     leadership: Leadership
     ownership: Ownership
 
-    def prepare(self, host: ShardHost, metrics: Metrics, *, drain_timeout_s: float = 2.0) -> None:
-        """Join the parts; ``host`` often needs `view` and `valid`, so it comes after them."""
+    def prepare(
+        self,
+        host: ShardHost,
+        metrics: Metrics,
+        *,
+        drain_timeout_s: float = 2.0,
+        loads: LoadSource | None = None,
+    ) -> None:
+        """Join the parts; ``host`` often needs `view` and `valid`, so it comes after them.
+
+        :param loads: who is asked for the load of nodes, with the strategy that wants to know.
+        """
         writer = ClaimWriter(
             self._coordinator, self.keys, metrics, answer_limit_s=self._settings.lease_ttl_s / 2
         )
@@ -128,6 +139,7 @@ class NodeMember(GateMember):
             self._settings,
             self._runtime,
             metrics,
+            Loads(loads or NoLoads()),
         )
         self.ownership = Ownership(
             self.view,

@@ -60,6 +60,8 @@ class MemberValue(msgspec.Struct, frozen=True):
     version: str = ""
     state: MemberState = MemberState.ACTIVE
     generation: int = 1
+    capacity: float | None = None
+    """Members of earlier versions do not say it. ``weight`` says what they all understand."""
 
 
 class TargetValue(msgspec.Struct, frozen=True):
@@ -99,6 +101,7 @@ class MemberRecord:
     generation: int
     lease: int
     create_revision: int
+    capacity: float | None = None
 
     @property
     def epoch(self) -> Epoch:
@@ -181,6 +184,8 @@ def decode_member(item: KeyValue, kind: Kind, name: str) -> MemberRecord:
     value = decode(item, MemberValue)
     if not (isfinite(value.weight) and value.weight >= 0):
         raise BadValue(f"{item.key}: weight is {value.weight}, it must be 0 or more")
+    if value.capacity is not None and not (isfinite(value.capacity) and value.capacity >= 0):
+        raise BadValue(f"{item.key}: capacity is {value.capacity}, it must be 0 or more")
     try:
         check_member_name(name)
     except ValueError as error:
@@ -196,6 +201,7 @@ def decode_member(item: KeyValue, kind: Kind, name: str) -> MemberRecord:
         value.generation,
         item.lease,
         item.create_revision,
+        value.capacity,
     )
 
 

@@ -46,13 +46,18 @@ def package_version() -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a process says about itself; the same in every incarnation."""
+    """What a process says about itself; the same in every incarnation.
+
+    :param weight: a node's share of the shards where not everybody has said its capacity.
+    :param capacity: its share where everybody has; None: ``weight`` is all that it says.
+    """
 
     kind: Kind
     name: str
     address: str
     ops_address: str = ""
     weight: float = 1.0
+    capacity: float | None = None
     version: str = field(default_factory=package_version)
 
     def __post_init__(self) -> None:
@@ -195,4 +200,5 @@ def member_value(
         identity.version,
         state,
         generation,
+        identity.capacity,
     )

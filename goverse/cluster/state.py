@@ -144,6 +144,18 @@ class ClusterState:
     def members(self) -> tuple[MemberRecord, ...]:
         return (*self.nodes.values(), *self.gates.values())
 
+    def weights(self) -> dict[str, float]:
+        """Every node's share of the shards, relative to the others.
+
+        Nodes of an earlier version say a weight and no capacity, and the two do not compare: as
+        long as one of them is there, the weights count, which all of them say.
+        """
+        capacities = {name: node.capacity for name, node in self.nodes.items()}
+        return {
+            name: node.weight if None in capacities.values() else capacities[name] or 0.0
+            for name, node in self.nodes.items()
+        }
+
     def _gone(self, before: Iterable[MemberRecord]) -> tuple[MemberId, ...]:
         """Members of ``before`` whose very key is not there any more."""
         found = []

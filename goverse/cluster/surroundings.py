@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from goverse.aio.runtime import Runtime
 from goverse.coordination.api import Coordinator
 from goverse.observability.metrics import Metrics
+from goverse.observability.quota import Machine
 from goverse.storage.api import Store
 from goverse.transport.carrier import Network
 
@@ -19,6 +20,7 @@ class Surroundings:
     :param network: makes links; its listener also serves the admin service where it can.
     :param runtime: time and chance.
     :param metrics: this process's metrics.
+    :param machine: what this process may use, and does.
     :param store: keeps durable objects; None: a node hosts none.
     """
 
@@ -27,3 +29,4 @@ class Surroundings:
     runtime: Runtime = field(default_factory=Runtime)
     metrics: Metrics = field(default_factory=Metrics)
     store: Store | None = None
+    machine: Machine = field(default_factory=Machine)

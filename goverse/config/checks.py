@@ -10,7 +10,7 @@ from goverse.config.faults import BadValue, Fault
 from goverse.config.given import Given
 from goverse.config.schema import Kind, keys
 from goverse.config.settings import Settings
-from goverse.config.values import format_duration, format_size
+from goverse.config.values import format_duration, format_size, parse_capacity
 from goverse.ids import NUM_SLOTS, check_id, check_member_name, check_type
 
 Process = Literal["node", "gate"]
@@ -19,12 +19,14 @@ OFF = "off"
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
 _SHUTDOWN_MODES = ("permanent", "restart")
+_STRATEGIES = ("rendezvous", "count", "load")
 _SCOPES = ("cluster", "shard", "node")
 
 #: Durations for which none at all is a meaningful wish.
 _MAY_BE_ZERO = (
     "cluster.stability_duration",
     "cluster.restart_grace",
+    "cluster.rebalance_cooldown",
     "node.ready_grace",
     "node.drain_timeout",
     "node.move_timeout",
@@ -102,6 +104,12 @@ class _Checker:
             f"{cluster.coordinator!r} is no coordinator",
             "write etcd:// (its addresses go to cluster.etcd.endpoints) or memory://",
         )
+        self.require(
+            cluster.imbalance_threshold < 1,
+            ("cluster.imbalance_threshold",),
+            f"{cluster.imbalance_threshold} is not below 1",
+            "write a part of a node's share, like 0.1",
+        )
         if cluster.coordinator == "etcd://":
             ttl = format_duration(cluster.lease_ttl_s)
             self.require(
@@ -152,6 +160,8 @@ class _Checker:
         for section, name in (("node", self._settings.node.id), ("gate", self._settings.gate.id)):
             if name:
                 self.attempt(f"{section}.id", check_member_name, name)
+        if "node.capacity" not in self._faulty:
+            self.attempt("node.capacity", parse_capacity, self._settings.node.capacity)
 
     def addresses(self, process: Process | None) -> None:
         node, gate = self._settings.node, self._settings.gate
@@ -271,6 +281,7 @@ class _Checker:
             ("log.level", self._settings.log.level, _LEVELS),
             ("log.format", self._settings.log.format, _FORMATS),
             ("node.shutdown_mode", self._settings.node.shutdown_mode, _SHUTDOWN_MODES),
+            ("cluster.strategy", self._settings.cluster.strategy, _STRATEGIES),
         ):
             right = f"write one of {', '.join(choices)}"
             self.require(word in choices, (path,), f"{word!r} is not known", right)

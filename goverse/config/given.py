@@ -18,6 +18,7 @@ FILE_SUFFIX = "_file"
 ALIASES = {
     "GOVERSE_ETCD_ENDPOINTS": "cluster.etcd.endpoints",
     "GOVERSE_ETCD_PREFIX": "cluster.etcd.prefix",
+    "GOVERSE_IMBALANCE_THRESHOLD": "cluster.imbalance_threshold",
     "GOVERSE_NODE_ID": "node.id",
     "GOVERSE_NUM_SHARDS": "cluster.initial_num_shards",
     "GOVERSE_POSTGRES_PASSWORD": "storage.password",

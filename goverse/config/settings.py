@@ -59,8 +59,24 @@ class ClusterSettings:
     stability_duration_s: float = 5.0
     """How long membership must be unchanged before the first plan and before moves for balance."""
 
+    strategy: str = "rendezvous"
+    """How the leader places shards: rendezvous (by the nodes' names), count (as many for each node
+    as its capacity says) or load (as much load)."""
+
+    imbalance_threshold: float = 0.1
+    """How far from its share a node may be, as a part of it, before count and load move shards."""
+
     rebalance_batch_size: int = 256
     """How many shards may be moving for balance at one time."""
+
+    rebalance_per_s: float = 1_000.0
+    """How many shards may begin to move for balance each second."""
+
+    rebalance_cooldown_s: float = 30.0
+    """How long a shard that count or load has moved for balance is left where it is."""
+
+    load_interval_s: float = 5.0
+    """How often the leader asks every node for its load, with strategy load."""
 
     restart_grace_s: float = 30.0
     """How long the shards of a node that stopped for a restart wait for it."""
@@ -86,8 +102,9 @@ class NodeSettings:
     ops_listen: str = "127.0.0.1:48001"
     """Where health, readiness and metrics are served; ``off`` for nowhere."""
 
-    weight: float = 1.0
-    """Share of the shards relative to other nodes."""
+    capacity: str = "auto"
+    """Share of the shards relative to other nodes: a number, or auto for the processors that this
+    process may use, by its quota and affinity."""
 
     ready_grace_s: float = 10.0
     """How long a shard may be targeted here and unclaimed before the node is not ready."""

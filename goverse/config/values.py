@@ -27,6 +27,8 @@ _SIZES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)", re.ASCII)
 _SIZE_HINT = "write bytes or a size with its unit, like 65536, 256KiB or 64MiB"
 
+AUTO = "auto"
+
 _YES = ("true", "yes", "on", "1")
 _NO = ("false", "no", "off", "0")
 
@@ -106,6 +108,20 @@ def parse_number(text: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise BadValue(f"{text!r} is not a number", "write a number like 1 or 0.5")
+    return value
+
+
+def parse_capacity(text: str) -> float | None:
+    """A number above 0; None for ``auto``. Raises `BadValue`."""
+    if text == AUTO:
+        return None
+    hint = f"write a number like 1 or 0.5, or {AUTO}"
+    try:
+        value = parse_number(text)
+    except BadValue as error:
+        raise BadValue(error.message, hint) from None
+    if value <= 0:
+        raise BadValue(f"{text} is not above 0", hint)
     return value
 
 

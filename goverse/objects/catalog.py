@@ -53,6 +53,7 @@ from goverse.objects.description import TypesDescription
 from goverse.objects.durability.service import Durability
 from goverse.objects.luggage import Arrivals, Courier, Luggage
 from goverse.objects.messages import PushSink
+from goverse.objects.metering import LoadMeter
 from goverse.objects.recording import ReliableCalls
 from goverse.objects.registry import Registry
 from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
@@ -63,6 +64,7 @@ from goverse.objects.snapshots import (
     snapshot_of_shard,
 )
 from goverse.objects.turn import WAITING, Turn
+from goverse.observability.quota import Machine
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ class Catalog:
         durability: Durability | None = None,
         reliable: ReliableCalls | None = None,
         moves: Moves | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self._durability = durability
         self._moves = moves
@@ -132,6 +135,7 @@ class Catalog:
         self._stopped = False
         loop = asyncio.get_running_loop()
         self._now = loop.time
+        self.meter = LoadMeter(self._shards, machine or Machine(), loop.time)
         self._services = Services(
             outgoing=outgoing,
             lease_valid=node.lease_valid,
@@ -174,7 +178,8 @@ class Catalog:
         """Answer what is asked of no object. Raises PermissionDenied."""
         if call.verb is Verb.MOVE:
             raise PermissionDenied("state of a shard is taken from the node that gives it up alone")
-        return Reply(msgspec.json.encode(self.describe()), Codec.JSON)
+        found = self.meter.measure() if call.verb is Verb.LOAD else self.describe()
+        return Reply(msgspec.json.encode(found), Codec.JSON)
 
     def describe(self) -> TypesDescription:
         """The types that this node hosts."""
@@ -622,7 +627,7 @@ class Catalog:
 
 
 #: Verbs that ask nothing of an object.
-_OF_A_NODE = (Verb.DESCRIBE, Verb.MOVE)
+_OF_A_NODE = (Verb.DESCRIBE, Verb.LOAD, Verb.MOVE)
 
 
 def _stopping(turn: Turn) -> GoverseError:

@@ -17,9 +17,6 @@ class TurnMetrics:
     def deactivated(self, type_name: str) -> None:
         """As `activated`."""
 
-    def turn_started(self, type_name: str, method: str) -> None:
-        """Counted once it has ended."""
-
     def turn_ended(self, type_name: str, method: str, status: str, seconds: float) -> None:
         self._seconds.observe(seconds, type_name, method, status)
 

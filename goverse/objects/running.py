@@ -106,9 +106,6 @@ def _in_place(activation: Activation, turn: Turn, method: MethodType) -> Reply |
         _check_durable(activation, turn, durable)
     if activation.has_state and method.tracked:
         _remember(activation, turn)
-    observer = services.observer
-    if observer is not None:
-        observer.turn_started(call.type, call.method)
     started = services.now()
     error: BaseException | None = None
     result: Any = None
@@ -119,9 +116,14 @@ def _in_place(activation: Activation, turn: Turn, method: MethodType) -> Reply |
     told = _settle(activation, turn, result, error)
     turn.state = ENDED
     activation.last_used = ended = services.now()
+    seconds = ended - started
+    shard = activation.shard
+    shard.turns += 1
+    shard.busy_s += seconds
+    observer = services.observer
     if observer is not None:
         status = "ok" if isinstance(told, Reply) else outcome.status_of(told)
-        observer.turn_ended(call.type, call.method, status, ended - started)
+        observer.turn_ended(call.type, call.method, status, seconds)
     return told
 
 
@@ -174,9 +176,6 @@ def _start(activation: Activation, turn: Turn, task: asyncio.Task[Any] | None) -
     elif activation.has_state and work.tracked:
         _remember(activation, turn)
     activation.begin(turn, task)
-    if services.observer is not None:
-        method = turn.call.method or turn.call.verb.name
-        services.observer.turn_started(activation.object_id.type, method)
     return services.now()
 
 
@@ -220,11 +219,14 @@ def _over(
     """The turn is over: what its caller will be told."""
     told = _settle(activation, turn, result, error)
     activation.end(turn)
+    seconds = activation.last_used - started
+    shard = activation.shard
+    shard.turns += 1
+    shard.busy_s += seconds
     observer = activation.services.observer
     if observer is not None:
         status = "ok" if isinstance(told, Reply) else outcome.status_of(told)
         method = turn.call.method or turn.call.verb.name
-        seconds = activation.last_used - started
         observer.turn_ended(activation.object_id.type, method, status, seconds)
     if isinstance(told, asyncio.CancelledError):
         raise told  # the caller has gone: nobody is told

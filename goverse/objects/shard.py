@@ -63,12 +63,16 @@ class Shard:
         "_quiet",
         "activations",
         "busy",
+        "busy_s",
         "departing",
         "epoch",
         "luggage",
+        "metered_busy_s",
+        "metered_turns",
         "number",
         "opening",
         "state",
+        "turns",
     )
 
     def __init__(self, number: int, epoch: Epoch, limit: HeldLimit) -> None:
@@ -84,6 +88,12 @@ class Shard:
         self.departing = False
         #: Turns that run or wait in mailboxes here, hooks included.
         self.busy = 0
+        #: Turns that have ended here, and how long they took in all.
+        self.turns = 0
+        self.busy_s = 0.0
+        #: What of that has been reported.
+        self.metered_turns = 0
+        self.metered_busy_s = 0.0
         self._held: OrderedDict[Turn, None] = OrderedDict()
         self._limit = limit
         self._quiet: asyncio.Future[None] | None = None

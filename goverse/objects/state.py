@@ -106,6 +106,11 @@ class StateKeeper:
         #: Background tasks exist: they may change state between turns.
         self.shared = False
 
+    @property
+    def size(self) -> int:
+        """Bytes of the encoding, 0 if there is none at hand."""
+        return len(self._encoded) if self._encoded is not None else 0
+
     def begin(self, *, nested: bool) -> bytes:
         """What the turn that begins would be rolled back to. Raises `EncodingFault`.
 

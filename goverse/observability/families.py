@@ -76,7 +76,9 @@ class Histogram:
 
     def observe(self, seconds: float, *labels: str) -> None:
         """Count one observation for the child with these label values."""
-        values = self.values(labels)
+        values = self._children.get(labels)  # as `values` does: of every call, one call less
+        if values is None:
+            values = self._add(labels)
         values[bisect_left(self.bounds, seconds)] += 1
         values[-1] += seconds
 

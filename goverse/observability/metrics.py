@@ -266,6 +266,14 @@ class Metrics:
             "lease_lost, overdue, unknown_type, undecodable, left_behind.",
             ("outcome",),
         )
+        self.plan_decisions = Counter(
+            "goverse_plan_decisions",
+            "Moves when this leader has planned, once for each reason that the plan has to move a "
+            "shard or to leave one: failover, drain, pin, first, balance; balanced, not_stable, "
+            "not_all_assigned, pinned, pin_unavailable, cooldown, batch_limit, rate_limit, "
+            "changes_limit, restarting, loads_unknown, no_node.",
+            ("decision",),
+        )
         self.pins_unserved = Gauge(
             "goverse_pins_unserved", "Pins whose node is away, so that another has the shard."
         )

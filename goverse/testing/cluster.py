@@ -144,7 +144,7 @@ class Cluster:
             listen=f"{name}:48000",
             advertise=f"{name}:48000",
             ops_listen="off",
-            weight=weight,
+            capacity=f"{weight:g}",
         )
         return await self._start(Kind.NODE, name, replace(self.settings, node=node))
 

@@ -18,6 +18,7 @@ from goverse.storage import memory as storage
 from goverse.testing.channel import FaultyChannel
 from goverse.testing.faults import STORE, Faults
 from goverse.testing.loop import ProcessKilled, SimLoop, process_context, sim_runtime
+from goverse.testing.machine import SteadyMachine
 from goverse.transport.loopback import LoopbackHub
 from goverse_gate.app import Gate, run_gate
 from goverse_node.app import Node, run_node
@@ -180,6 +181,7 @@ class Member:
             runtime=runtime,
             coordinator=world.coordinator.connect(runtime, channel),
             network=world.hub.network(self.name),
+            machine=SteadyMachine(),
             metrics=self.metrics,
             store=world.store.connect(
                 FaultyChannel(world.faults, self.name, record=record, server=STORE),

@@ -35,7 +35,8 @@ from goverse.transport.wire_errors import error_frame, error_of
 SKIP_UNKNOWN_FRAMES = "skip-unknown-frames"
 DESCRIBE_TYPES = "describe-types"
 MOVE_STATE = "move-state"
-FEATURES: tuple[str, ...] = (SKIP_UNKNOWN_FRAMES, DESCRIBE_TYPES, MOVE_STATE)
+REPORT_LOAD = "report-load"
+FEATURES: tuple[str, ...] = (SKIP_UNKNOWN_FRAMES, DESCRIBE_TYPES, MOVE_STATE, REPORT_LOAD)
 """What this version can do beyond its protocol version; a feature counts if both sides name it."""
 
 MAX_TOKEN_CHARS = 256

@@ -1,4 +1,4 @@
-"""``shard list|get|pin|unpin``."""
+"""``shard list|get|pin|unpin|rebalance``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 import click
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from goverse.admin.api import MAX_SHARDS, Admin, Shard
+from goverse.admin.api import MAX_SHARDS, Admin, ClusterStatus, Shard, ShardPlan
 from goverse_cli.exits import CliError, Exit
 from goverse_cli.output import emit, fields, note, rows
 from goverse_cli.session import Options, run_async, shared_options
@@ -26,6 +28,7 @@ def shard() -> None:
     Examples:
       goverse-cli shard list --state pinned
       goverse-cli shard pin 42 --node n2 --wait
+      goverse-cli shard rebalance --dry-run
     """
 
 
@@ -117,6 +120,87 @@ async def shard_unpin(options: Options, number: int) -> None:
     """
     async with options.admin() as admin:
         _show(options, await admin.unpin_shard(number))
+
+
+@shard.command("rebalance")
+@click.option("--dry-run", is_flag=True, help="Only show what the leader would do now.")
+@click.option(
+    "--limit", type=click.IntRange(0, 10_000), default=40, help="Moves in the table (default 40)."
+)
+@shared_options
+@run_async
+async def shard_rebalance(options: Options, dry_run: bool, limit: int) -> None:
+    """Let the leader plan now, without waiting for stability or a cooldown.
+
+    Shows every move that is wanted: those that begin, and those that are held with the reason.
+    The limits of a batch and of a rate stand. With --dry-run nothing changes, and what is waited
+    for is shown as held. A plan of strategy count or load moves nothing while every node is within
+    cluster.imbalance_threshold of its share.
+
+    \b
+    Examples:
+      goverse-cli shard rebalance --dry-run
+      goverse-cli shard rebalance --dry-run -o json | jq '.held'
+      goverse-cli shard rebalance
+    """
+    async with options.admin() as admin:
+        if dry_run:
+            found = await admin.plan_shards()
+        else:
+            found = await _rebalanced(options, await admin.get_status())
+    emit(options.output, found, lambda: _plan_table(found, limit))
+    if options.output == "table" and found.wanted > limit:
+        note(f"There are {found.wanted} wanted moves; this shows the first {limit} (--limit).")
+
+
+async def _rebalanced(options: Options, status: ClusterStatus) -> ShardPlan:
+    """By the leader itself: it checks who asks, and nobody can ask it in somebody's name."""
+    addresses = {node.name: node.address for node in status.nodes}
+    if status.leader not in addresses:
+        raise CliError("no node leads at this moment", Exit.UNAVAILABLE, "try again in a moment")
+    async with options.node(addresses[status.leader]) as leader:
+        return await leader.rebalance_shards()
+
+
+def _plan_table(found: ShardPlan, limit: int) -> RenderableType:
+    begin = sum(not move.held for move in found.moves)
+    held = ", ".join(f"{held.shards} {held.reason}" for held in found.held)
+    parts: list[RenderableType] = [
+        fields(
+            (
+                ("strategy", found.strategy),
+                ("leader", found.leader),
+                ("stable", found.stable),
+                ("balanced", found.balanced),
+                ("decisions", ", ".join(found.decisions)),
+                ("moves", f"{found.wanted} wanted, {begin} begin now"),
+                ("held", held),
+            )
+        ),
+        Text(f"\n{len(found.nodes)} nodes", style="bold"),
+        rows(
+            ("node", "weight", "takes", "shards", "after", "level", "after", "cpu", "memory"),
+            (
+                (
+                    *(n.node, n.weight, n.accepts, n.shards, n.shards_after),
+                    *(n.level, n.level_after, n.cpu, n.memory),
+                )
+                for n in found.nodes
+            ),
+        ),
+    ]
+    if found.moves and limit:
+        parts.append(Text("\nmoves", style="bold"))
+        parts.append(
+            rows(
+                ("shard", "from", "to", "reason", "held", "load"),
+                (
+                    (m.shard, m.source, m.target, m.reason, m.held, m.load)
+                    for m in found.moves[:limit]
+                ),
+            )
+        )
+    return Group(*parts)
 
 
 async def _wait(

@@ -12,6 +12,7 @@ from goverse.admin.api import (
     Held,
     MethodInfo,
     ObjectInfo,
+    ShardPlan,
     TypeDescriptions,
     TypeInfo,
     Warning,
@@ -27,6 +28,7 @@ from goverse.objects.catalog import Catalog
 from goverse.objects.description import TypesDescription
 from goverse.storage.api import Store
 from goverse_node.admin.operations import NodeAdmin, Parts
+from goverse_node.admin.plans import shard_plan
 
 #: Longest wait for this node's own view to show a pin that was written.
 _SEEN_S = 5.0
@@ -65,6 +67,7 @@ def node_admin(
         leading=lambda: _leading(member),
         types=lambda: node_types(catalog.describe()),
         why=lambda shard: _why(member, catalog, shard),
+        plan=lambda asked: _plan(member, asked),
         store=store,
     )
     return NodeAdmin(name, member.view, parts, default_timeout_s=limits.default_call_timeout_s)
@@ -129,6 +132,12 @@ def _why(member: NodeMember, catalog: Catalog, shard: int) -> Iterator[str]:
         busy = [found for found in catalog.objects() if found.shard == shard and found.running]
         for found in busy[:_MAX_BUSY]:
             yield f"{found.type}/{found.id} runs {found.running} turns, and {found.waiting} wait"
+
+
+def _plan(member: NodeMember, asked: bool) -> ShardPlan:
+    leadership = member.leadership
+    found = leadership.rebalance() if asked else leadership.proposal()
+    return shard_plan(found, stable=leadership.stable)
 
 
 def _leading(member: NodeMember) -> ClusterStatus:

@@ -23,12 +23,20 @@ from goverse.admin.api import (
     ObjectPage,
     Shard,
     ShardPage,
+    ShardPlan,
     TypeDescriptions,
     Warning,
 )
 from goverse.call import Call, CallTarget, Codec, Reply, Verb
 from goverse.cluster.state import ClusterState
-from goverse.errors import DeadlineExceeded, GoverseError, InvalidArgument, NotFound
+from goverse.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    GoverseError,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from goverse.storage.api import Store
 from goverse_node.admin import report
 from goverse_node.admin.calls import ReliableCallAdmin
@@ -43,6 +51,8 @@ SetPin = Callable[[int, str | None], Awaitable[None]]
 LocalObjects = Callable[[], Iterable[ObjectInfo]]
 #: What this node knows as the leader: `ClusterStatus.held`, and warnings ``shard_stuck``.
 Leading = Callable[[], ClusterStatus]
+#: What this node plans as the leader; asked to do it now, or only to say it.
+Plans = Callable[[bool], ShardPlan]
 #: The types that this node hosts.
 Types = Callable[[], TypeDescriptions]
 #: Opens the admin service of another node by its address, to be closed again.
@@ -77,6 +87,7 @@ class Parts:
     leading: Leading = ClusterStatus
     types: Types = TypeDescriptions
     why: Callable[[int], Iterable[str]] = lambda shard: ()
+    plan: Plans = lambda asked: ShardPlan()
     store: Store | None = None
 
 
@@ -165,6 +176,37 @@ class NodeAdmin(ReliableCallAdmin):
         report.check_shard(self._view.state, shard)
         await self._parts.set_pin(shard, None)
         return report.one_shard(self._view.state, shard)
+
+    async def plan_shards(self, *, local_only: bool = False) -> ShardPlan:
+        state = self._view.state
+        leader = self._leader()
+        if leader == self._name or local_only:
+            self._check_leads("its plan")
+            return dataclasses.replace(self._parts.plan(False), leader=self._name)
+        address = state.nodes[leader].address
+        try:
+            async with asyncio.timeout(PEER_TIMEOUT_S), self._parts.peers(address) as peer:
+                return await peer.plan_shards(local_only=True)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the leader {leader} did not answer") from error
+
+    async def rebalance_shards(self) -> ShardPlan:
+        self._check_leads("rebalancing")
+        return dataclasses.replace(self._parts.plan(True), leader=self._name)
+
+    def _leader(self) -> str:
+        state = self._view.state
+        leader = state.leader.member.name if state.leader is not None else ""
+        if leader not in state.nodes:
+            raise Unavailable("no node leads at this moment: try again")
+        return leader
+
+    def _check_leads(self, what: str) -> None:
+        """The leader alone can do it, and its operators ask it by its own address."""
+        leader = self._leader()
+        if leader != self._name:
+            address = self._view.state.nodes[leader].address
+            raise FailedPrecondition(f"{what} is up to the leader, {leader}; ask it at {address}")
 
     async def locate_object(self, type: str, id: str) -> Location:
         return report.location(self._view.state, type, id)

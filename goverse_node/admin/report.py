@@ -195,10 +195,11 @@ def _shard(state: ClusterState, number: int) -> Shard:
 def _nodes(state: ClusterState) -> tuple[Member, ...]:
     claimed = Counter(owner.member.name for owner in state.owners.values())
     targeted = Counter(target.node for target in state.targets.values())
-    leader = _leader(state)
+    leader, weights = _leader(state), state.weights()
     return tuple(
         dataclasses.replace(
             _member(record),
+            weight=weights[name],
             leader=name == leader,
             claimed=claimed[name],
             targeted=targeted[name],

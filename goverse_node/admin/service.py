@@ -23,6 +23,7 @@ CHANGES = frozenset(
     {
         "pin_shard",
         "unpin_shard",
+        "rebalance_shards",
         "call_object",
         "create_object",
         "delete_object",

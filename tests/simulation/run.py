@@ -25,6 +25,8 @@ SETTINGS = replace(
         lease_ttl_s=LEASE_TTL_S,
         initial_num_shards=NUM_SHARDS,
         restart_grace_s=2.0,
+        rebalance_cooldown_s=1.0,
+        load_interval_s=0.5,
     ),
     limits=replace(
         TEST_SETTINGS.limits,
@@ -67,7 +69,9 @@ def play(seed: int, *, show: bool = False) -> Result:
             ),
             nodes=0,
             gates=0,
-            settings=SETTINGS,
+            settings=replace(
+                SETTINGS, cluster=replace(SETTINGS.cluster, strategy=scenario.strategy)
+            ),
             seed=seed,
             latency_s=(0.0002, 0.002),
         )

@@ -39,13 +39,16 @@ class Scenario:
     """Nodes whose orderly stop announces that they will be back."""
     clients: int
     duration_s: float
+    strategy: str = "rendezvous"
+    """How its leaders place shards."""
     steps: tuple[Step, ...] = field(default=())
 
     def __str__(self) -> str:
         head = (
             f"seed {self.seed}: nodes {' '.join(self.nodes)} "
             f"(restarting: {' '.join(self.restarting) or 'none'}), "
-            f"gates {' '.join(self.gates)}, {self.clients} clients, {self.duration_s:.1f} s"
+            f"gates {' '.join(self.gates)}, {self.clients} clients, {self.duration_s:.1f} s, "
+            f"by {self.strategy}"
         )
         return "\n".join([head, *(f"  {step}" for step in self.steps)])
 
@@ -293,7 +296,10 @@ def generate(seed: int) -> Scenario:
     duration_s = max(step.at for step in steps) + planner.random.uniform(0.0, 1.0)
     clients = planner.random.randint(2, 4)
     restarting = tuple(name for name in nodes if planner.random.random() < 0.4)
-    return Scenario(seed, nodes, gates, restarting, clients, duration_s, steps)
+    # With chance of its own, too. Two runs in four are as they were before there was a choice.
+    strategies = ("rendezvous", "rendezvous", "count", "load")
+    strategy = random.Random(f"strategy:{seed}").choice(strategies)
+    return Scenario(seed, nodes, gates, restarting, clients, duration_s, strategy, steps)
 
 
 def _trouble_the_store(planner: _Planner, source: random.Random, end: float) -> None:

@@ -436,7 +436,7 @@ class Run:
 
 #: Tasks of a process that has nothing to do.
 _STANDING = re.compile(
-    r"[^:]*:run_in|cluster view:watch|leadership:planner|membership:lease|ownership:claims"
+    r"[^:]*:run_in|cluster view:watch|leadership:(planner|loads)|membership:lease|ownership:claims"
     r"|durability:commit lane \d+|reliable calls:(read delayed calls|make calls due)"
     r"|node links:dial|memory coordinator:(lease [0-9a-f]+|watch .*)"
     r"|[^:]*->[^:]*:(read|write)|[^:]*:listener:accept"

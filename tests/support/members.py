@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from goverse.cluster import GateMember, Identity, Keys, Kind, LeaveMode, NodeMember
+from goverse.cluster.loads import LoadSource
 from goverse.config.settings import ClusterSettings, LimitSettings
 from goverse.coordination import Compare, Coordinator, CoordinatorUnavailable, Delete, Put
 from goverse.coordination.api import KeyValue, Lease, Snapshot, TxnResult, Watch
@@ -135,6 +136,7 @@ class Process:
         inner = world.store.connect(self.runtime, channel, operation_timeout_s=5.0)
         self.coordinator = Loose(inner)
         self.host = Host(self)
+        self.metrics = Metrics()
         limits = LimitSettings(max_waiting_calls=100)
         made = NodeMember if kind is Kind.NODE else GateMember
         self.member = made(self.coordinator, settings, limits, self.runtime)
@@ -147,7 +149,8 @@ class Process:
 
     async def run(self, weight: float) -> None:
         if isinstance(self.member, NodeMember):
-            self.member.prepare(self.host, Metrics(), drain_timeout_s=0.5)
+            loads = self.world.loads
+            self.member.prepare(self.host, self.metrics, drain_timeout_s=0.5, loads=loads)
         await self.member.start_view()
         await self.member.start(Identity(self.kind, self.name, f"{self.name}:1", weight=weight))
 
@@ -194,6 +197,8 @@ class World:
         self.processes: list[Process] = []
         self.epochs: dict[tuple[str, int], Epoch] = {}
         self.violations: list[str] = []
+        #: What nodes that start from now on ask for loads.
+        self.loads: LoadSource | None = None
 
     # -- members ------------------------------------------------------------------------------
 

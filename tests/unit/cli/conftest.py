@@ -19,11 +19,14 @@ from goverse.admin.api import (
     Member,
     MemberList,
     MethodInfo,
+    NodeShare,
     ObjectInfo,
     ObjectPage,
     Shard,
     ShardCounts,
+    ShardMove,
     ShardPage,
+    ShardPlan,
     TypeDescriptions,
     TypeInfo,
     Warning,
@@ -91,6 +94,22 @@ class FakeCluster:
             ),
         )  # fmt: skip
         self.states: dict[str, ClusterState] = {}
+        self.plan = ShardPlan(
+            strategy="load", leader="n1", stable=True,
+            decisions=("balance", "cooldown", "pinned"),
+            nodes=(
+                NodeShare(
+                    node="n1", shards=3, shards_after=2, level=1.5, level_after=1.0, cpu=0.25
+                ),
+                NodeShare(node="n2", shards=1, shards_after=2, level=0.5, level_after=1.0),
+            ),
+            wanted=2,
+            moves=(
+                ShardMove(shard=2, source="n1", target="n2", reason="balance", load=2.5),
+                ShardMove(shard=3, source="n1", target="n2", reason="balance", held="cooldown"),
+            ),
+            held=(Held(reason="cooldown", shards=1), Held(reason="pinned", shards=1)),
+        )  # fmt: skip
 
     # -- what the command line reaches for ----------------------------------------------------
 
@@ -167,6 +186,14 @@ class FakeCluster:
     async def unpin_shard(self, shard: int) -> Shard:
         self._ask("unpin", shard)
         return self.shards[shard]
+
+    async def plan_shards(self, *, local_only: bool = False) -> ShardPlan:
+        self._ask("plan")
+        return self.plan
+
+    async def rebalance_shards(self) -> ShardPlan:
+        self._ask("rebalance")
+        return self.plan
 
     async def locate_object(self, type: str, id: str) -> Location:
         self._ask("locate", type, id)

@@ -147,6 +147,39 @@ def test_nodes_that_did_not_answer_are_named(terminal: Terminal, cluster: FakeCl
     assert "node n7 did not answer" in terminal.run("object", "list").stderr
 
 
+def test_L37_a_dry_run_shows_what_moves_and_what_does_not_and_why(
+    terminal: Terminal, cluster: FakeCluster
+) -> None:
+    result = terminal.run("shard", "rebalance", "--dry-run")
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["decisions", "balance,", "cooldown,", "pinned"] in lines
+    assert ["moves", "2", "wanted,", "1", "begin", "now"] in lines
+    assert ["held", "1", "cooldown,", "1", "pinned"] in lines
+    assert ["n1", "1", "yes", "3", "2", "1.5", "1", "0.25", "0"] in lines
+    assert ["2", "n1", "n2", "balance", "-", "2.5"] in lines
+    assert ["3", "n1", "n2", "balance", "cooldown", "1"] in lines
+    assert cluster.asked == [("plan",)]
+    found = answer(terminal, "shard", "rebalance", "--dry-run")
+    assert found["moves"][1] == {
+        "shard": 3, "source": "n1", "target": "n2", "reason": "balance", "held": "cooldown",
+        "load": 1.0,
+    }  # fmt: skip
+    result = terminal.run("shard", "rebalance", "--dry-run", "--limit", "1")
+    assert "cooldown  1" not in result.stdout and "2 wanted moves" in result.stderr
+
+
+def test_rebalancing_is_asked_of_the_leader_itself(
+    terminal: Terminal, cluster: FakeCluster
+) -> None:
+    cluster.up["10.0.0.1:48000"] = None
+    assert answer(terminal, "shard", "rebalance")["leader"] == "n1"
+    assert cluster.asked == [("status",), ("rebalance",)]
+    assert [address for address, _ in cluster.connections] == ["localhost:48000", "10.0.0.1:48000"]
+    del cluster.up["10.0.0.1:48000"]
+    result = terminal.run("shard", "rebalance")
+    assert result.exit_code == Exit.UNAVAILABLE and cluster.open == 0
+
+
 def test_pin_and_unpin(terminal: Terminal, cluster: FakeCluster) -> None:
     result = terminal.run("shard", "pin", "2", "--node", "n2", "-o", "json")
     assert json.loads(result.stdout) == {**SHARD_2, "pinned": True, "pinned_node": "n2"}

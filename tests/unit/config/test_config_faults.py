@@ -123,8 +123,12 @@ BAD = [
     ("limits: {max_sessions: 0}", 1, "limits.max_sessions", "0 is below 1", "1 or more"),
     ("limits: {connection_timeout: 0s}", 1, "limits.connection_timeout", "longer than 0s", ""),
     ("limits: {retry_budget_per_s: -1}", 1, "limits.retry_budget_per_s", "not above 0", ""),
-    ("node: {weight: heavy}", 1, "node.weight", "'heavy' is not a number", "like 1 or 0.5"),
-    ("node: {weight: .nan}", 1, "node.weight", "is not a number", "like 1 or 0.5"),
+    ("node: {capacity: heavy}", 1, "node.capacity", "'heavy' is not a number", "or auto"),
+    ("node: {capacity: 0}", 1, "node.capacity", "0 is not above 0", "or auto"),
+    ("limits: {retry_budget_per_s: x}", 1, "limits.retry_budget_per_s", "not a number", "like 1"),
+    ("cluster: {imbalance_threshold: 1}", 1, "cluster.imbalance_threshold", "not below 1", "0.1"),
+    ("cluster: {strategy: even}", 1, "cluster.strategy", "'even' is not known", "count, load"),
+    ("node: {capacity: .nan}", 1, "node.capacity", "is not a number", "like 1 or 0.5"),
     ("node: {insecure: perhaps}", 1, "node.insecure", "neither true nor false", "true or false"),
     ("node: {id: 'no spaces'}", 1, "node.id", "must be 1 to 128 letters", ""),
     ("node: {listen: '48000'}", 1, "node.listen", "has no port", "host:port"),
@@ -173,7 +177,7 @@ BAD = [
     (b"node:\n  id: \xff\n", 2, "", "is not UTF-8", "save it as UTF-8"),
     ("[" * 4000, 0, "", "is nested too deep", ""),
     ("#" * (1024 * 1024 + 1), 0, "", "is larger than 1048576 bytes", ""),
-    ("node: {weight: !!python/object/apply:os.getcwd [x]}", 1, "node.weight", "is a list", ""),
+    ("node: {capacity: !!python/object/apply:os.getcwd [x]}", 1, "node.capacity", "is a list", ""),
 ]
 
 

@@ -51,12 +51,12 @@ def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
 
 def test_empty_means_unset(tmp_path: Path) -> None:
     path = write(
-        tmp_path, "node:\n  id: from-file\n  advertise:\n  weight: ''\ngate:\nobjects: {}\n"
+        tmp_path, "node:\n  id: from-file\n  advertise:\n  capacity: ''\ngate:\nobjects: {}\n"
     )
     loaded = load(path, {"GOVERSE_NODE__ID": ""}, {"node.id": ""})
     assert loaded.settings.node.id == "from-file"
-    assert loaded.settings.node.weight == 1.0
-    assert loaded.sources["node.weight"] == "default"
+    assert loaded.settings.node.capacity == "auto"
+    assert loaded.sources["node.capacity"] == "default"
 
 
 def test_lists_are_separated_by_commas_outside_the_file(tmp_path: Path) -> None:
@@ -85,6 +85,7 @@ def test_aliases_are_the_names_that_operators_know() -> None:
     environ = {
         "GOVERSE_ETCD_ENDPOINTS": "a:1,b:2",
         "GOVERSE_ETCD_PREFIX": "/other",
+        "GOVERSE_IMBALANCE_THRESHOLD": "0.25",
         "GOVERSE_NODE_ID": "n7",
         "GOVERSE_NUM_SHARDS": "64",
         "GOVERSE_POSTGRES_PASSWORD": "s3cret",
@@ -102,6 +103,7 @@ def test_aliases_are_the_names_that_operators_know() -> None:
     assert loaded.settings.cluster.initial_num_shards == 64
     assert loaded.settings.cluster.stability_duration_s == 0.2
     assert loaded.settings.cluster.rebalance_batch_size == 9
+    assert loaded.settings.cluster.imbalance_threshold == 0.25
     assert loaded.settings.node.shutdown_mode == "restart"
     assert loaded.settings.storage.password == "s3cret"
     assert (loaded.settings.log.format, loaded.settings.log.level) == ("json", "debug")
@@ -245,6 +247,8 @@ def _texts(key: Key) -> st.SearchStrategy[str]:
         return st.just(format_size(key.default))
     if key.kind is Kind.FLAG:
         return st.sampled_from(["true", "false"])
+    if key.path == "cluster.imbalance_threshold":
+        return st.integers(1, 9).map(lambda n: f"0.{n}")
     if key.kind is Kind.NUMBER:
         return st.integers(1, 9).map(str)
     if key.path == "cluster.initial_num_shards":

@@ -55,20 +55,20 @@ def test_the_log_level_follows_the_file(followed: Followed) -> None:
 def test_what_needs_a_restart_is_named(
     followed: Followed, caplog: pytest.LogCaptureFixture
 ) -> None:
-    followed.write("node: {weight: 2}\ncluster: {lease_ttl: 3s}")
+    followed.write("node: {capacity: 2}\ncluster: {lease_ttl: 3s}")
     followed.reloader.look()
     assert followed.applied == []
-    assert "take effect after a restart: cluster.lease_ttl, node.weight" in caplog.text
+    assert "take effect after a restart: cluster.lease_ttl, node.capacity" in caplog.text
 
 
 def test_a_file_with_faults_changes_nothing(
     followed: Followed, caplog: pytest.LogCaptureFixture
 ) -> None:
-    followed.write("log: {level: debug}\nnode: {weight: heavy}")
+    followed.write("log: {level: debug}\nnode: {capacity: heavy}")
     followed.reloader.look()
     assert followed.applied == []
     assert "is not used" in caplog.text
-    assert "node.weight: 'heavy' is not a number" in caplog.text
+    assert "node.capacity: 'heavy' is not a number" in caplog.text
 
 
 def test_a_file_that_is_gone_for_a_moment_is_read_when_it_is_back(followed: Followed) -> None:

@@ -56,10 +56,12 @@ def test_what_is_printed_loads_as_the_same_and_says_where_it_came_from(tmp_path:
         "GOVERSE_CLUSTER__ETCD__USERNAME": "off",
         "GOVERSE_LIMITS__MAX_CHUNK_BYTES": "1000",
     }
-    first = load(None, {**environ, "GOVERSE_CLUSTER__ETCD__PASSWORD": "x"}, {"node.weight": "0.5"})
+    first = load(
+        None, {**environ, "GOVERSE_CLUSTER__ETCD__PASSWORD": "x"}, {"node.capacity": "0.5"}
+    )
     text = render(first.settings, first.sources)
     assert "  lease_ttl: 3s  # environment GOVERSE_CLUSTER__LEASE_TTL\n" in text
-    assert "  weight: 0.5  # flag\n" in text
+    assert "  capacity: '0.5'  # flag\n" in text
     assert "  ready_grace: 10s\n" in text
     path = tmp_path / "printed.yaml"
     path.write_text(text.replace("********", "x"))

@@ -47,9 +47,6 @@ class Observer:
     def deactivated(self, type_name: str) -> None:
         self.seen.append(("deactivated", type_name))
 
-    def turn_started(self, type_name: str, method: str) -> None:
-        self.seen.append(("started", type_name, method))
-
     def turn_ended(self, type_name: str, method: str, status: str, seconds: float) -> None:
         assert seconds >= 0
         self.seen.append(("ended", type_name, method, status))

@@ -181,6 +181,76 @@ class UnpinShardRequest(_message.Message):
     shard: int
     def __init__(self, shard: _Optional[int] = ...) -> None: ...
 
+class PlanShardsRequest(_message.Message):
+    __slots__ = ("local_only",)
+    LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
+    local_only: bool
+    def __init__(self, local_only: bool = ...) -> None: ...
+
+class RebalanceShardsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShardPlan(_message.Message):
+    __slots__ = ("strategy", "leader", "stable", "balanced", "decisions", "nodes", "wanted", "moves", "held")
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    STABLE_FIELD_NUMBER: _ClassVar[int]
+    BALANCED_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    strategy: str
+    leader: str
+    stable: bool
+    balanced: bool
+    decisions: _containers.RepeatedScalarFieldContainer[str]
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeShare]
+    wanted: int
+    moves: _containers.RepeatedCompositeFieldContainer[ShardMove]
+    held: _containers.RepeatedCompositeFieldContainer[Held]
+    def __init__(self, strategy: _Optional[str] = ..., leader: _Optional[str] = ..., stable: bool = ..., balanced: bool = ..., decisions: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[_Union[NodeShare, _Mapping]]] = ..., wanted: _Optional[int] = ..., moves: _Optional[_Iterable[_Union[ShardMove, _Mapping]]] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ...) -> None: ...
+
+class ShardMove(_message.Message):
+    __slots__ = ("shard", "source", "target", "reason", "held", "load")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    source: str
+    target: str
+    reason: str
+    held: str
+    load: float
+    def __init__(self, shard: _Optional[int] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., reason: _Optional[str] = ..., held: _Optional[str] = ..., load: _Optional[float] = ...) -> None: ...
+
+class NodeShare(_message.Message):
+    __slots__ = ("node", "weight", "accepts", "shards", "shards_after", "level", "level_after", "cpu", "memory")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_AFTER_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    weight: float
+    accepts: bool
+    shards: int
+    shards_after: int
+    level: float
+    level_after: float
+    cpu: float
+    memory: float
+    def __init__(self, node: _Optional[str] = ..., weight: _Optional[float] = ..., accepts: bool = ..., shards: _Optional[int] = ..., shards_after: _Optional[int] = ..., level: _Optional[float] = ..., level_after: _Optional[float] = ..., cpu: _Optional[float] = ..., memory: _Optional[float] = ...) -> None: ...
+
 class LocateObjectRequest(_message.Message):
     __slots__ = ("type", "id")
     TYPE_FIELD_NUMBER: _ClassVar[int]

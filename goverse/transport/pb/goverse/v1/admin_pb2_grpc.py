@@ -69,6 +69,16 @@ class AdminStub(object):
                 request_serializer=goverse_dot_v1_dot_admin__pb2.UnpinShardRequest.SerializeToString,
                 response_deserializer=goverse_dot_v1_dot_admin__pb2.Shard.FromString,
                 _registered_method=True)
+        self.PlanShards = channel.unary_unary(
+                '/goverse.v1.Admin/PlanShards',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.PlanShardsRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.ShardPlan.FromString,
+                _registered_method=True)
+        self.RebalanceShards = channel.unary_unary(
+                '/goverse.v1.Admin/RebalanceShards',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.RebalanceShardsRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.ShardPlan.FromString,
+                _registered_method=True)
         self.LocateObject = channel.unary_unary(
                 '/goverse.v1.Admin/LocateObject',
                 request_serializer=goverse_dot_v1_dot_admin__pb2.LocateObjectRequest.SerializeToString,
@@ -159,6 +169,20 @@ class AdminServicer(object):
 
     def UnpinShard(self, request, context):
         """Give a shard back to the balance. Succeeds when it is not pinned.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanShards(self, request, context):
+        """What the leader would do at this moment, and why it leaves alone what it does. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RebalanceShards(self, request, context):
+        """Plan now, without waiting for stability or a cooldown. The leader alone does it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,6 +289,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.UnpinShard,
                     request_deserializer=goverse_dot_v1_dot_admin__pb2.UnpinShardRequest.FromString,
                     response_serializer=goverse_dot_v1_dot_admin__pb2.Shard.SerializeToString,
+            ),
+            'PlanShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanShards,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.PlanShardsRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.ShardPlan.SerializeToString,
+            ),
+            'RebalanceShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebalanceShards,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.RebalanceShardsRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.ShardPlan.SerializeToString,
             ),
             'LocateObject': grpc.unary_unary_rpc_method_handler(
                     servicer.LocateObject,
@@ -501,6 +535,60 @@ class Admin(object):
             '/goverse.v1.Admin/UnpinShard',
             goverse_dot_v1_dot_admin__pb2.UnpinShardRequest.SerializeToString,
             goverse_dot_v1_dot_admin__pb2.Shard.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/PlanShards',
+            goverse_dot_v1_dot_admin__pb2.PlanShardsRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.ShardPlan.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebalanceShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/RebalanceShards',
+            goverse_dot_v1_dot_admin__pb2.RebalanceShardsRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.ShardPlan.FromString,
             options,
             channel_credentials,
             insecure,
