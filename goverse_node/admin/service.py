@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,9 @@ CHANGES = frozenset(
 )
 
 #: What waits, for an object or a store, for as long as the caller does.
-_TIMED = CHANGES - {"pin_shard", "unpin_shard"}
+_TIMED = frozenset(
+    name for name in METHODS if "timeout_s" in inspect.signature(getattr(Admin, name)).parameters
+)
 
 _MAX_CONCURRENT = 256
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -49,7 +50,8 @@ class Context:
 
 
 class Recorder:
-    """An `Admin` that answers everything with the model's defaults, or raises."""
+    """An `Admin` that answers everything with the model's defaults, or raises; also if arguments
+    come that it does not have."""
 
     def __init__(self, outcome: Exception | None = None) -> None:
         self.outcome = outcome
@@ -57,6 +59,7 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Any:
         async def answer(**arguments: Any) -> Any:
+            inspect.signature(getattr(api.Admin, name)).bind(self, **arguments)
             self.asked.append((name, arguments))
             if self.outcome is not None:
                 raise self.outcome
