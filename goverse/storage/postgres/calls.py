@@ -104,6 +104,10 @@ CHANGE_CALLS = numbered(f"""
         WHEN 'skip' THEN c.status IN ('pending', 'delayed', 'parked')
         ELSE c.status = 'pending' END
     ORDER BY c.call_id FOR UPDATE OF c
+), numbered AS MATERIALIZED (
+    SELECT t.*, CASE WHEN t.step = 'retry'
+        THEN nextval('goverse_seq') /* in the order of t.ord */ END AS seq
+    FROM (SELECT * FROM targets ORDER BY ord) t
 ), changed AS (
     UPDATE goverse_reliable_calls c SET
         status = CASE t.step
@@ -112,10 +116,10 @@ CHANGE_CALLS = numbered(f"""
         attempts = CASE t.step
             WHEN 'attempt' THEN c.attempts + 1 WHEN 'retry' THEN 0 WHEN 'reset' THEN 0
             ELSE c.attempts END,
-        seq = CASE t.step WHEN 'retry' THEN nextval('goverse_seq') ELSE c.seq END,
+        seq = coalesce(t.seq, c.seq),
         reason = CASE WHEN t.step IN ('attempt', 'reset') THEN c.reason ELSE t.reason END,
         finished_at = CASE t.step WHEN 'skip' THEN {NOW} END
-    FROM targets t WHERE c.call_id = t.call_id
+    FROM numbered t WHERE c.call_id = t.call_id
     RETURNING t.ord, c.attempts, c.seq
 )
 SELECT s.ord IS NOT NULL, c.ord IS NOT NULL, coalesce(c.attempts, 0), coalesce(c.seq, 0)

@@ -17,7 +17,8 @@ from psycopg import ConnectionInfo
 
 _LOCK = re.compile(rb" FOR SHARE\b")
 _COLLATION = re.compile(rb' COLLATE "C"')
-_NUMBER = re.compile(rb"nextval\('goverse_seq'\)(?: /\* in the order of ([a-z_.]+) \*/)?")
+_NUMBER = re.compile(rb"nextval\('goverse_seq'\) /\* in the order of ([a-z_.]+) \*/")
+_PLACED = rb"(((SELECT nextval('goverse_seq')) << 20) + \1)"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -131,13 +132,7 @@ def cockroach_words(statement: bytes) -> bytes:
     Rows come in no order there, whatever a subquery says. So a number is drawn for a statement as
     a whole, and has 2**20 places below it: to it the place of a row in its batch is added.
     """
-    return _NUMBER.sub(_number, _COLLATION.sub(b"", _LOCK.sub(b"", statement)))
-
-
-def _number(found: re.Match[bytes]) -> bytes:
-    if found[1] is None:
-        return b"(nextval('goverse_seq') << 20)"
-    return b"(((SELECT nextval('goverse_seq')) << 20) + " + found[1] + b")"
+    return _NUMBER.sub(_PLACED, _COLLATION.sub(b"", _LOCK.sub(b"", statement)))
 
 
 COCKROACH = Dialect(

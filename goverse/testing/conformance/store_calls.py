@@ -218,6 +218,18 @@ class CallTests(StoreTests):
         assert [row.call.call_id for row in rows] == [owner.id(id) for id in ("c2", "c3", "c1")]
         assert await owner.store.parked_calls([owner.slot]) == []
 
+    async def test_calls_are_retried_in_the_order_of_the_steps(self, owners: Owners) -> None:
+        owner = await owners.owner()
+        names = ["z", "b", "y", "a", "c"]
+        await owner.accept(*sorted(names))
+        for name in names:
+            await step(owner, name, Step.PARK, "killed its node")
+        steps = [CallStep(owner.fence, owner.id(name), Step.RETRY) for name in names]
+        results = await owner.store.change_calls(steps)
+        rows = await owner.store.pending_calls([owner.slot])
+        assert [row.call.call_id for row in rows] == [owner.id(name) for name in names]
+        assert [result.seq for result in results] == [row.seq for row in rows]
+
     async def test_a_pending_call_is_given_new_attempts_in_its_place(self, owners: Owners) -> None:
         owner = await owners.owner()
         first, _ = await owner.accept("c1", "c2")
