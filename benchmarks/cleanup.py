@@ -44,10 +44,13 @@ _DAY_US = 86_400_000_000
 _FILL = f"""
 INSERT INTO goverse_reliable_calls (
     call_id, slot, seq, status, object_type, object_id, method, arguments, codec, digest,
-    principal, context, parent, attempts, result, result_codec, reason, created_at, finished_at
+    principal, context, parent, attempts, run_at, catch_up, result, result_codec, reason,
+    created_at, finished_at
 )
 SELECT md5(n::text) || '/' || n, n %% 65536, n, s.status, 'Ghost', 'o' || n %% 1000, 'add',
     '\\x81a6616d6f756e7405', 0, sha256(n::text::bytea), 'somebody', '', '', 0,
+    CASE WHEN s.status = 'delayed' THEN %(now)s + 365 * {_DAY_US}::int8 END,
+    CASE WHEN s.status = 'delayed' THEN 'one' END,
     CASE WHEN s.status IN ('success', 'failed') THEN '\\x05'::bytea END,
     CASE WHEN s.status IN ('success', 'failed') THEN 0 END, '',
     %(now)s - (n %% 60) * {_DAY_US}::int8 - {_DAY_US // 2} - 1000000,

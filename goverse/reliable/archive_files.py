@@ -18,8 +18,8 @@ from goverse.storage.values import StoredCall
 
 Record = dict[str, Any]
 
-#: Of a record: name, and whether it is text, a whole number, bytes, or a moment. All but those
-#: called optional are always there.
+#: Of a record: name, and whether it is text, a whole number, seconds, bytes, or a moment. All but
+#: those called optional are always there.
 FIELDS = (
     ("call_id", "text"),
     ("type", "text"),
@@ -39,6 +39,9 @@ FIELDS = (
     ("result", "optional bytes"),
     ("result_codec", "text"),
     ("created_at", "moment"),
+    ("run_at", "optional moment"),
+    ("every_s", "optional seconds"),
+    ("catch_up", "text"),
     ("expires_at", "optional moment"),
     ("finished_at", "moment"),
 )
@@ -53,7 +56,7 @@ class ArchiveFault(Exception):
 
 
 def record_of(stored: StoredCall) -> Record:
-    call, result = stored.call, stored.result
+    call, result, timing = stored.call, stored.result, stored.call.timing
     return {
         "call_id": call.call_id,
         "type": call.object.type,
@@ -73,6 +76,9 @@ def record_of(stored: StoredCall) -> Record:
         "result": result.data if result is not None else None,
         "result_codec": result.codec.name.lower() if result is not None else "",
         "created_at": _moment(stored.created_at),
+        "run_at": _moment(timing.run_at if timing is not None else None),
+        "every_s": (timing.every_s or None) if timing is not None else None,
+        "catch_up": timing.catch_up.value if timing is not None else "",
         "expires_at": _moment(call.expires_at),
         "finished_at": _moment(stored.finished_at),
     }
@@ -173,6 +179,7 @@ class Parquet:
         types = {
             "text": pyarrow.string(),
             "number": pyarrow.int64(),
+            "seconds": pyarrow.float64(),
             "bytes": pyarrow.binary(),
             "moment": pyarrow.timestamp("us", tz="UTC"),
         }

@@ -325,6 +325,11 @@ def test_calls_are_exported_verified_and_deleted(
         rows_of(url, "SELECT call_id, arguments FROM goverse_reliable_calls WHERE finished_at > 0")
     )
     del wanted["t/child"]  # its delivery stands
+    rows_of(
+        url,
+        "UPDATE goverse_reliable_calls SET run_at = 1500000, every = 2500000, catch_up = 'each' "
+        "WHERE call_id = 'old-002'",
+    )
     path = tmp_path / f"calls.{suffix}"
     common = ("--older-than", "30m", "--to", str(path), "--pause", "1ms", "--url", url)
     kept = answer(terminal, "archive", *common, "--keep")
@@ -334,6 +339,12 @@ def test_calls_are_exported_verified_and_deleted(
     records = [record for page in format.read(path) for record in page]
     assert {record["call_id"]: record["arguments"] for record in records} == wanted
     assert {record["result"] for record in records} == {None, b"\xc0"}
+    timings = {
+        record["call_id"]: (record["run_at"].timestamp(), record["every_s"], record["catch_up"])
+        for record in records
+        if record["run_at"] or record["every_s"] or record["catch_up"]
+    }
+    assert timings == {"old-002": (1.5, 2.5, "each")}
 
     there = terminal.run("reliable-calls", "archive", *common, "--yes")
     assert there.exit_code == 6 and "is there already" in there.stderr
