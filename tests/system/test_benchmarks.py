@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks import cleanup
 from benchmarks.peers import outside
 from benchmarks.peers.http1 import Http1
 from benchmarks.processes import descendants, output
-from benchmarks.report import ROOT, Check, Report
+from benchmarks.report import ROOT, Check, Options, Report
 from tests.support.eventually import eventually
 
 READY = "import json, sys; print(json.dumps({'versions': {}}), flush=True);"
@@ -173,6 +174,17 @@ async def test_delayed_calls_run_once_while_a_node_is_killed(tmp_path: Path) -> 
     wrong = [check for check in line["checks"] if not check["ok"]]
     assert [check["name"] for check in wrong if "lateness" not in check["name"]] == []
     assert len(line["checks"]) == 8 and line["figures"]["lateness_s"]["calls"] == 1000
+
+
+async def test_a_cleanup_deletes_what_was_counted_beside_live_calls() -> None:
+    report = Report("cleanup")
+    # It would take 40 s, and is stopped after the calls.
+    size = cleanup.Size(8_000, 4, ("--batch-size", "5"))
+    await cleanup.measure(Options(rounds=1, seconds=1.0), report, size)
+    # How long live calls take says nothing here: others are at work.
+    wrong = [check.name for check in report.checks if not check.ok]
+    assert [name for name in wrong if "p99" not in name] == []
+    assert len(report.checks) == 6 and report.figures["to_be_deleted"]["success"] > 2000
 
 
 async def test_a_peers_packages_from_npm_need_npm(
