@@ -16,12 +16,13 @@ SEED ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test test-mariadb check proto simulate fuzz fuzz-http robustness delayed bench clean
+.PHONY: help run test test-mariadb test-stores check proto simulate fuzz fuzz-http robustness delayed bench clean
 
 help:
 	@echo "make run              two nodes, a gate and the counter sample on this machine"
 	@echo "make test             everything the project checks of itself, under 20 minutes"
 	@echo "make test-mariadb     crash points, an outage and MINUTES=$(MINUTES) at most of the bank on MariaDB"
+	@echo "make test-stores      the words of CockroachDB on the oldest PostgreSQL too"
 	@echo "make check            formatting, lint, types, layers"
 	@echo "make proto            regenerate goverse/transport/pb from proto/"
 	@echo "make simulate         SEEDS=$(SEEDS) simulated clusters with faults"
@@ -44,6 +45,10 @@ test-mariadb: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.robustness.database_away --database mariadb --seconds $(OUTAGE_SECONDS)
 	@exec $(BIN)/python -m tests.robustness.scenarios --database mariadb --minutes $(MINUTES) \
 		--kills $(KILLS) --pauses $(PAUSES) --cuts $(CUTS) --restarts $(RESTARTS) $(SEED:%=--seed %)
+
+test-stores: $(VENV)/test.stamp
+	@scripts/setup-test
+	@exec $(BIN)/python -m pytest -m stores tests
 
 check: $(VENV)/test.stamp
 	@scripts/check

@@ -57,5 +57,9 @@ class TestPostgres(StoreConformance):
         await backend.close()
 
 
+# The words and the isolation are the same on both; the older one is for `make test-stores`.
+@pytest.mark.parametrize(
+    "server", ["18", pytest.param("15", marks=pytest.mark.stores)], indirect=True
+)
 class TestSerializable(TestPostgres):
     dialect = SERIALIZABLE

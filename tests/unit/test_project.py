@@ -86,7 +86,7 @@ def test_make_offers_what_the_pages_say() -> None:
 
 def test_scripts_can_be_executed() -> None:
     for path in [ROOT / ".ci" / "run", *(ROOT / "scripts").iterdir()]:
-        if path.is_file():
+        if path.is_file() and path.suffix != ".sql":
             assert os.access(path, os.X_OK), path
             assert path.read_text().startswith("#!"), path
 
