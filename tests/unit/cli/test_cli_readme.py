@@ -15,6 +15,7 @@ from tests.support.command_lines import parse
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = ("README.md", "docs/ARCHITECTURE.md", "samples/counter/README.md")
+OPERATORS = ("docs/RELIABLE_CALLS_CLEANUP.md", "docs/how-to/watch-reliable-calls.md")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -35,7 +36,7 @@ def test_code_on_a_page_is_the_file_that_it_names(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_on_a_page_exist(page: str) -> None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
     example = find_example(ROOT / "samples/counter/counter.py")
     assert example is not None
     curl, _, _ = lines_to_try(example, http=8080, gate=49000, node=48000)
@@ -53,7 +54,15 @@ def test_commands_on_a_page_exist(page: str) -> None:
             assert line == curl
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", OPERATORS)
+def test_commands_for_operators_exist(page: str) -> None:
+    lines = [line for line in shell_lines(page) if line.startswith("goverse-cli ")]
+    assert lines
+    for line in lines:
+        parse(cli, line)
+
+
+@pytest.mark.parametrize("page", PAGES + OPERATORS)
 def test_links_on_a_page_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
         assert ((ROOT / page).parent / target).exists(), target
