@@ -20,6 +20,7 @@ from goverse.aio.seldom import Seldom
 from goverse.aio.tasks import Tasks
 from goverse.cluster.claim_queue import ClaimQueue
 from goverse.cluster.claims import ClaimWriter
+from goverse.cluster.closing import ClosingWindow
 from goverse.cluster.holdings import Action, Here, Holding, HoldingState, decide
 from goverse.cluster.membership import Membership
 from goverse.cluster.records import Claim, MemberState
@@ -92,6 +93,7 @@ class Ownership:
         self._tasks = Tasks("ownership")
         self._holdings: dict[int, Holding] = {}
         self._queue = ClaimQueue(view, membership, writer, runtime, self)
+        self._window = ClosingWindow(self._begin_closing)
         self._unserved_since: dict[int, float] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._node_task: asyncio.Task[None] | None = None
@@ -122,6 +124,7 @@ class Ownership:
         """Close and release everything, whoever takes it. False: not in time."""
         self.stop_claiming()
         self._closing = True
+        self._window.open_wide()
         self._examine(tuple(self._holdings))
         if self._node_task is not None:
             self._node_task.cancel()
@@ -165,6 +168,7 @@ class Ownership:
             self._node_task = None
         self._holdings.clear()
         self._queue.clear()
+        self._window.clear()
         self._unserved_since.clear()
         self._timers.clear()
         self._advance()
@@ -193,11 +197,14 @@ class Ownership:
             if action is Action.FORGET:
                 del self._holdings[shard]
                 self._queue.forget(shard)
+                self._window.left(shard)
                 self._advance()
                 action = decide(None, claim, node, here)
             if action is Action.LOST:
                 self._membership.lose(f"its claim of shard {shard} is gone")
                 return
+            if action is not Action.CLOSE:
+                self._window.called_off(shard)
             if action is not Action.NOTHING:
                 self._act(action, shard, claim)
             self._note_service(shard, node == registration.member.name)
@@ -226,7 +233,10 @@ class Ownership:
             self._holdings[shard] = Holding(shard, claim.epoch, HoldingState.RELEASING)
             self._queue.release(shard, claim.create_revision)
         elif action is Action.CLOSE:
-            self._begin_closing(self._holdings[shard])
+            now = asyncio.get_running_loop().time()
+            if self._closing or now >= self._holdings[shard].close_after:
+                self._window.ask(shard)
+            # Otherwise a timer looks again.
 
     def claimed(self, shard: int, epoch: Epoch) -> None:
         """A claim of this member stands: open the shard, unless that has begun already."""
@@ -244,15 +254,14 @@ class Ownership:
         holding = self._holdings.get(shard)
         if holding is not None:
             holding.become(HoldingState.RELEASED)
+            self._window.left(shard)
             self._examine((shard,))
 
-    def _begin_closing(self, holding: Holding) -> None:
-        now = asyncio.get_running_loop().time()
-        if now < holding.close_after and not self._closing:
-            return  # a timer looks again
+    def _begin_closing(self, shard: int) -> None:
+        """Its turn has come. Whatever spoke against it meanwhile has withdrawn it."""
+        holding = self._holdings[shard]
         holding.become(HoldingState.CLOSING)
-        name = f"close shard {holding.shard}"
-        holding.task = self._tasks.spawn(name, self._close(holding))
+        holding.task = self._tasks.spawn(f"close shard {shard}", self._close(holding))
 
     def _note_service(self, shard: int, belongs_here: bool) -> None:
         holding = self._holdings.get(shard)
@@ -342,9 +351,11 @@ class Ownership:
             return
         if closed:
             holding.become(HoldingState.RELEASING)
+            self._window.releasing(shard)
             self._queue.release(shard, holding.epoch.revision)
             return
         holding.become(HoldingState.OPEN)
+        self._window.left(shard)
         holding.called_off += 1
         delay_s = min(_CALLED_OFF_MIN_S * 2**holding.called_off, _CALLED_OFF_MAX_S)
         holding.close_after = asyncio.get_running_loop().time() + delay_s
