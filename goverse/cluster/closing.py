@@ -15,7 +15,9 @@ nothing, so it keeps its place for a short time only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+from goverse.aio.limits import Limit
 
 #: Shards that are closing or releasing at one time: two transactions' worth of releases.
 MAX_CLOSING = 124
@@ -89,6 +91,9 @@ class ClosingWindow:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    def limits(self, shards: int) -> Iterator[Limit]:
+        yield Limit("ownership.closes_due", len(self._waiting), shards)
 
     def ahead_of(self, shard: int) -> int | None:
         """How many wait before ``shard``; None if it does not wait."""

@@ -401,6 +401,10 @@ class Ownership:
             return
         if holding.state is HoldingState.CLOSING:
             yield f"its owner is closing it, and waits {self._drain_timeout_s:g} s for its turns"
+        elif holding.state is HoldingState.RELEASING:
+            yield "its owner has closed it, and waits for the coordinator to delete its claim"
+        elif (ahead := self._window.ahead_of(shard)) is not None:
+            yield f"its owner gives up others first: it waits for its turn behind {ahead} more"
         elif holding.called_off:
             left_s = max(0.0, holding.close_after - asyncio.get_running_loop().time())
             yield (
@@ -409,7 +413,8 @@ class Ownership:
             )
 
     def limits(self) -> Iterator[Limit]:
-        return self._queue.limits()
+        yield from self._window.limits(self._view.num_shards)
+        yield from self._queue.limits()
 
     def snapshot(self) -> OwnershipSnapshot:
         member = self._membership.member
