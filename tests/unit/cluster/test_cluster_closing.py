@@ -139,7 +139,9 @@ def test_a_place_is_given_once_and_comes_back() -> None:
         window.called_off(1)  # has begun: nothing is stopped
         window.releasing(1)
         window.ask(1)
-        await asyncio.sleep(1.5)  # the place of 2 is over, that of 1 is kept until its claim is gone
+        await asyncio.sleep(
+            1.5
+        )  # the place of 2 is over, that of 1 is kept until its claim is gone
         assert begun == [1, 2, 3]
         window.left(1)
         window.left(1)
