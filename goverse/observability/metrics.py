@@ -38,6 +38,12 @@ SECONDS = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 
+#: From a hand-over on an idle cluster to a shard that was stuck for an hour.
+MIGRATION_SECONDS = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+    *(300.0, 900.0, 3600.0),
+)
+
 #: Of batches.
 ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
@@ -236,7 +242,7 @@ class Metrics:
         self.shard_moves = Counter(
             "goverse_shard_moves",
             "Moves when this leader has written a target that differs from the one before, by "
-            "why: failover, drain, pin, first, balance.",
+            "why: failover, drain, unclaimed, pin, first, balance.",
             ("reason",),
         )
         self.moved_objects = Counter(
@@ -251,10 +257,17 @@ class Metrics:
         self.plan_decisions = Counter(
             "goverse_plan_decisions",
             "Moves when this leader has planned, once for each reason that the plan has to move a "
-            "shard or to leave one: failover, drain, pin, first, balance; balanced, not_stable, "
-            "not_all_assigned, pinned, pin_unavailable, cooldown, batch_limit, rate_limit, "
+            "shard or to leave one: failover, drain, unclaimed, pin, first, balance; balanced, "
+            "not_stable, not_all_assigned, not_claiming, pinned, pin_unavailable, cooldown, batch_limit, rate_limit, "
             "changes_limit, restarting, loads_unknown, no_node.",
             ("decision",),
+        )
+        self.migration_seconds = Histogram(
+            "goverse_shard_migration_duration_seconds",
+            "Moves when this leader sees that a shard has arrived, with the time since its owner "
+            "and its target were first different.",
+            (),
+            MIGRATION_SECONDS,
         )
         self.pins_unserved = Gauge(
             "goverse_pins_unserved", "Pins whose node is away, so that another has the shard."
