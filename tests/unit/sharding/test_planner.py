@@ -116,9 +116,12 @@ def test_a_plan_is_determined_by_its_input(state: PlanInput) -> None:
 
 
 def at_rest(state: PlanInput, found: Plan) -> PlanInput:
-    """As `settle`, with nothing that holds a change back."""
+    """As `settle`, with nothing that holds a change back: who was on probation has claimed."""
     state = settle(state, found)
-    return replace(state, cooling=(), max_moves=100, max_new_moves=100, max_changes=100)
+    nodes = tuple(replace(n, max_new=1 << 30) if n.max_new else n for n in state.nodes)
+    return replace(
+        state, nodes=nodes, cooling=(), max_moves=100, max_new_moves=100, max_changes=100
+    )
 
 
 @given(states())
