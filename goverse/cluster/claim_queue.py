@@ -60,6 +60,7 @@ class ClaimQueue:
         self._claims: dict[int, None] = {}
         self._releases: dict[int, int] = {}  # the claim's create_revision by shard
         self._batch = MAX_CLAIMS
+        self._trouble = ""  # why the last transaction had no answer
         self._wake = asyncio.Event()
 
     def claim(self, shard: int) -> None:
@@ -80,6 +81,13 @@ class ClaimQueue:
         self._claims.pop(shard, None)
         self._releases.pop(shard, None)
 
+    def why(self, shard: int) -> str:
+        """What ``shard`` waits for, which is to be claimed."""
+        if shard not in self._claims:
+            return "its target tries again in a moment: its claim was refused"
+        trouble = f": {self._trouble}" if self._trouble else ""
+        return f"its target is to claim it, one of {len(self._claims)}{trouble}"
+
     def limits(self) -> Iterator[Limit]:
         shards = self._view.num_shards
         yield Limit("ownership.claims_due", len(self._claims), shards)
@@ -99,8 +107,10 @@ class ClaimQueue:
             self._wake.clear()
             try:
                 await self._write()
+                self._trouble = ""
                 self._backoff.reset()
             except CoordinatorUnavailable as error:
+                self._trouble = str(error)
                 log.warning("claims and releases wait: %s", error)
                 await asyncio.sleep(self._backoff.next_s())
                 self._wake.set()

@@ -293,15 +293,22 @@ class Ownership:
     # -- opening and closing, a task per shard ------------------------------------------------
 
     async def _open(self, holding: Holding) -> None:
-        await self._open_until_done(holding.shard, holding.epoch, holding.released)
+        await self._open_until_done(holding.shard, holding.epoch, holding.released, holding)
         if self._holdings.get(holding.shard) is holding:
             holding.become(HoldingState.OPEN)
             # The target may have moved, or the whole node be closing, meanwhile.
             self._examine((holding.shard,))
 
-    async def _open_until_done(self, shard: int, epoch: Epoch, released: Epoch = NO_EPOCH) -> None:
+    async def _open_until_done(
+        self,
+        shard: int,
+        epoch: Epoch,
+        released: Epoch = NO_EPOCH,
+        holding: Holding | None = None,
+    ) -> None:
         backoff: Backoff | None = None
         while True:
+            trouble = "the lease may be over"
             # A process that was stopped may get the answer to its claim before it learns, from
             # the clock alone, that the lease is over and somebody else has the shard.
             if self._membership.valid():
@@ -309,11 +316,16 @@ class Ownership:
                     await self._host.open_shard(shard, epoch, released=released)
                     return
                 except Outranked as higher:
+                    trouble = str(higher)
                     await self._outranked(shard, epoch, higher)
                 except Unavailable as error:
+                    trouble = str(error)
                     self._tell_waiting(shard, error)
-                except Exception:
+                except Exception as error:
+                    trouble = f"{type(error).__qualname__}: {error}"
                     log.exception("shard %d cannot be opened at %s; trying again", shard, epoch)
+            if holding is not None:
+                holding.trouble = trouble
             backoff = backoff or Backoff(self._runtime.random, max_s=1.0)
             await asyncio.sleep(backoff.next_s())
 
@@ -395,10 +407,13 @@ class Ownership:
         )
 
     def why(self, shard: int) -> Iterator[str]:
-        """Why this node holds on to ``shard``, if it should not."""
+        """Why this node holds on to ``shard``, or does not claim or open it, if it should."""
         holding = self._holdings.get(shard)
         if holding is None:
+            yield from self._why_unclaimed(shard)
             return
+        if holding.state is HoldingState.OPENING and holding.trouble:
+            yield f"it is claimed and cannot be opened: {holding.trouble}"
         if holding.state is HoldingState.CLOSING:
             yield f"its owner is closing it, and waits {self._drain_timeout_s:g} s for its turns"
         elif holding.state is HoldingState.RELEASING:
@@ -411,6 +426,18 @@ class Ownership:
                 f"its turns ran longer than node.drain_timeout of {self._drain_timeout_s:g} s: its "
                 f"move was called off {holding.called_off} times, next attempt in {left_s:.0f} s"
             )
+
+    def _why_unclaimed(self, shard: int) -> Iterator[str]:
+        member, state = self._membership.member, self._view.state
+        target = state.targets.get(shard)
+        if member is None or target is None or target.node != member.name:
+            return
+        if not self._membership.valid():
+            yield "its target does not know whether its lease still holds, and claims nothing"
+        elif not self._claiming:
+            yield "its target leaves, and claims nothing more"
+        elif shard not in state.claims:
+            yield self._queue.why(shard)
 
     def limits(self) -> Iterator[Limit]:
         yield from self._window.limits(self._view.num_shards)
