@@ -57,24 +57,25 @@ class ClaimQueue:
         self._writer = writer
         self._events = events
         self._backoff = Backoff(runtime.random)
-        self._claims: dict[int, None] = {}
+        #: With the time (running loop's) at which each was asked for.
+        self._claims: dict[int, float] = {}
         self._releases: dict[int, int] = {}  # the claim's create_revision by shard
         self._batch = MAX_CLAIMS
         self._trouble = ""  # why the last transaction had no answer
         self._wake = asyncio.Event()
 
     def claim(self, shard: int) -> None:
-        self._claims[shard] = None
+        self._claims.setdefault(shard, asyncio.get_running_loop().time())
         self._wake.set()
 
     def release(self, shard: int, create_revision: int) -> None:
         self._releases[shard] = create_revision
         self._wake.set()
 
-    def forget_claim(self, shard: int) -> None:
-        """It is claimed. A release of that very claim may be due already: the watch can show a
+    def forget_claim(self, shard: int) -> float | None:
+        """It is claimed; returns when that was asked for, if it was. A release of that very claim may be due already: the watch can show a
         claim, and a move of its target, before the answer of the transaction comes."""
-        self._claims.pop(shard, None)
+        return self._claims.pop(shard, None)
 
     def forget(self, shard: int) -> None:
         """It is done, by whatever way that became known."""

@@ -30,6 +30,7 @@ from goverse.cluster.view import ClusterView
 from goverse.coordination.api import CoordinatorUnavailable
 from goverse.errors import FailedPrecondition, Outranked, Unavailable
 from goverse.ids import NO_EPOCH, Epoch
+from goverse.observability.metrics import Metrics
 from goverse.sharding import NODE_SHARD
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,10 @@ class OwnershipSnapshot:
     :param targeted: shards that belong here.
     :param claimed: claims of this member that are not being given up.
     :param open: shards that are served.
+    :param opening: shards that are claimed and not served yet.
+    :param closing: shards whose turns end, or whose state goes to the next node.
+    :param waiting: shards that are to close, and served until it is their turn.
+    :param releasing: shards that are closed, and whose claim still stands.
     :param oldest_unclaimed_s: how long a shard has belonged here without being served.
     :param called_off: shards whose move was called off because their turns ran too long.
     :param transactions: claims and releases written so far, successfully or not.
@@ -71,6 +76,10 @@ class OwnershipSnapshot:
     oldest_unclaimed_s: float
     called_off: tuple[int, ...]
     transactions: int
+    opening: int = 0
+    closing: int = 0
+    waiting: int = 0
+    releasing: int = 0
 
 
 class Ownership:
@@ -81,9 +90,12 @@ class Ownership:
         writer: ClaimWriter,
         host: ShardHost,
         runtime: Runtime,
+        metrics: Metrics,
         *,
         drain_timeout_s: float = 2.0,
     ) -> None:
+        self._step_seconds = metrics.shard_step_seconds
+        self._moves_called_off = metrics.moves_called_off
         self._view = view
         self._membership = membership
         self._writer = writer
@@ -230,7 +242,9 @@ class Ownership:
         elif action is Action.ADOPT and claim is not None:
             self.claimed(shard, claim.epoch)
         elif action is Action.RELEASE and claim is not None:
-            self._holdings[shard] = Holding(shard, claim.epoch, HoldingState.RELEASING)
+            now = asyncio.get_running_loop().time()
+            releasing = Holding(shard, claim.epoch, HoldingState.RELEASING, since=now)
+            self._holdings[shard] = releasing
             self._queue.release(shard, claim.create_revision)
         elif action is Action.CLOSE:
             now = asyncio.get_running_loop().time()
@@ -240,28 +254,39 @@ class Ownership:
 
     def claimed(self, shard: int, epoch: Epoch) -> None:
         """A claim of this member stands: open the shard, unless that has begun already."""
-        self._queue.forget_claim(shard)
+        asked_at = self._queue.forget_claim(shard)
         if shard in self._holdings:
             return
+        now = asyncio.get_running_loop().time()
+        if asked_at is not None:
+            self._step_seconds.observe(now - asked_at, "claim")
         # No claim can have come and gone between what the view shows and this one: it compares the
         # target's revision, and that of anybody else would have needed another target.
         released = self._view.state.released.get(shard, NO_EPOCH)
-        holding = self._holdings[shard] = Holding(shard, epoch, released=released)
+        holding = self._holdings[shard] = Holding(shard, epoch, released=released, since=now)
         holding.task = self._tasks.spawn(f"open shard {shard}", self._open(holding))
 
     def released(self, shard: int) -> None:
         """The claim is deleted; the view will show it, or has done so already."""
         holding = self._holdings.get(shard)
         if holding is not None:
-            holding.become(HoldingState.RELEASED)
+            self._step(holding, HoldingState.RELEASED, "release")
             self._window.left(shard)
             self._examine((shard,))
 
     def _begin_closing(self, shard: int) -> None:
         """Its turn has come. Whatever spoke against it meanwhile has withdrawn it."""
         holding = self._holdings[shard]
-        holding.become(HoldingState.CLOSING)
+        self._step(holding, HoldingState.CLOSING)
         holding.task = self._tasks.spawn(f"close shard {shard}", self._close(holding))
+
+    def _step(self, holding: Holding, state: HoldingState, done: str = "") -> None:
+        """:param done: what that ends, if it is to be counted."""
+        now = asyncio.get_running_loop().time()
+        if done:
+            self._step_seconds.observe(now - holding.since, done)
+        holding.become(state)
+        holding.since = now
 
     def _note_service(self, shard: int, belongs_here: bool) -> None:
         holding = self._holdings.get(shard)
@@ -295,7 +320,7 @@ class Ownership:
     async def _open(self, holding: Holding) -> None:
         await self._open_until_done(holding.shard, holding.epoch, holding.released, holding)
         if self._holdings.get(holding.shard) is holding:
-            holding.become(HoldingState.OPEN)
+            self._step(holding, HoldingState.OPEN, "open")
             # The target may have moved, or the whole node be closing, meanwhile.
             self._examine((holding.shard,))
 
@@ -362,11 +387,12 @@ class Ownership:
         if self._holdings.get(shard) is not holding:
             return
         if closed:
-            holding.become(HoldingState.RELEASING)
+            self._step(holding, HoldingState.RELEASING, "hand_over")
             self._window.releasing(shard)
             self._queue.release(shard, holding.epoch.revision)
             return
-        holding.become(HoldingState.OPEN)
+        self._step(holding, HoldingState.OPEN)
+        self._moves_called_off.inc()
         self._window.left(shard)
         holding.called_off += 1
         delay_s = min(_CALLED_OFF_MIN_S * 2**holding.called_off, _CALLED_OFF_MAX_S)
@@ -456,6 +482,10 @@ class Ownership:
             now - oldest,
             tuple(h.shard for h in self._holdings.values() if h.called_off),
             self._writer.transactions,
+            opening=states.count(HoldingState.OPENING),
+            closing=states.count(HoldingState.CLOSING),
+            waiting=self._window.waiting,
+            releasing=states.count(HoldingState.RELEASING),
         )
 
 

@@ -111,12 +111,6 @@ class Metrics:
             "goverse_calls_in_flight", "Calls sent on links of this process and not yet answered."
         )
         self.sessions = Gauge("goverse_sessions", "Client sessions open on this gate.")
-        self.commit_seconds = Histogram(
-            "goverse_commit_duration_seconds",
-            "Moves when the store has answered a batch of commits.",
-            (),
-            SECONDS,
-        )
         self.commit_objects = Counter(
             "goverse_committed_objects",
             "Moves when the store has taken a batch, by its objects.",
@@ -165,6 +159,13 @@ class Metrics:
             "goverse_reliable_accepted_calls",
             "Moves when a reliable call has been recorded in the store.",
             ("type",),
+        )
+        self.accepts_refused = Counter(
+            "goverse_reliable_refused_accepts",
+            "Moves when a reliable call is not recorded, by the code that its caller is told: "
+            "not_owner (a fence has refused it: another owner has the shard), conflict, "
+            "invalid_argument, unavailable.",
+            ("type", "reason"),
         )
         self.reliable_repeated = Counter(
             "goverse_reliable_repeated_calls",
@@ -221,8 +222,38 @@ class Metrics:
         # Ownership.
         self.shards = Gauge(
             "goverse_shards",
-            "Shards by what they are to this node: targeted, claimed, open.",
+            "Shards by what they are to this node: targeted; claimed, and not being given up; of "
+            "these opening and open; closing, waiting (for their turn to close) and releasing.",
             ("state",),
+        )
+        self.unserved_seconds = Gauge(
+            "goverse_unserved_shard_age_seconds",
+            "How long the longest of the shards that belong to this node is not served by it.",
+        )
+        self.shard_step_seconds = Histogram(
+            "goverse_shard_step_duration_seconds",
+            "Moves when this node has done its part of a migration: hand_over (from the beginning "
+            "of the drain until nothing runs and state is sent), release (until the claim is "
+            "deleted), claim (from when a shard is to be claimed until it is), open (until calls "
+            "are let in).",
+            ("step",),
+            SECONDS,
+        )
+        self.moves_called_off = Counter(
+            "goverse_shard_moves_called_off",
+            "Moves when a shard is open here again, as its turns ran longer than "
+            "node.drain_timeout.",
+        )
+        self.shard_objects = Gauge(
+            "goverse_shard_objects",
+            "Activations of a shard of this node: the least (quantile 0), the median, 0.9, 0.99 "
+            "and the most (1) over its shards.",
+            ("quantile",),
+        )
+        self.objects_of_shard = Gauge(
+            "goverse_objects_of_shard",
+            "Activations of each shard of this node that has any; only with metrics.per_shard.",
+            ("shard",),
         )
         self.members = Gauge(
             "goverse_members", "Members that this process sees, by kind: node, gate.", ("kind",)
@@ -268,6 +299,41 @@ class Metrics:
             "and its target were first different.",
             (),
             MIGRATION_SECONDS,
+        )
+
+        # What the leader knows; no other member has these.
+        self.cluster_shards = Gauge(
+            "goverse_cluster_shards",
+            "Shards of the cluster: owned (by their target), migrating (another has them), "
+            "unclaimed (nobody has them), unassigned (no target either), pinned, and moving "
+            "(followed by the leader until they arrive).",
+            ("state",),
+        )
+        self.held_shards = Gauge(
+            "goverse_held_shards",
+            "Shards that the leader's last plan leaves where balance or a pin does not want "
+            "them, by why: see goverse_plan_decisions.",
+            ("reason",),
+        )
+        self.stuck_shards = Gauge(
+            "goverse_stuck_shards",
+            "Shards on their way for longer than cluster.stuck_after, by the step in which they "
+            "hang: handing_over, claiming, no_taker.",
+            ("step",),
+        )
+        self.stuck_shard_age_seconds = Gauge(
+            "goverse_stuck_shard_age_seconds",
+            "How long the longest of the stuck shards has been on its way; 0: none is stuck.",
+        )
+        self.shunned_nodes = Gauge(
+            "goverse_shunned_nodes",
+            "Nodes that are given no shards for a while, as they did not claim those they were.",
+        )
+        self.imbalance = Gauge(
+            "goverse_imbalance",
+            "How far the node that is farthest from its share is from it, as a part of that: by "
+            "count, and by load with cluster.strategy load.",
+            ("by",),
         )
         self.pins_unserved = Gauge(
             "goverse_pins_unserved", "Pins whose node is away, so that another has the shard."
