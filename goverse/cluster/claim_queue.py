@@ -73,8 +73,11 @@ class ClaimQueue:
         self._wake.set()
 
     def forget_claim(self, shard: int) -> float | None:
-        """It is claimed; returns when that was asked for, if it was. A release of that very claim may be due already: the watch can show a
-        claim, and a move of its target, before the answer of the transaction comes."""
+        """It is claimed; returns when that was asked for, if it was.
+
+        A release of that very claim may be due already: the watch can show a claim, and a move of
+        its target, before the answer of the transaction comes.
+        """
         return self._claims.pop(shard, None)
 
     def forget(self, shard: int) -> None:

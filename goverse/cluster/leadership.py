@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from goverse.aio.backoff import Backoff
@@ -159,6 +159,9 @@ class Leadership:
     def _on_view(self, change: ViewChange) -> None:
         if change.lost_history:
             self._written = 0
+        if change.shards and self.leading:
+            # A shard may have come and gone before the next plan.
+            self._follow(asyncio.get_running_loop().time(), change.shards)
         # A gate's key changes none of these, and so wakes nobody and delays nothing.
         if (
             change.shards
@@ -225,8 +228,8 @@ class Leadership:
 
     async def _plan(self, registration: Registration) -> None:
         now = asyncio.get_running_loop().time()
-        state = self._view.state
-        stuck = self._follow(now)
+        self._follow(now)
+        stuck = self._stuck(now)
         stable_at, stuck_at = self._stable_at(), self._migrations.next_stuck_at(now)
         asked, self._asked = self._asked, False
         found = plan(self._planning.input(stuck, now, stable=stable_at <= now, asked=asked))
@@ -245,19 +248,24 @@ class Leadership:
             await self._write(registration, found.changes)
         await asyncio.sleep(_BETWEEN_PLANS_S)
 
-    def _follow(self, now: float) -> tuple[StuckShard, ...]:
-        """What does not arrive; and who is to get no more, if that is a node's doing."""
+    def _follow(self, now: float, shards: Iterable[int] | None = None) -> None:
+        """Take note of ``shards``, or of all, on their way."""
         state = self._view.state
         took = self._migrations.update(
             state.targets,
             state.claims,
             now,
             takers={n for n, record in state.nodes.items() if record.state is MemberState.ACTIVE},
-            restarting=tuple(state.restarts),
+            restarting=state.restarts,
             blind=not self._view.current,
+            shards=shards,
         )
         for seconds in took:
             self._migration_seconds.observe(seconds)
+
+    def _stuck(self, now: float) -> tuple[StuckShard, ...]:
+        """What does not arrive; and who is to get no more, if that is a node's doing."""
+        state = self._view.state
         stuck = self._migrations.stuck(now)
         for node in self._trust.update(stuck, state.nodes, state.claims, now):
             log.error(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from goverse.cluster.records import Claim, Target
@@ -45,6 +45,7 @@ class Migrations:
         takers: Container[str],
         restarting: Container[str] = (),
         blind: bool = False,
+        shards: Iterable[int] | None = None,
     ) -> list[float]:
         """Take a step of the view; returns how long the shards took that have arrived.
 
@@ -52,18 +53,23 @@ class Migrations:
 
         :param takers: nodes that take shards.
         :param blind: the view may be an old one: nobody is blamed for what it does not show.
+        :param shards: what alone has changed; None: perhaps everything. Most shards arrive sooner
+            than it pays to look at all of them.
         """
         if blind:
             self._blind_at = now
-        still: dict[int, _Journey] = {}
         took: list[float] = []
-        for shard, target in targets.items():
-            claim = claims.get(shard)
+        before = self._journeys
+        if shards is None:
+            self._journeys = {}
+        for shard in targets if shards is None else shards:
+            target, claim = targets.get(shard), claims.get(shard)
             owner = claim.member.name if claim is not None else ""
-            known = self._journeys.get(shard)
-            if owner == target.node or (not owner and target.node in restarting):
+            known = before.get(shard)
+            if target is None or _at_rest(owner, target, restarting):
                 if known is not None and owner and known.owner != owner:
                     took.append(now - known.began)
+                self._journeys.pop(shard, None)
                 continue
             if target.node not in takers:
                 step = Step.NO_TAKER
@@ -71,13 +77,13 @@ class Migrations:
                 step = Step.HANDING_OVER if owner else Step.CLAIMING
             where = (owner, target.node, step)
             if known is None:
-                still[shard] = _Journey(now, now, *where)
+                self._journeys[shard] = _Journey(now, now, *where)
             elif (known.owner, known.target, known.step) == where:
-                still[shard] = known
+                self._journeys[shard] = known
             else:
-                still[shard] = _Journey(known.began, now, *where)
-        self._journeys = still
-        self._note_claims(claims, now)
+                self._journeys[shard] = _Journey(known.began, now, *where)
+        if shards is None:
+            self._note_claims(claims, now)
         return took
 
     def _note_claims(self, claims: Mapping[int, Claim], now: float) -> None:
@@ -132,6 +138,10 @@ class Migrations:
             for shard, journey in self._journeys.items()
             if now - journey.began >= limit_s
         )
+
+
+def _at_rest(owner: str, target: Target, restarting: Container[str]) -> bool:
+    return owner == target.node or (not owner and target.node in restarting)
 
 
 def newest_claims(claims: Mapping[int, Claim]) -> dict[str, int]:

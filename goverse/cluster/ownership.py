@@ -206,7 +206,9 @@ class Ownership:
             exists = target is not None and shard < registration.layout.num_shards
             node = target.node if target is not None and exists else None
             action = decide(holding, claim, node, here)
-            if action is Action.FORGET:
+            if action is Action.FORGET and holding is not None:
+                if holding.state is HoldingState.RELEASING:  # the watch was quicker than the answer
+                    self._step(holding, HoldingState.RELEASED, "release")
                 del self._holdings[shard]
                 self._queue.forget(shard)
                 self._window.left(shard)

@@ -10,7 +10,7 @@ QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 
 def quantiles(objects: Mapping[int, int]) -> dict[Labels, float]:
-    """Of the objects of each shard; nothing without shards. Nearest rank: some shard has as many."""
+    """Of the objects of each shard, by nearest rank; nothing without shards."""
     ordered = sorted(objects.values())
     if not ordered:
         return {}

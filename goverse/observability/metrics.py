@@ -289,8 +289,8 @@ class Metrics:
             "goverse_plan_decisions",
             "Moves when this leader has planned, once for each reason that the plan has to move a "
             "shard or to leave one: failover, drain, unclaimed, pin, first, balance; balanced, "
-            "not_stable, not_all_assigned, not_claiming, pinned, pin_unavailable, cooldown, batch_limit, rate_limit, "
-            "changes_limit, restarting, loads_unknown, no_node.",
+            "not_stable, not_all_assigned, not_claiming, pinned, pin_unavailable, cooldown, "
+            "batch_limit, rate_limit, changes_limit, restarting, loads_unknown, no_node.",
             ("decision",),
         )
         self.migration_seconds = Histogram(

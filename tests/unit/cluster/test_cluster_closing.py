@@ -13,6 +13,14 @@ from goverse.testing.loop import SimLoop, run_virtual
 from tests.support.members import Process, World, in_world
 
 
+async def passes(seconds: float) -> None:
+    """Of virtual time."""
+    loop = asyncio.get_running_loop()
+    passed = loop.create_future()
+    loop.call_later(seconds, passed.set_result, None)
+    await passed
+
+
 def giving_up(process: Process) -> int:
     """Shards whose calls wait there: closing, or closed and not released."""
     gone = (HoldingState.CLOSING, HoldingState.RELEASING)
@@ -31,7 +39,7 @@ async def test_a_node_that_leaves_closes_a_few_shards_at_a_time(world: World) ->
         nonlocal most
         while n1.host.shards:
             most = max(most, giving_up(n1))
-            await asyncio.sleep(0.0005)
+            await passes(0.0005)
 
     n1.host.close_s = 0.05
     assert len(n1.host.shards) > 2 * MAX_CLOSING - 100
@@ -139,9 +147,7 @@ def test_a_place_is_given_once_and_comes_back() -> None:
         window.called_off(1)  # has begun: nothing is stopped
         window.releasing(1)
         window.ask(1)
-        await asyncio.sleep(
-            1.5
-        )  # the place of 2 is over, that of 1 is kept until its claim is gone
+        await passes(1.5)  # the place of 2 is over, that of 1 is kept until its claim is gone
         assert begun == [1, 2, 3]
         window.left(1)
         window.left(1)
@@ -150,7 +156,7 @@ def test_a_place_is_given_once_and_comes_back() -> None:
         assert begun == [1, 2, 3, 5, 6] and window.waiting == 0
         window.clear()
         assert window.closing == 0
-        await asyncio.sleep(5)
+        await passes(5)
         assert begun == [1, 2, 3, 5, 6]
 
     run_virtual(main, seed=1, max_time_s=60)
