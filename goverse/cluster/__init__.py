@@ -9,7 +9,8 @@ from goverse.cluster.keys import Keys
 from goverse.cluster.leadership import Leadership, LeadershipSnapshot
 from goverse.cluster.member import GateMember, LeaveMode, MemberSnapshot, NodeMember
 from goverse.cluster.membership import Membership, MembershipSnapshot, Phase
-from goverse.cluster.ownership import Ownership, OwnershipSnapshot, ShardHost
+from goverse.cluster.opening import ShardHost
+from goverse.cluster.ownership import Ownership, OwnershipSnapshot
 from goverse.cluster.records import Kind, Layout, MemberRecord, MemberState, Owner
 from goverse.cluster.registration import Identity, Registration
 from goverse.cluster.stuck import Step, StuckShard

@@ -21,6 +21,7 @@ from goverse.cluster.migrations import Migrations
 from goverse.cluster.planning import Planning
 from goverse.cluster.records import LeaderValue, MemberState, TargetValue, encode
 from goverse.cluster.registration import Registration
+from goverse.cluster.standing import Standing, standing
 from goverse.cluster.state import ViewChange
 from goverse.cluster.stuck import StuckLog, StuckShard
 from goverse.cluster.trust import Trust
@@ -36,7 +37,6 @@ from goverse.coordination.api import (
 from goverse.ids import MemberId
 from goverse.observability.metrics import Metrics
 from goverse.sharding import Change, Hold, Plan, PlanInput, Strategy, plan
-from goverse.sharding.levelling import imbalance
 from goverse.sharding.loads import NodeLoad
 
 log = logging.getLogger(__name__)
@@ -77,17 +77,6 @@ class Proposal:
     state: PlanInput
     plan: Plan
     loads: Mapping[str, NodeLoad]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where the shards are, and how evenly; by load only where loads are known."""
-
-    owners: Sequence[str | None]
-    targets: Sequence[str | None]
-    pinned: int
-    by_count: float
-    by_load: float | None
 
 
 class Leadership:
@@ -357,23 +346,7 @@ class Leadership:
 
     def standing(self) -> Standing | None:
         """The shards of all nodes at this moment; None on a node that does not lead."""
-        if not self.leading:
-            return None
-        state = self._view.state
-        weights = {n: w for n, w in state.weights().items() if self._planning.accepts(n)}
-        shards = range(self._view.num_shards)
-        owners = [c.member.name if (c := state.claims.get(s)) else None for s in shards]
-        targets = [t.node if (t := state.targets.get(s)) else None for s in shards]
-        loads = self._loads.shards
-        own = {name: self._loads.own(name) * weight for name, weight in weights.items()}
-        by_load = len(loads) == len(shards)
-        return Standing(
-            owners,
-            targets,
-            len(state.pins),
-            imbalance(owners, (1.0,) * len(shards), weights),
-            imbalance(owners, loads, weights, own) if by_load else None,
-        )
+        return standing(self._view, self._loads) if self.leading else None
 
     def snapshot(self) -> LeadershipSnapshot:
         leader = self._view.state.leader

@@ -16,7 +16,8 @@ from goverse.cluster.keys import Keys
 from goverse.cluster.leadership import Leadership, LeadershipSnapshot
 from goverse.cluster.loads import Loads, LoadSource, NoLoads
 from goverse.cluster.membership import Membership, MembershipSnapshot
-from goverse.cluster.ownership import Ownership, OwnershipSnapshot, ShardHost
+from goverse.cluster.opening import ShardHost
+from goverse.cluster.ownership import Ownership, OwnershipSnapshot
 from goverse.cluster.records import MemberState
 from goverse.cluster.registration import Identity, Registration
 from goverse.cluster.signals import watch_leadership, watch_ownership

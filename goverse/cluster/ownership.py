@@ -11,24 +11,20 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
-from goverse.aio.backoff import Backoff
 from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
-from goverse.aio.seldom import Seldom
 from goverse.aio.tasks import Tasks
 from goverse.cluster.claim_queue import ClaimQueue
 from goverse.cluster.claims import ClaimWriter
 from goverse.cluster.closing import ClosingWindow
 from goverse.cluster.holdings import Action, Here, Holding, HoldingState, decide
 from goverse.cluster.membership import Membership
+from goverse.cluster.opening import Opener, ShardHost
 from goverse.cluster.records import Claim, MemberState
 from goverse.cluster.registration import Registration
 from goverse.cluster.state import ViewChange
 from goverse.cluster.view import ClusterView
-from goverse.coordination.api import CoordinatorUnavailable
-from goverse.errors import FailedPrecondition, Outranked, Unavailable
 from goverse.ids import NO_EPOCH, Epoch
 from goverse.observability.metrics import Metrics
 from goverse.sharding import NODE_SHARD
@@ -37,22 +33,6 @@ log = logging.getLogger(__name__)
 
 _CALLED_OFF_MIN_S = 2.0
 _CALLED_OFF_MAX_S = 60.0
-
-
-class ShardHost(Protocol):
-    """Runs the objects of the shards that this node owns. The catalog is one."""
-
-    async def open_shard(self, shard: int, epoch: Epoch, *, released: Epoch = NO_EPOCH) -> None:
-        """Begin to serve ``shard``; calls that arrive meanwhile are kept.
-
-        :param released: the epoch right before, if its owner was seen to give it up in an orderly
-            way; `NO_EPOCH`: it may have died with turns under way, and others may have followed.
-        """
-        ...
-
-    async def close_shard(self, shard: int, *, drain_timeout_s: float) -> bool:
-        """Let running turns end and stop serving. False: turns ran too long, it is open again."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -101,18 +81,19 @@ class Ownership:
         self._writer = writer
         self._host = host
         self._drain_timeout_s = drain_timeout_s
-        self._runtime = runtime
         self._tasks = Tasks("ownership")
         self._holdings: dict[int, Holding] = {}
         self._queue = ClaimQueue(view, membership, writer, runtime, self)
         self._window = ClosingWindow(self._begin_closing)
+        self._opener = Opener(
+            membership, writer, host, runtime, lambda: self._count(HoldingState.OPENING)
+        )
         self._unserved_since: dict[int, float] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._node_task: asyncio.Task[None] | None = None
         self._claiming = True
         self._closing = False
         self._progress = asyncio.Event()
-        self._tell = Seldom()
         membership.on_joined(self._on_joined)
         membership.on_lost(self._on_lost)
         view.subscribe(self._on_view)
@@ -153,7 +134,7 @@ class Ownership:
     def _on_joined(self, registration: Registration) -> None:
         if self._closing:
             return
-        opening = self._open_until_done(NODE_SHARD, registration.epoch)
+        opening = self._opener.open(Holding(NODE_SHARD, registration.epoch))
         self._node_task = self._tasks.spawn("open node shard", opening)
         self._examine_all()
 
@@ -282,6 +263,9 @@ class Ownership:
         self._step(holding, HoldingState.CLOSING)
         holding.task = self._tasks.spawn(f"close shard {shard}", self._close(holding))
 
+    def _count(self, state: HoldingState) -> int:
+        return sum(holding.state is state for holding in self._holdings.values())
+
     def _step(self, holding: Holding, state: HoldingState, done: str = "") -> None:
         """:param done: what that ends, if it is to be counted."""
         now = asyncio.get_running_loop().time()
@@ -320,64 +304,11 @@ class Ownership:
     # -- opening and closing, a task per shard ------------------------------------------------
 
     async def _open(self, holding: Holding) -> None:
-        await self._open_until_done(holding.shard, holding.epoch, holding.released, holding)
+        await self._opener.open(holding)
         if self._holdings.get(holding.shard) is holding:
             self._step(holding, HoldingState.OPEN, "open")
             # The target may have moved, or the whole node be closing, meanwhile.
             self._examine((holding.shard,))
-
-    async def _open_until_done(
-        self,
-        shard: int,
-        epoch: Epoch,
-        released: Epoch = NO_EPOCH,
-        holding: Holding | None = None,
-    ) -> None:
-        backoff: Backoff | None = None
-        while True:
-            trouble = "the lease may be over"
-            # A process that was stopped may get the answer to its claim before it learns, from
-            # the clock alone, that the lease is over and somebody else has the shard.
-            if self._membership.valid():
-                try:
-                    await self._host.open_shard(shard, epoch, released=released)
-                    return
-                except Outranked as higher:
-                    trouble = str(higher)
-                    await self._outranked(shard, epoch, higher)
-                except Unavailable as error:
-                    trouble = str(error)
-                    self._tell_waiting(shard, error)
-                except Exception as error:
-                    trouble = f"{type(error).__qualname__}: {error}"
-                    log.exception("shard %d cannot be opened at %s; trying again", shard, epoch)
-            if holding is not None:
-                holding.trouble = trouble
-            backoff = backoff or Backoff(self._runtime.random, max_s=1.0)
-            await asyncio.sleep(backoff.next_s())
-
-    def _tell_waiting(self, shard: int, error: Unavailable) -> None:
-        """What keeps one shard from being opened keeps thousands: a line for all of them."""
-        if not self._tell.due():
-            return
-        opening = sum(h.state is HoldingState.OPENING for h in self._holdings.values())
-        log.warning("shard %d waits to be opened, one of %d: %s", shard, opening, error)
-
-    async def _outranked(self, shard: int, epoch: Epoch, higher: Outranked) -> None:
-        """The store, or this node itself, has seen a higher epoch. Either somebody else owns the
-        shard by now, and the view will show it; or this claim stands, and then it is the
-        coordinator that has lost its history: the generation is raised, and everything claimed
-        again under it."""
-        registration = self._membership.registration
-        if registration is None:
-            return
-        try:
-            await self._writer.outrank(registration, shard, epoch, higher.epoch)
-        except (FailedPrecondition, CoordinatorUnavailable) as error:
-            log.info("shard %d: %s; %s", shard, higher, error)
-            return
-        if self._membership.registration is registration:
-            self._membership.lose(f"the coordinator is behind: {higher}")
 
     async def _close(self, holding: Holding) -> None:
         shard = holding.shard
@@ -471,17 +402,21 @@ class Ownership:
         yield from self._window.limits(self._view.num_shards)
         yield from self._queue.limits()
 
+    @property
+    def oldest_unserved_s(self) -> float:
+        """How long a shard has belonged here without being served."""
+        now = asyncio.get_running_loop().time()
+        return now - min(self._unserved_since.values(), default=now)
+
     def snapshot(self) -> OwnershipSnapshot:
         member = self._membership.member
         targets = self._view.state.targets.values()
         states = [holding.state for holding in self._holdings.values()]
-        now = asyncio.get_running_loop().time()
-        oldest = min(self._unserved_since.values(), default=now)
         return OwnershipSnapshot(
             sum(1 for target in targets if member is not None and target.node == member.name),
             sum(1 for state in states if state in _CLAIMED),
             states.count(HoldingState.OPEN),
-            now - oldest,
+            self.oldest_unserved_s,
             tuple(h.shard for h in self._holdings.values() if h.called_off),
             self._writer.transactions,
             opening=states.count(HoldingState.OPENING),

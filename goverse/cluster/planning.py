@@ -78,11 +78,6 @@ class Planning:
             cooling=() if asked else self._cooled_at,
         )
 
-    def accepts(self, node: str) -> bool:
-        """Whether ``node`` is there and takes shards."""
-        record = self._view.state.nodes.get(node)
-        return record is not None and record.state is MemberState.ACTIVE
-
     def _refill(self, now: float) -> None:
         self._cooled_at = {s: until for s, until in self._cooled_at.items() if until > now}
         gained = max(0.0, now - self._allowed_at) * self._settings.rebalance_per_s

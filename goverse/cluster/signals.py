@@ -30,7 +30,7 @@ def watch_ownership(metrics: Metrics, ownership: Ownership) -> None:
         }
 
     metrics.shards.watch(shards)
-    metrics.unserved_seconds.watch(lambda: ownership.snapshot().oldest_unclaimed_s)
+    metrics.unserved_seconds.watch(lambda: ownership.oldest_unserved_s)
 
 
 def watch_leadership(metrics: Metrics, leadership: Leadership) -> None:
