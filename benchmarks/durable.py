@@ -125,7 +125,10 @@ async def _measured(
     return seen
 
 
-_COMMITS = re.compile(r"^goverse_commit_duration_seconds_count(?:\{[^}]*\})? (\S+)", re.MULTILINE)
+_COMMITS = re.compile(
+    r'^goverse_store_operation_duration_seconds_count\{operation="commit",status="ok"\} (\S+)',
+    re.MULTILINE,
+)
 _OBJECTS = re.compile(r"^goverse_committed_objects_total(?:\{[^}]*\})? (\S+)", re.MULTILINE)
 
 

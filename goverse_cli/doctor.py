@@ -128,7 +128,7 @@ def _stuck(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
     told: dict[str, None] = {}
     for facts in nodes:
         for warning in facts.status.warnings if facts.status is not None else ():
-            if warning.code in ("shard_stuck", "leader_silent"):
+            if warning.code in ("shard_stuck", "node_claims_nothing", "leader_silent"):
                 told[warning.message] = None
     for message in told:
         yield Finding(

@@ -21,6 +21,7 @@ from goverse.config.settings import Settings
 from goverse.config.values import parse_capacity
 from goverse.ids import MemberId
 from goverse.objects import Catalog, CatalogSnapshot, Moves, Registry
+from goverse.objects.counts import by_shard, quantiles
 from goverse.objects.durability.service import Durability, DurabilitySnapshot
 from goverse.objects.luggage import Arrivals
 from goverse.objects.metrics import CommitMetrics, MoveMetrics, TurnMetrics
@@ -245,7 +246,7 @@ async def run_node(
         node.inbound, node.local, node.pushes = inbound, local, pushes
         node.durability, node.reliability = durability, reliability
         node.admin = node_admin(name, member, coordinator, catalog, router, limits, store)
-        _watch(metrics, node)
+        _watch(metrics, node, per_shard=settings.metrics.per_shard)
 
         node.service = AdminService(node.admin, rule)
         services = (
@@ -305,7 +306,7 @@ async def _serve_operations(
     return advertised("", server.address)
 
 
-def _watch(metrics: Metrics, node: Node) -> None:
+def _watch(metrics: Metrics, node: Node, *, per_shard: bool) -> None:
     """Gauges are read from the parts themselves, when somebody asks."""
     metrics.member = node.name
     node.member.watch(metrics)
@@ -313,6 +314,9 @@ def _watch(metrics: Metrics, node: Node) -> None:
     metrics.calls_in_flight.watch(node.pool.calls_in_flight)
     metrics.push_queue.watch(node.pushes.waiting)
     metrics.activations.watch(node.catalog.count_by_type)
+    metrics.shard_objects.watch(lambda: quantiles(node.catalog.count_by_shard()))
+    if per_shard:
+        metrics.objects_of_shard.watch(lambda: by_shard(node.catalog.count_by_shard()))
     if node.reliability is not None:
         metrics.reliable_pending.watch(node.reliability.count_by_type)
         metrics.reliable_oldest_seconds.watch(node.reliability.oldest_by_type)

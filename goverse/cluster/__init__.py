@@ -9,10 +9,11 @@ from goverse.cluster.keys import Keys
 from goverse.cluster.leadership import Leadership, LeadershipSnapshot
 from goverse.cluster.member import GateMember, LeaveMode, MemberSnapshot, NodeMember
 from goverse.cluster.membership import Membership, MembershipSnapshot, Phase
-from goverse.cluster.migrations import StuckShard
-from goverse.cluster.ownership import Ownership, OwnershipSnapshot, ShardHost
+from goverse.cluster.opening import ShardHost
+from goverse.cluster.ownership import Ownership, OwnershipSnapshot
 from goverse.cluster.records import Kind, Layout, MemberRecord, MemberState, Owner
 from goverse.cluster.registration import Identity, Registration
+from goverse.cluster.stuck import Step, StuckShard
 from goverse.cluster.view import ClusterView, ViewSnapshot
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Phase",
     "Registration",
     "ShardHost",
+    "Step",
     "StuckShard",
     "ViewSnapshot",
     "pin_shard",

@@ -57,28 +57,40 @@ class ClaimQueue:
         self._writer = writer
         self._events = events
         self._backoff = Backoff(runtime.random)
-        self._claims: dict[int, None] = {}
+        #: With the time (running loop's) at which each was asked for.
+        self._claims: dict[int, float] = {}
         self._releases: dict[int, int] = {}  # the claim's create_revision by shard
         self._batch = MAX_CLAIMS
+        self._trouble = ""  # why the last transaction had no answer
         self._wake = asyncio.Event()
 
     def claim(self, shard: int) -> None:
-        self._claims[shard] = None
+        self._claims.setdefault(shard, asyncio.get_running_loop().time())
         self._wake.set()
 
     def release(self, shard: int, create_revision: int) -> None:
         self._releases[shard] = create_revision
         self._wake.set()
 
-    def forget_claim(self, shard: int) -> None:
-        """It is claimed. A release of that very claim may be due already: the watch can show a
-        claim, and a move of its target, before the answer of the transaction comes."""
-        self._claims.pop(shard, None)
+    def forget_claim(self, shard: int) -> float | None:
+        """It is claimed; returns when that was asked for, if it was.
+
+        A release of that very claim may be due already: the watch can show a claim, and a move of
+        its target, before the answer of the transaction comes.
+        """
+        return self._claims.pop(shard, None)
 
     def forget(self, shard: int) -> None:
         """It is done, by whatever way that became known."""
         self._claims.pop(shard, None)
         self._releases.pop(shard, None)
+
+    def why(self, shard: int) -> str:
+        """What ``shard`` waits for, which is to be claimed."""
+        if shard not in self._claims:
+            return "its target tries again in a moment: its claim was refused"
+        trouble = f": {self._trouble}" if self._trouble else ""
+        return f"its target is to claim it, one of {len(self._claims)}{trouble}"
 
     def limits(self) -> Iterator[Limit]:
         shards = self._view.num_shards
@@ -99,8 +111,10 @@ class ClaimQueue:
             self._wake.clear()
             try:
                 await self._write()
+                self._trouble = ""
                 self._backoff.reset()
             except CoordinatorUnavailable as error:
+                self._trouble = str(error)
                 log.warning("claims and releases wait: %s", error)
                 await asyncio.sleep(self._backoff.next_s())
                 self._wake.set()

@@ -53,6 +53,8 @@ class Holding:
     released: Epoch = NO_EPOCH
     task: asyncio.Task[None] | None = None
     called_off: int = 0  # moves that were given up because turns ran too long
+    since: float = 0.0  # running loop's time at which it came into its state
+    trouble: str = ""  # why it could not be opened, the last time
     close_after: float = 0.0  # running loop's time before which no other attempt is made
 
     def become(self, state: HoldingState) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from goverse.aio.backoff import Backoff
@@ -17,11 +17,14 @@ from goverse.aio.tasks import Tasks
 from goverse.cluster.keys import Keys
 from goverse.cluster.loads import Loads
 from goverse.cluster.membership import Membership
-from goverse.cluster.migrations import Migrations, StuckShard
+from goverse.cluster.migrations import Migrations
 from goverse.cluster.planning import Planning
-from goverse.cluster.records import LeaderValue, TargetValue, encode
+from goverse.cluster.records import LeaderValue, MemberState, TargetValue, encode
 from goverse.cluster.registration import Registration
+from goverse.cluster.standing import Standing, standing
 from goverse.cluster.state import ViewChange
+from goverse.cluster.stuck import StuckLog, StuckShard
+from goverse.cluster.trust import Trust
 from goverse.cluster.view import ClusterView
 from goverse.config.settings import ClusterSettings
 from goverse.coordination.api import (
@@ -50,6 +53,7 @@ class LeadershipSnapshot:
     :param held: of the last plan made here, why shards do not move.
     :param stuck: shards that do not arrive at their target.
     :param lost_pins: pinned shards whose node takes none.
+    :param shunned: nodes that are given no shards, as they did not claim those that they were.
     """
 
     leader: MemberId | None
@@ -60,6 +64,7 @@ class LeadershipSnapshot:
     held: Mapping[Hold, int]
     stuck: tuple[StuckShard, ...]
     lost_pins: tuple[int, ...]
+    shunned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,15 +94,20 @@ class Leadership:
         self._coordinator = coordinator
         self._moves = metrics.shard_moves
         self._decisions = metrics.plan_decisions
+        self._migration_seconds = metrics.migration_seconds
         self._loads = loads
-        self._planning = Planning(view, settings, loads)
+        self._trust = Trust(max_unclaimed=settings.max_unclaimed, pause_s=settings.stuck_pause_s)
+        self._planning = Planning(view, settings, loads, self._trust)
         self._view = view
         self._membership = membership
         self._keys = keys
         self._settings = settings
         self._tasks = Tasks("leadership")
         self._backoff = Backoff(runtime.random)
-        self._migrations = Migrations(stuck_after_s=max(settings.lease_ttl_s, 10.0))
+        # Before a lease has ended nobody can tell a dead node from a slow one.
+        self._stuck_after_s = max(settings.lease_ttl_s, settings.stuck_after_s)
+        self._migrations = Migrations(stuck_after_s=self._stuck_after_s)
+        self._stuck_log = StuckLog()
         self._wake = asyncio.Event()
         self._written = 0  # revision of the last write; older views would plan it again
         self._again_at: float | None = None  # when the last plan would come out differently
@@ -105,7 +115,6 @@ class Leadership:
         self._plans = 0
         self._asked = False
         self._warned_pins: tuple[int, ...] = ()
-        self._warned_stuck: tuple[int, ...] = ()
         view.subscribe(self._on_view)
         membership.on_joined(lambda _: self._wake.set())
 
@@ -139,6 +148,9 @@ class Leadership:
     def _on_view(self, change: ViewChange) -> None:
         if change.lost_history:
             self._written = 0
+        if change.shards and self.leading:
+            # A shard may have come and gone before the next plan.
+            self._follow(asyncio.get_running_loop().time(), change.shards)
         # A gate's key changes none of these, and so wakes nobody and delays nothing.
         if (
             change.shards
@@ -190,6 +202,7 @@ class Leadership:
                 await self._plan(registration)
         else:
             self._migrations.clear()
+            self._trust.clear()
 
     async def _campaign(self, registration: Registration) -> None:
         """Become leader if nobody is; the view tells whether that worked."""
@@ -204,26 +217,53 @@ class Leadership:
 
     async def _plan(self, registration: Registration) -> None:
         now = asyncio.get_running_loop().time()
-        state = self._view.state
-        restarting = tuple(state.restarts)
-        self._migrations.update(state.targets, state.claims, now, restarting=restarting)
-        stuck = self._migrations.stuck(now)
+        self._follow(now)
+        stuck = self._stuck(now)
         stable_at, stuck_at = self._stable_at(), self._migrations.next_stuck_at(now)
         asked, self._asked = self._asked, False
         found = plan(self._planning.input(stuck, now, stable=stable_at <= now, asked=asked))
         self._last_plan = found
         # From the same reading of the clock as the plan: what lies between that and a later one
         # would otherwise be in neither.
-        times = (stable_at, stuck_at, self._planning.next_at(found, now))
+        tell_at = None if self._stuck_log.tell(stuck) else now + 1.0
+        times = (stable_at, stuck_at, tell_at, self._planning.next_at(found, now))
         self._again_at = min((t for t in times if t is not None and t > now), default=None)
         self._plans += 1
         for decision in found.decisions:
             self._decisions.inc(decision)
-        self._warn(found, stuck)
+        self._warn(found)
         if found.changes:
             log.info("plan: %s", _summary(found))
             await self._write(registration, found.changes)
         await asyncio.sleep(_BETWEEN_PLANS_S)
+
+    def _follow(self, now: float, shards: Iterable[int] | None = None) -> None:
+        """Take note of ``shards``, or of all, on their way."""
+        state = self._view.state
+        took = self._migrations.update(
+            state.targets,
+            state.claims,
+            now,
+            takers={n for n, record in state.nodes.items() if record.state is MemberState.ACTIVE},
+            restarting=state.restarts,
+            blind=not self._view.current,
+            shards=shards,
+        )
+        for seconds in took:
+            self._migration_seconds.observe(seconds)
+
+    def _stuck(self, now: float) -> tuple[StuckShard, ...]:
+        """What does not arrive; and who is to get no more, if that is a node's doing."""
+        state = self._view.state
+        stuck = self._migrations.stuck(now)
+        for node in self._trust.update(stuck, state.nodes, state.claims, now):
+            log.error(
+                "%s has not claimed what it was given for %.0f s: it gets no more shards for a "
+                "while, and those that wait for it go elsewhere",
+                node,
+                self._stuck_after_s,
+            )
+        return stuck
 
     async def _write(self, registration: Registration, changes: Sequence[Change]) -> None:
         """Write targets in batches; stops when somebody else leads."""
@@ -246,7 +286,7 @@ class Leadership:
             for change in batch:
                 self._moves.inc(change.reason.value)
 
-    def _warn(self, found: Plan, stuck: Sequence[StuckShard]) -> None:
+    def _warn(self, found: Plan) -> None:
         """Once for each set of shards, not at every plan."""
         if found.lost_pins and found.lost_pins != self._warned_pins:
             pins = self._view.state.pins
@@ -258,16 +298,6 @@ class Leadership:
                 named,
             )
         self._warned_pins = found.lost_pins
-        for shard in stuck:
-            if shard.shard not in self._warned_stuck:
-                log.warning(
-                    "shard %d is stuck: it belongs to %s, and %s for %.0f s",
-                    shard.shard,
-                    shard.target,
-                    f"{shard.owner} has held it" if shard.owner else "nobody has claimed it",
-                    shard.age_s,
-                )
-        self._warned_stuck = tuple(shard.shard for shard in stuck)
 
     async def _follow_loads(self) -> None:
         """Ask for the loads again and again while this node leads."""
@@ -312,8 +342,11 @@ class Leadership:
             yield _WHY[hold]
         for stuck in self._migrations.stuck(asyncio.get_running_loop().time()):
             if stuck.shard == shard:
-                holder = f"{stuck.owner} holds on to it" if stuck.owner else "nobody has claimed it"
-                yield f"it has been on its way to {stuck.target} for {stuck.age_s:.0f} s: {holder}"
+                yield str(stuck)
+
+    def standing(self) -> Standing | None:
+        """The shards of all nodes at this moment; None on a node that does not lead."""
+        return standing(self._view, self._loads) if self.leading else None
 
     def snapshot(self) -> LeadershipSnapshot:
         leader = self._view.state.leader
@@ -326,6 +359,7 @@ class Leadership:
             self._last_plan.held,
             self._migrations.stuck(asyncio.get_running_loop().time()),
             self._last_plan.lost_pins,
+            self._trust.shunned(asyncio.get_running_loop().time()),
         )
 
 
@@ -339,6 +373,7 @@ _WHY = {
     Hold.BATCH_LIMIT: "it is to move for balance, after others (cluster.rebalance_batch_size)",
     Hold.RATE_LIMIT: "it is to move for balance, after others (cluster.rebalance_per_s)",
     Hold.CHANGES_LIMIT: "it is to move, with the next plan",
+    Hold.NOT_CLAIMING: "the node that it should go to does not claim what it is given",
     Hold.PINNED: "its pin keeps it where it is, whatever balance says",
     Hold.PIN_UNAVAILABLE: "its pin names a node that takes no shards",
 }

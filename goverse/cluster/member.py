@@ -16,9 +16,11 @@ from goverse.cluster.keys import Keys
 from goverse.cluster.leadership import Leadership, LeadershipSnapshot
 from goverse.cluster.loads import Loads, LoadSource, NoLoads
 from goverse.cluster.membership import Membership, MembershipSnapshot
-from goverse.cluster.ownership import Ownership, OwnershipSnapshot, ShardHost
+from goverse.cluster.opening import ShardHost
+from goverse.cluster.ownership import Ownership, OwnershipSnapshot
 from goverse.cluster.records import MemberState
 from goverse.cluster.registration import Identity, Registration
+from goverse.cluster.signals import watch_leadership, watch_ownership
 from goverse.cluster.view import ClusterView, ViewSnapshot
 from goverse.config.settings import ClusterSettings, LimitSettings
 from goverse.coordination.api import Coordinator, CoordinatorUnavailable
@@ -147,6 +149,7 @@ class NodeMember(GateMember):
             writer,
             host,
             self._runtime,
+            metrics,
             drain_timeout_s=drain_timeout_s,
         )
 
@@ -179,16 +182,8 @@ class NodeMember(GateMember):
     def watch(self, metrics: Metrics) -> None:
         super().watch(metrics)
 
-        def shards() -> dict[tuple[str, ...], float]:
-            found = self.ownership.snapshot()
-            return {
-                ("targeted",): found.targeted,
-                ("claimed",): found.claimed,
-                ("open",): found.open,
-            }
-
-        metrics.shards.watch(shards)
-        metrics.pins_unserved.watch(lambda: len(self.leadership.snapshot().lost_pins))
+        watch_ownership(metrics, self.ownership)
+        watch_leadership(metrics, self.leadership)
 
     def snapshot(self) -> MemberSnapshot:
         return MemberSnapshot(

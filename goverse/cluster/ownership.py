@@ -11,24 +11,22 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
-from goverse.aio.backoff import Backoff
 from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
-from goverse.aio.seldom import Seldom
 from goverse.aio.tasks import Tasks
 from goverse.cluster.claim_queue import ClaimQueue
 from goverse.cluster.claims import ClaimWriter
+from goverse.cluster.closing import ClosingWindow
 from goverse.cluster.holdings import Action, Here, Holding, HoldingState, decide
 from goverse.cluster.membership import Membership
+from goverse.cluster.opening import Opener, ShardHost
 from goverse.cluster.records import Claim, MemberState
 from goverse.cluster.registration import Registration
 from goverse.cluster.state import ViewChange
 from goverse.cluster.view import ClusterView
-from goverse.coordination.api import CoordinatorUnavailable
-from goverse.errors import FailedPrecondition, Outranked, Unavailable
 from goverse.ids import NO_EPOCH, Epoch
+from goverse.observability.metrics import Metrics
 from goverse.sharding import NODE_SHARD
 
 log = logging.getLogger(__name__)
@@ -37,28 +35,16 @@ _CALLED_OFF_MIN_S = 2.0
 _CALLED_OFF_MAX_S = 60.0
 
 
-class ShardHost(Protocol):
-    """Runs the objects of the shards that this node owns. The catalog is one."""
-
-    async def open_shard(self, shard: int, epoch: Epoch, *, released: Epoch = NO_EPOCH) -> None:
-        """Begin to serve ``shard``; calls that arrive meanwhile are kept.
-
-        :param released: the epoch right before, if its owner was seen to give it up in an orderly
-            way; `NO_EPOCH`: it may have died with turns under way, and others may have followed.
-        """
-        ...
-
-    async def close_shard(self, shard: int, *, drain_timeout_s: float) -> bool:
-        """Let running turns end and stop serving. False: turns ran too long, it is open again."""
-        ...
-
-
 @dataclass(frozen=True)
 class OwnershipSnapshot:
     """
     :param targeted: shards that belong here.
     :param claimed: claims of this member that are not being given up.
     :param open: shards that are served.
+    :param opening: shards that are claimed and not served yet.
+    :param closing: shards whose turns end, or whose state goes to the next node.
+    :param waiting: shards that are to close, and served until it is their turn.
+    :param releasing: shards that are closed, and whose claim still stands.
     :param oldest_unclaimed_s: how long a shard has belonged here without being served.
     :param called_off: shards whose move was called off because their turns ran too long.
     :param transactions: claims and releases written so far, successfully or not.
@@ -70,6 +56,10 @@ class OwnershipSnapshot:
     oldest_unclaimed_s: float
     called_off: tuple[int, ...]
     transactions: int
+    opening: int = 0
+    closing: int = 0
+    waiting: int = 0
+    releasing: int = 0
 
 
 class Ownership:
@@ -80,25 +70,30 @@ class Ownership:
         writer: ClaimWriter,
         host: ShardHost,
         runtime: Runtime,
+        metrics: Metrics,
         *,
         drain_timeout_s: float = 2.0,
     ) -> None:
+        self._step_seconds = metrics.shard_step_seconds
+        self._moves_called_off = metrics.moves_called_off
         self._view = view
         self._membership = membership
         self._writer = writer
         self._host = host
         self._drain_timeout_s = drain_timeout_s
-        self._runtime = runtime
         self._tasks = Tasks("ownership")
         self._holdings: dict[int, Holding] = {}
         self._queue = ClaimQueue(view, membership, writer, runtime, self)
+        self._window = ClosingWindow(self._begin_closing)
+        self._opener = Opener(
+            membership, writer, host, runtime, lambda: self._count(HoldingState.OPENING)
+        )
         self._unserved_since: dict[int, float] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._node_task: asyncio.Task[None] | None = None
         self._claiming = True
         self._closing = False
         self._progress = asyncio.Event()
-        self._tell = Seldom()
         membership.on_joined(self._on_joined)
         membership.on_lost(self._on_lost)
         view.subscribe(self._on_view)
@@ -122,6 +117,7 @@ class Ownership:
         """Close and release everything, whoever takes it. False: not in time."""
         self.stop_claiming()
         self._closing = True
+        self._window.open_wide()
         self._examine(tuple(self._holdings))
         if self._node_task is not None:
             self._node_task.cancel()
@@ -138,7 +134,7 @@ class Ownership:
     def _on_joined(self, registration: Registration) -> None:
         if self._closing:
             return
-        opening = self._open_until_done(NODE_SHARD, registration.epoch)
+        opening = self._opener.open(Holding(NODE_SHARD, registration.epoch))
         self._node_task = self._tasks.spawn("open node shard", opening)
         self._examine_all()
 
@@ -165,6 +161,7 @@ class Ownership:
             self._node_task = None
         self._holdings.clear()
         self._queue.clear()
+        self._window.clear()
         self._unserved_since.clear()
         self._timers.clear()
         self._advance()
@@ -190,14 +187,19 @@ class Ownership:
             exists = target is not None and shard < registration.layout.num_shards
             node = target.node if target is not None and exists else None
             action = decide(holding, claim, node, here)
-            if action is Action.FORGET:
+            if action is Action.FORGET and holding is not None:
+                if holding.state is HoldingState.RELEASING:  # the watch was quicker than the answer
+                    self._step(holding, HoldingState.RELEASED, "release")
                 del self._holdings[shard]
                 self._queue.forget(shard)
+                self._window.left(shard)
                 self._advance()
                 action = decide(None, claim, node, here)
             if action is Action.LOST:
                 self._membership.lose(f"its claim of shard {shard} is gone")
                 return
+            if action is not Action.CLOSE:
+                self._window.called_off(shard)
             if action is not Action.NOTHING:
                 self._act(action, shard, claim)
             self._note_service(shard, node == registration.member.name)
@@ -223,36 +225,54 @@ class Ownership:
         elif action is Action.ADOPT and claim is not None:
             self.claimed(shard, claim.epoch)
         elif action is Action.RELEASE and claim is not None:
-            self._holdings[shard] = Holding(shard, claim.epoch, HoldingState.RELEASING)
+            now = asyncio.get_running_loop().time()
+            releasing = Holding(shard, claim.epoch, HoldingState.RELEASING, since=now)
+            self._holdings[shard] = releasing
             self._queue.release(shard, claim.create_revision)
         elif action is Action.CLOSE:
-            self._begin_closing(self._holdings[shard])
+            now = asyncio.get_running_loop().time()
+            if self._closing or now >= self._holdings[shard].close_after:
+                self._window.ask(shard)
+            # Otherwise a timer looks again.
 
     def claimed(self, shard: int, epoch: Epoch) -> None:
         """A claim of this member stands: open the shard, unless that has begun already."""
-        self._queue.forget_claim(shard)
+        asked_at = self._queue.forget_claim(shard)
         if shard in self._holdings:
             return
+        now = asyncio.get_running_loop().time()
+        if asked_at is not None:
+            self._step_seconds.observe(now - asked_at, "claim")
         # No claim can have come and gone between what the view shows and this one: it compares the
         # target's revision, and that of anybody else would have needed another target.
         released = self._view.state.released.get(shard, NO_EPOCH)
-        holding = self._holdings[shard] = Holding(shard, epoch, released=released)
+        holding = self._holdings[shard] = Holding(shard, epoch, released=released, since=now)
         holding.task = self._tasks.spawn(f"open shard {shard}", self._open(holding))
 
     def released(self, shard: int) -> None:
         """The claim is deleted; the view will show it, or has done so already."""
         holding = self._holdings.get(shard)
         if holding is not None:
-            holding.become(HoldingState.RELEASED)
+            self._step(holding, HoldingState.RELEASED, "release")
+            self._window.left(shard)
             self._examine((shard,))
 
-    def _begin_closing(self, holding: Holding) -> None:
+    def _begin_closing(self, shard: int) -> None:
+        """Its turn has come. Whatever spoke against it meanwhile has withdrawn it."""
+        holding = self._holdings[shard]
+        self._step(holding, HoldingState.CLOSING)
+        holding.task = self._tasks.spawn(f"close shard {shard}", self._close(holding))
+
+    def _count(self, state: HoldingState) -> int:
+        return sum(holding.state is state for holding in self._holdings.values())
+
+    def _step(self, holding: Holding, state: HoldingState, done: str = "") -> None:
+        """:param done: what that ends, if it is to be counted."""
         now = asyncio.get_running_loop().time()
-        if now < holding.close_after and not self._closing:
-            return  # a timer looks again
-        holding.become(HoldingState.CLOSING)
-        name = f"close shard {holding.shard}"
-        holding.task = self._tasks.spawn(name, self._close(holding))
+        if done:
+            self._step_seconds.observe(now - holding.since, done)
+        holding.become(state)
+        holding.since = now
 
     def _note_service(self, shard: int, belongs_here: bool) -> None:
         holding = self._holdings.get(shard)
@@ -284,52 +304,11 @@ class Ownership:
     # -- opening and closing, a task per shard ------------------------------------------------
 
     async def _open(self, holding: Holding) -> None:
-        await self._open_until_done(holding.shard, holding.epoch, holding.released)
+        await self._opener.open(holding)
         if self._holdings.get(holding.shard) is holding:
-            holding.become(HoldingState.OPEN)
+            self._step(holding, HoldingState.OPEN, "open")
             # The target may have moved, or the whole node be closing, meanwhile.
             self._examine((holding.shard,))
-
-    async def _open_until_done(self, shard: int, epoch: Epoch, released: Epoch = NO_EPOCH) -> None:
-        backoff: Backoff | None = None
-        while True:
-            # A process that was stopped may get the answer to its claim before it learns, from
-            # the clock alone, that the lease is over and somebody else has the shard.
-            if self._membership.valid():
-                try:
-                    await self._host.open_shard(shard, epoch, released=released)
-                    return
-                except Outranked as higher:
-                    await self._outranked(shard, epoch, higher)
-                except Unavailable as error:
-                    self._tell_waiting(shard, error)
-                except Exception:
-                    log.exception("shard %d cannot be opened at %s; trying again", shard, epoch)
-            backoff = backoff or Backoff(self._runtime.random, max_s=1.0)
-            await asyncio.sleep(backoff.next_s())
-
-    def _tell_waiting(self, shard: int, error: Unavailable) -> None:
-        """What keeps one shard from being opened keeps thousands: a line for all of them."""
-        if not self._tell.due():
-            return
-        opening = sum(h.state is HoldingState.OPENING for h in self._holdings.values())
-        log.warning("shard %d waits to be opened, one of %d: %s", shard, opening, error)
-
-    async def _outranked(self, shard: int, epoch: Epoch, higher: Outranked) -> None:
-        """The store, or this node itself, has seen a higher epoch. Either somebody else owns the
-        shard by now, and the view will show it; or this claim stands, and then it is the
-        coordinator that has lost its history: the generation is raised, and everything claimed
-        again under it."""
-        registration = self._membership.registration
-        if registration is None:
-            return
-        try:
-            await self._writer.outrank(registration, shard, epoch, higher.epoch)
-        except (FailedPrecondition, CoordinatorUnavailable) as error:
-            log.info("shard %d: %s; %s", shard, higher, error)
-            return
-        if self._membership.registration is registration:
-            self._membership.lose(f"the coordinator is behind: {higher}")
 
     async def _close(self, holding: Holding) -> None:
         shard = holding.shard
@@ -341,10 +320,13 @@ class Ownership:
         if self._holdings.get(shard) is not holding:
             return
         if closed:
-            holding.become(HoldingState.RELEASING)
+            self._step(holding, HoldingState.RELEASING, "hand_over")
+            self._window.releasing(shard)
             self._queue.release(shard, holding.epoch.revision)
             return
-        holding.become(HoldingState.OPEN)
+        self._step(holding, HoldingState.OPEN)
+        self._moves_called_off.inc()
+        self._window.left(shard)
         holding.called_off += 1
         delay_s = min(_CALLED_OFF_MIN_S * 2**holding.called_off, _CALLED_OFF_MAX_S)
         holding.close_after = asyncio.get_running_loop().time() + delay_s
@@ -384,12 +366,19 @@ class Ownership:
         )
 
     def why(self, shard: int) -> Iterator[str]:
-        """Why this node holds on to ``shard``, if it should not."""
+        """Why this node holds on to ``shard``, or does not claim or open it, if it should."""
         holding = self._holdings.get(shard)
         if holding is None:
+            yield from self._why_unclaimed(shard)
             return
+        if holding.state is HoldingState.OPENING and holding.trouble:
+            yield f"it is claimed and cannot be opened: {holding.trouble}"
         if holding.state is HoldingState.CLOSING:
             yield f"its owner is closing it, and waits {self._drain_timeout_s:g} s for its turns"
+        elif holding.state is HoldingState.RELEASING:
+            yield "its owner has closed it, and waits for the coordinator to delete its claim"
+        elif (ahead := self._window.ahead_of(shard)) is not None:
+            yield f"its owner gives up others first: it waits for its turn behind {ahead} more"
         elif holding.called_off:
             left_s = max(0.0, holding.close_after - asyncio.get_running_loop().time())
             yield (
@@ -397,22 +386,43 @@ class Ownership:
                 f"move was called off {holding.called_off} times, next attempt in {left_s:.0f} s"
             )
 
+    def _why_unclaimed(self, shard: int) -> Iterator[str]:
+        member, state = self._membership.member, self._view.state
+        target = state.targets.get(shard)
+        if member is None or target is None or target.node != member.name:
+            return
+        if not self._membership.valid():
+            yield "its target does not know whether its lease still holds, and claims nothing"
+        elif not self._claiming:
+            yield "its target leaves, and claims nothing more"
+        elif shard not in state.claims:
+            yield self._queue.why(shard)
+
     def limits(self) -> Iterator[Limit]:
-        return self._queue.limits()
+        yield from self._window.limits(self._view.num_shards)
+        yield from self._queue.limits()
+
+    @property
+    def oldest_unserved_s(self) -> float:
+        """How long a shard has belonged here without being served."""
+        now = asyncio.get_running_loop().time()
+        return now - min(self._unserved_since.values(), default=now)
 
     def snapshot(self) -> OwnershipSnapshot:
         member = self._membership.member
         targets = self._view.state.targets.values()
         states = [holding.state for holding in self._holdings.values()]
-        now = asyncio.get_running_loop().time()
-        oldest = min(self._unserved_since.values(), default=now)
         return OwnershipSnapshot(
             sum(1 for target in targets if member is not None and target.node == member.name),
             sum(1 for state in states if state in _CLAIMED),
             states.count(HoldingState.OPEN),
-            now - oldest,
+            self.oldest_unserved_s,
             tuple(h.shard for h in self._holdings.values() if h.called_off),
             self._writer.transactions,
+            opening=states.count(HoldingState.OPENING),
+            closing=states.count(HoldingState.CLOSING),
+            waiting=self._window.waiting,
+            releasing=states.count(HoldingState.RELEASING),
         )
 
 

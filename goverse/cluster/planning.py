@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from goverse.cluster.loads import Loads
-from goverse.cluster.migrations import StuckShard
 from goverse.cluster.records import MemberState
+from goverse.cluster.stuck import StuckShard
+from goverse.cluster.trust import Trust
 from goverse.cluster.view import ClusterView
 from goverse.config.settings import ClusterSettings
 from goverse.sharding import Change, Hold, Plan, PlanInput, PlanNode, Reason, Strategy
@@ -21,10 +22,13 @@ class Planning:
     Rendezvous knows no cooldown: its choice follows from the nodes alone, and cannot swing.
     """
 
-    def __init__(self, view: ClusterView, settings: ClusterSettings, loads: Loads) -> None:
+    def __init__(
+        self, view: ClusterView, settings: ClusterSettings, loads: Loads, trust: Trust
+    ) -> None:
         self._view = view
         self._settings = settings
         self._loads = loads
+        self._trust = trust
         self.strategy = Strategy(settings.strategy)
         self._cooled_at: dict[int, float] = {}
         # A second's worth at once, and never less than one: a rate below 1 is slow, not none.
@@ -46,6 +50,7 @@ class Planning:
         shards = range(view.num_shards)
         by_load = self.strategy is Strategy.LOAD
         loads = self._loads.shards if by_load else ()
+        trust = self._trust
         return PlanInput(
             nodes=tuple(
                 PlanNode(
@@ -54,6 +59,7 @@ class Planning:
                     record.state is MemberState.ACTIVE,
                     full=by_load and self._loads.full(name),
                     own=self._loads.own(name) * weights[name] if loads else 0.0,
+                    max_new=trust.max_new(name, state.targets, state.claims, now),
                 )
                 for name, record in state.nodes.items()
             ),
@@ -62,7 +68,8 @@ class Planning:
             pins=dict(state.pins),
             restarting=tuple(state.restarts),
             stable=stable or asked,
-            stalled={shard.shard: None for shard in stuck},
+            stalled={shard.shard: None for shard in stuck if shard.stalled},
+            avoided=trust.avoided(state.targets, state.claims, now),
             max_moves=settings.rebalance_batch_size,
             max_new_moves=int(self._allowed),
             strategy=self.strategy,
@@ -88,6 +95,8 @@ class Planning:
     def next_at(self, plan: Plan, now: float) -> float | None:
         """When something that ``plan`` held back may go, although nothing else changes."""
         times = []
+        if (trusted_at := self._trust.next_at(now)) is not None:
+            times.append(trusted_at)
         if Hold.RATE_LIMIT in plan.held:
             # Whole moves only: at a rate below 1 in a step it takes longer than that.
             times.append(now + max(_RATE_STEP_S, 1.0 / self._settings.rebalance_per_s))

@@ -78,6 +78,16 @@ class ClusterSettings:
     load_interval_s: float = 5.0
     """How often the leader asks every node for its load, with strategy load."""
 
+    stuck_after_s: float = 10.0
+    """How long a shard may be on its way before it is reported as stuck and planned around; never
+    shorter than ``lease_ttl``."""
+
+    max_unclaimed: int = 3
+    """How many shards a node may leave unclaimed for ``stuck_after`` before it is given none."""
+
+    stuck_pause_s: float = 60.0
+    """How long it is given none; twice as long each time it happens again, up to sixteen times."""
+
     restart_grace_s: float = 30.0
     """How long the shards of a node that stopped for a restart wait for it."""
 
@@ -302,6 +312,14 @@ class LogSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetricsSettings:
+    """What is told at ``/metrics``."""
+
+    per_shard: bool = False
+    """Also the objects of each shard, by its number: as many lines as a node has shards."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AutoloadSettings:
     """An object that is active without being called."""
 
@@ -356,6 +374,9 @@ class Settings:
 
     log: LogSettings = field(default_factory=LogSettings)
     """What is logged and how."""
+
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    """What is told at ``/metrics``."""
 
     objects: ObjectSettings = field(default_factory=ObjectSettings)
     """The objects that a node hosts."""

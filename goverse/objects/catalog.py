@@ -62,9 +62,11 @@ from goverse.objects.snapshots import (
     ObjectSnapshot,
     snapshot_of,
     snapshot_of_shard,
+    stage_of,
 )
 from goverse.objects.turn import WAITING, Turn
 from goverse.observability.quota import Machine
+from goverse.sharding import NODE_SHARD
 
 log = logging.getLogger(__name__)
 
@@ -608,6 +610,15 @@ class Catalog:
         """Every activation, by type and id."""
         now = asyncio.get_running_loop().time()
         return tuple(snapshot_of(self._activations[key], now) for key in sorted(self._activations))
+
+    def stage(self, shard: int) -> str:
+        """See `stage_of`; empty for a shard that is not here."""
+        found = self._shards.get(shard)
+        return stage_of(found) if found is not None else ""
+
+    def count_by_shard(self) -> dict[int, int]:
+        """How many activations each shard has that is here, those of the node's own left out."""
+        return {n: len(shard.activations) for n, shard in self._shards.items() if n != NODE_SHARD}
 
     def limits(self) -> Iterator[Limit]:
         yield Limit("objects.held_calls", self._held_limit.held, self._held_limit.max_held)

@@ -25,12 +25,10 @@ class CommitMetrics:
     """A `goverse.objects.durability.commits.CommitObserver`."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._seconds = metrics.commit_seconds
         self._objects = metrics.commit_objects
         self._refused = metrics.commits_refused
 
-    def committed(self, objects: int, seconds: float) -> None:
-        self._seconds.observe(seconds)
+    def committed(self, objects: int) -> None:
         self._objects.inc(by=objects)
 
     def refused(self, reason: str) -> None:

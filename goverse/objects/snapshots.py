@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from goverse.ids import Epoch
-from goverse.objects.activation import Activation
-from goverse.objects.shard import Shard
+from goverse.objects.activation import DEACTIVATING, Activation
+from goverse.objects.shard import Shard, ShardState
 
 
 @dataclass(frozen=True)
@@ -69,3 +69,18 @@ def snapshot_of_shard(shard: Shard) -> ShardSnapshot:
         busy=shard.busy,
         held=shard.held,
     )
+
+
+def stage_of(shard: Shard) -> str:
+    """How far ``shard`` has come on its way to be opened or closed, in words; empty: it is open."""
+    held = f", {shard.held} calls wait" if shard.held else ""
+    if shard.state is ShardState.OPENING:
+        return f"opening: its fence is raised, and what is pending is read{held}"
+    if shard.state is ShardState.LEAVING:
+        return f"sending: the state of its objects goes to its next node{held}"
+    if shard.state is not ShardState.DRAINING:
+        return ""
+    ending = sum(one.state is DEACTIVATING for one in shard.activations.values())
+    if ending:
+        return f"flushing: {ending} objects end and are written{held}"
+    return f"draining: {shard.busy} turns have not ended{held}"

@@ -38,6 +38,12 @@ SECONDS = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 
+#: From a hand-over on an idle cluster to a shard that was stuck for an hour.
+MIGRATION_SECONDS = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+    *(300.0, 900.0, 3600.0),
+)
+
 #: Of batches.
 ITEMS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
@@ -105,12 +111,6 @@ class Metrics:
             "goverse_calls_in_flight", "Calls sent on links of this process and not yet answered."
         )
         self.sessions = Gauge("goverse_sessions", "Client sessions open on this gate.")
-        self.commit_seconds = Histogram(
-            "goverse_commit_duration_seconds",
-            "Moves when the store has answered a batch of commits.",
-            (),
-            SECONDS,
-        )
         self.commit_objects = Counter(
             "goverse_committed_objects",
             "Moves when the store has taken a batch, by its objects.",
@@ -159,6 +159,13 @@ class Metrics:
             "goverse_reliable_accepted_calls",
             "Moves when a reliable call has been recorded in the store.",
             ("type",),
+        )
+        self.accepts_refused = Counter(
+            "goverse_reliable_refused_accepts",
+            "Moves when a reliable call is not recorded, by the code that its caller is told: "
+            "not_owner (a fence has refused it: another owner has the shard), conflict, "
+            "invalid_argument, unavailable.",
+            ("type", "reason"),
         )
         self.reliable_repeated = Counter(
             "goverse_reliable_repeated_calls",
@@ -233,8 +240,38 @@ class Metrics:
         # Ownership.
         self.shards = Gauge(
             "goverse_shards",
-            "Shards by what they are to this node: targeted, claimed, open.",
+            "Shards by what they are to this node: targeted; claimed, and not being given up; of "
+            "these opening and open; closing, waiting (for their turn to close) and releasing.",
             ("state",),
+        )
+        self.unserved_seconds = Gauge(
+            "goverse_unserved_shard_age_seconds",
+            "How long the longest of the shards that belong to this node is not served by it.",
+        )
+        self.shard_step_seconds = Histogram(
+            "goverse_shard_step_duration_seconds",
+            "Moves when this node has done its part of a migration: hand_over (from the beginning "
+            "of the drain until nothing runs and state is sent), release (until the claim is "
+            "deleted), claim (from when a shard is to be claimed until it is), open (until calls "
+            "are let in).",
+            ("step",),
+            SECONDS,
+        )
+        self.moves_called_off = Counter(
+            "goverse_shard_moves_called_off",
+            "Moves when a shard is open here again, as its turns ran longer than "
+            "node.drain_timeout.",
+        )
+        self.shard_objects = Gauge(
+            "goverse_shard_objects",
+            "Activations of a shard of this node: the least (quantile 0), the median, 0.9, 0.99 "
+            "and the most (1) over its shards.",
+            ("quantile",),
+        )
+        self.objects_of_shard = Gauge(
+            "goverse_objects_of_shard",
+            "Activations of each shard of this node that has any; only with metrics.per_shard.",
+            ("shard",),
         )
         self.members = Gauge(
             "goverse_members", "Members that this process sees, by kind: node, gate.", ("kind",)
@@ -254,7 +291,7 @@ class Metrics:
         self.shard_moves = Counter(
             "goverse_shard_moves",
             "Moves when this leader has written a target that differs from the one before, by "
-            "why: failover, drain, pin, first, balance.",
+            "why: failover, drain, unclaimed, pin, first, balance.",
             ("reason",),
         )
         self.moved_objects = Counter(
@@ -269,10 +306,52 @@ class Metrics:
         self.plan_decisions = Counter(
             "goverse_plan_decisions",
             "Moves when this leader has planned, once for each reason that the plan has to move a "
-            "shard or to leave one: failover, drain, pin, first, balance; balanced, not_stable, "
-            "not_all_assigned, pinned, pin_unavailable, cooldown, batch_limit, rate_limit, "
-            "changes_limit, restarting, loads_unknown, no_node.",
+            "shard or to leave one: failover, drain, unclaimed, pin, first, balance; balanced, "
+            "not_stable, not_all_assigned, not_claiming, pinned, pin_unavailable, cooldown, "
+            "batch_limit, rate_limit, changes_limit, restarting, loads_unknown, no_node.",
             ("decision",),
+        )
+        self.migration_seconds = Histogram(
+            "goverse_shard_migration_duration_seconds",
+            "Moves when this leader sees that a shard has arrived, with the time since its owner "
+            "and its target were first different.",
+            (),
+            MIGRATION_SECONDS,
+        )
+
+        # What the leader knows; no other member has these.
+        self.cluster_shards = Gauge(
+            "goverse_cluster_shards",
+            "Shards of the cluster: owned (by their target), migrating (another has them), "
+            "unclaimed (nobody has them), unassigned (no target either), pinned, and moving "
+            "(followed by the leader until they arrive).",
+            ("state",),
+        )
+        self.held_shards = Gauge(
+            "goverse_held_shards",
+            "Shards that the leader's last plan leaves where balance or a pin does not want "
+            "them, by why: see goverse_plan_decisions.",
+            ("reason",),
+        )
+        self.stuck_shards = Gauge(
+            "goverse_stuck_shards",
+            "Shards on their way for longer than cluster.stuck_after, by the step in which they "
+            "hang: handing_over, claiming, no_taker.",
+            ("step",),
+        )
+        self.stuck_shard_age_seconds = Gauge(
+            "goverse_stuck_shard_age_seconds",
+            "How long the longest of the stuck shards has been on its way; 0: none is stuck.",
+        )
+        self.shunned_nodes = Gauge(
+            "goverse_shunned_nodes",
+            "Nodes that are given no shards for a while, as they did not claim those they were.",
+        )
+        self.imbalance = Gauge(
+            "goverse_imbalance",
+            "How far the node that is farthest from its share is from it, as a part of that: by "
+            "count, and by load with cluster.strategy load.",
+            ("by",),
         )
         self.pins_unserved = Gauge(
             "goverse_pins_unserved", "Pins whose node is away, so that another has the shard."

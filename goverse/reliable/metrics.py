@@ -10,6 +10,7 @@ class ReliableMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._accepted = metrics.reliable_accepted
+        self._refused = metrics.accepts_refused
         self._repeated = metrics.reliable_repeated
         self._seconds = metrics.reliable_seconds
         self._parked = metrics.reliable_parked
@@ -19,6 +20,9 @@ class ReliableMetrics:
 
     def accepted(self, type_name: str) -> None:
         self._accepted.inc(type_name)
+
+    def refused(self, type_name: str, reason: str) -> None:
+        self._refused.inc(type_name, reason)
 
     def repeated(self, type_name: str) -> None:
         self._repeated.inc(type_name)

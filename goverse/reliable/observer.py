@@ -12,6 +12,10 @@ class ReliableObserver(OutboxObserver, Protocol):
 
     def accepted(self, type_name: str) -> None: ...
 
+    def refused(self, type_name: str, reason: str) -> None:
+        """A call was not recorded; ``reason`` is the code that its caller is told."""
+        ...
+
     def repeated(self, type_name: str) -> None:
         """A call id was known already, for the same call."""
         ...

@@ -333,6 +333,7 @@ class Reliability:
             calls.late.append(entry)
 
     def not_accepted(self, entry: Entry, error: GoverseError) -> None:
+        self._observer.refused(entry.object.type, error.code)
         self._unfinished.landed(entry)
         self._unfinished.end(entry, lambda: own_copy(error))
 

@@ -81,6 +81,28 @@ def level(
     return Placed(nodes, _Levelling(pool, nodes, loads, threshold).run())
 
 
+def imbalance(
+    owners: Sequence[str | None],
+    loads: Sequence[float],
+    weights: Mapping[str, float],
+    own: Mapping[str, float] | None = None,
+) -> float:
+    """How far the node that is farthest from its share is from it, as a part of that.
+
+    :param owners: by shard. :param loads: by shard.
+    :param weights: of the nodes that take shards; others are left out, with what they have.
+    :param own: load that these have beside that of their shards.
+    """
+    have = dict.fromkeys(weights, 0.0) if own is None else dict(own)
+    for owner, load in zip(owners, loads, strict=True):
+        if owner in have:
+            have[owner] += load
+    share = sum(have.values()) / (sum(weights.values()) or 1.0)
+    if share <= 0:
+        return 0.0
+    return max(abs(have[node] / (share * weight) - 1.0) for node, weight in weights.items())
+
+
 class _Node:
     __slots__ = ("full", "load", "name", "ordered", "shards", "weight")
 

@@ -3,12 +3,13 @@
 For every shard it answers two questions: where should it be, and may it be moved there now?
 
 * Wish: the pinned node if it accepts shards, otherwise what the strategy chooses among the nodes
-  that accept shards.
+  that accept shards. If that one has not claimed what it was given: whoever has the shard, or
+  another.
 * Leave: an orphan (its target's key is gone) and a shard on a node that accepts none any more
-  go at once, unless that node announced a restart; a pin is an operator's word and goes at once
-  too; a first target and a move for balance wait until the nodes have been the same for a while.
-  A move for balance waits also until every shard has a target, and until the shard has cooled
-  down; and only so many may be under way, and begin, at one time.
+  go at once, unless that node announced a restart; what its target does not claim goes at once,
+  and so does a pin, an operator's word; a first target and a move for balance wait until the nodes
+  have been the same for a while. A move for balance waits also until every shard has a target, and
+  until the shard has cooled down; and only so many may be under way, and begin, at one time.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class _Planner:
         accepting = sorted(
             (node for node in state.nodes if self._live[node.name]), key=lambda node: node.name
         )
+        self._accepting = accepting
+        self._room = {node.name: node.max_new for node in accepting}
         self._held: dict[Hold, int] = {}
         self._choices: Sequence[str] = ()
         self._order: Mapping[int, None] = {}
@@ -77,7 +80,12 @@ class _Planner:
         by_load = state.strategy is Strategy.LOAD
         placed = level(
             [
-                Site(node.name, node.weight, node.full, node.own if by_load else 0.0)
+                Site(
+                    node.name,
+                    node.weight,
+                    node.full or node.max_new == 0,
+                    node.own if by_load else 0.0,
+                )
                 for node in accepting
             ],
             state.targets,
@@ -96,11 +104,12 @@ class _Planner:
         # The common case, a shard that is where it chose to be, is decided right here.
         for shard, target in enumerate(state.targets):
             claim = state.claims[shard]
-            if claim is not None and claim != target and shard not in state.stalled:
-                moving += 1
+            if claim != target and shard not in state.stalled:
+                # Released and not claimed yet is under way, too.
+                moving += claim is not None or target in self._live
             if target not in self._live:
                 all_assigned = False
-            if target != self._choices[shard] or shard in state.pins:
+            if target != self._choices[shard] or shard in state.pins or shard in state.avoided:
                 self._decide(shard, target)
         changes = [*self._urgent, *self._begin(moving, all_assigned)]
         changes.sort(key=lambda change: _URGENCY[change.reason])
@@ -135,6 +144,8 @@ class _Planner:
         if target == wish:
             return
         state = self._state
+        if state.claims[shard] != wish and wish in self._room:
+            self._room[wish] -= 1
         if target is None:
             self._move(Change(shard, wish, None, Reason.FIRST), state.stable)
         elif not self._live.get(target, False):
@@ -143,6 +154,8 @@ class _Planner:
             else:
                 reason = Reason.DRAIN if target in self._live else Reason.FAILOVER
                 self._urgent.append(Change(shard, wish, target, reason))
+        elif target in state.avoided.get(shard, ()) and state.claims[shard] != target:
+            self._urgent.append(Change(shard, wish, target, Reason.UNCLAIMED))
         elif wish == state.pins.get(shard):
             self._urgent.append(Change(shard, wish, target, Reason.PIN))
         else:
@@ -159,6 +172,29 @@ class _Planner:
             self._patient.append(change)
 
     def _wish(self, shard: int, target: str | None) -> str:
+        wanted = self._wanted(shard, target)
+        if self._may_have(shard, wanted, target):
+            return wanted
+        self._hold(Hold.NOT_CLAIMING, shard)
+        if self._state.pins.get(shard) == wanted:
+            self._lost_pins.append(shard)
+        # Who has it, where it is to be already, or what it would choose next.
+        for node in (self._state.claims[shard], target):
+            if node and self._live.get(node, False) and self._may_have(shard, node, target):
+                return node
+        avoided = self._state.avoided.get(shard, ())
+        others = [n for n in self._accepting if n.name not in avoided and self._room[n.name] > 0]
+        return self._rendezvous(others)[shard] if others else wanted
+
+    def _may_have(self, shard: int, node: str, target: str | None) -> bool:
+        """Whether ``node`` has ``shard``, or may be given it."""
+        if self._state.claims[shard] == node:
+            return True
+        if node in self._state.avoided.get(shard, ()):
+            return False
+        return node == target or self._room.get(node, 1) > 0
+
+    def _wanted(self, shard: int, target: str | None) -> str:
         choice = self._choices[shard]
         pin = self._state.pins.get(shard)
         if pin is None:

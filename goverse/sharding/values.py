@@ -23,6 +23,8 @@ class Reason(enum.Enum):
 
     FAILOVER = "failover"
     DRAIN = "drain"
+    UNCLAIMED = "unclaimed"
+    """Its target is there and does not claim it."""
     PIN = "pin"
     FIRST = "first"
     BALANCE = "balance"
@@ -44,6 +46,8 @@ class Hold(enum.Enum):
     CHANGES_LIMIT = "changes_limit"
     PINNED = "pinned"
     """It is where its pin wants it, and balance would have it elsewhere or is not asked."""
+    NOT_CLAIMING = "not_claiming"
+    """The node that it should go to does not claim what it is given."""
     PIN_UNAVAILABLE = "pin_unavailable"
     """Its pin names a node that takes no shards; it is where it would be without the pin."""
 
@@ -60,6 +64,7 @@ class PlanNode:
     :param accepts: False while it drains or leaves.
     :param full: balance by load brings nothing more to it: its memory has no room.
     :param own: load that stays with it whatever moves.
+    :param max_new: how many shards it may be given that it does not have.
     """
 
     name: str
@@ -67,6 +72,7 @@ class PlanNode:
     accepts: bool = True
     full: bool = False
     own: float = 0.0
+    max_new: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,8 @@ class PlanInput:
     :param pins: pinned shards.
     :param restarting: names with a standing announcement of a restart; asked for membership only.
     :param stable: whether the nodes have been the same for long enough.
-    :param stalled: moving shards whose owner does not let go; they take no place in `max_moves`.
+    :param stalled: moving shards that do not get on; they take no place in `max_moves`.
+    :param avoided: by shard, nodes that are not to be given it: they did not claim it.
     :param max_moves: shards that may be moving for balance at one time.
     :param max_new_moves: moves for balance that may begin with this plan, by the limit of a rate.
     :param max_changes: longest list of changes.
@@ -95,6 +102,7 @@ class PlanInput:
     restarting: Container[str] = ()
     stable: bool = True
     stalled: Container[int] = ()
+    avoided: Mapping[int, Container[str]] = field(default_factory=dict)
     max_moves: int = 256
     max_new_moves: int = 65_536
     max_changes: int = 8_128

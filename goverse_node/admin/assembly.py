@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -21,6 +21,7 @@ from goverse.admin.client import AdminClient
 from goverse.call import CallTarget
 from goverse.cluster.admin import pin_shard, unpin_shard
 from goverse.cluster.member import NodeMember
+from goverse.cluster.stuck import Step, StuckShard
 from goverse.config.settings import LimitSettings
 from goverse.coordination.api import Coordinator
 from goverse.errors import Executed, Unavailable
@@ -32,7 +33,7 @@ from goverse_node.admin.plans import shard_plan
 
 #: Longest wait for this node's own view to show a pin that was written.
 _SEEN_S = 5.0
-_MAX_STUCK = 10
+MAX_STUCK = 10
 _MAX_BUSY = 5
 
 
@@ -129,6 +130,8 @@ def _why(member: NodeMember, catalog: Catalog, shard: int) -> Iterator[str]:
     held = [*member.ownership.why(shard)]
     yield from held
     if held:
+        if stage := catalog.stage(shard):
+            yield stage
         busy = [found for found in catalog.objects() if found.shard == shard and found.running]
         for found in busy[:_MAX_BUSY]:
             yield f"{found.type}/{found.id} runs {found.running} turns, and {found.waiting} wait"
@@ -145,17 +148,45 @@ def _leading(member: NodeMember) -> ClusterStatus:
     plan = member.leadership.snapshot()
     if not plan.leading:
         return ClusterStatus()
-    stuck = sorted(plan.stuck, key=lambda shard: -shard.age_s)[:_MAX_STUCK]
+    stuck = sorted(plan.stuck, key=lambda shard: -shard.age_s)
     return ClusterStatus(
         held=tuple(Held(reason=hold.value, shards=count) for hold, count in plan.held.items()),
-        warnings=tuple(
-            Warning(
-                code="shard_stuck",
-                message=f"shard {shard.shard} has been on its way to {shard.target} for "
-                f"{shard.age_s:.0f} s: "
-                + (f"{shard.owner} holds on to it" if shard.owner else "nobody has claimed it"),
-                shards=(shard.shard,),
-            )
-            for shard in stuck
+        warnings=(
+            *map(_shunned, plan.shunned),
+            *map(_stuck, stuck[:MAX_STUCK]),
+            *_more(stuck[MAX_STUCK:]),
         ),
     )
+
+
+def _shunned(node: str) -> Warning:
+    return Warning(
+        code="node_claims_nothing",
+        message=f"{node} has not claimed what it was given, and is given no shards for a while "
+        f"(cluster.stuck_pause): see its log and its readiness, and restart it",
+    )
+
+
+def _stuck(stuck: StuckShard) -> Warning:
+    number = stuck.shard
+    next_step = {
+        Step.HANDING_OVER: f"to see which turn keeps it: goverse-cli shard get {number}; it goes "
+        f"when that ends, or when {stuck.owner} stops",
+        Step.CLAIMING: f"see the log and the readiness of {stuck.target}; others get it meanwhile",
+        Step.NO_TAKER: f"start {stuck.target}, or another node that takes it; a pin to it is "
+        f"removed with: goverse-cli shard unpin {number}",
+    }[stuck.step]
+    return Warning(
+        code="shard_stuck",
+        message=f"shard {number} is stuck ({stuck.step.value}): {stuck}. What to do: {next_step}",
+        shards=(number,),
+    )
+
+
+def _more(stuck: Sequence[StuckShard]) -> Iterator[Warning]:
+    if stuck:
+        culprits = ", ".join(dict.fromkeys(shard.culprit for shard in stuck))
+        yield Warning(
+            code="shard_stuck",
+            message=f"{len(stuck)} more shards are stuck, at {culprits}: goverse-cli shard list",
+        )

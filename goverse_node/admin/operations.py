@@ -49,7 +49,8 @@ LEADER_TIMEOUT_S = 1.0
 SetPin = Callable[[int, str | None], Awaitable[None]]
 #: The activations of this node.
 LocalObjects = Callable[[], Iterable[ObjectInfo]]
-#: What this node knows as the leader: `ClusterStatus.held`, and warnings ``shard_stuck``.
+#: What this node knows as the leader: `ClusterStatus.held`, and warnings of these codes.
+_OF_THE_LEADER = ("shard_stuck", "node_claims_nothing")
 Leading = Callable[[], ClusterStatus]
 #: What this node plans as the leader; asked to do it now, or only to say it.
 Plans = Callable[[bool], ShardPlan]
@@ -114,7 +115,8 @@ class NodeAdmin(ReliableCallAdmin):
         if leader is None:
             return found
         if found.leader == self._name:
-            return _with_plan(found, self._parts.leading())
+            told = self._parts.leading()
+            return _with_plan(found, told if local_only else await self._explained(told))
         if local_only:
             return found
         try:
@@ -127,7 +129,31 @@ class NodeAdmin(ReliableCallAdmin):
                 "do not move",
             )
             return dataclasses.replace(found, warnings=(*found.warnings, silent))
-        return _with_plan(found, told)
+        return _with_plan(found, await self._explained(told))
+
+    async def _explained(self, told: ClusterStatus) -> ClusterStatus:
+        """With what those say who keep a shard from arriving; they are asked at the same time."""
+        warnings = await asyncio.gather(*map(self._explain, told.warnings))
+        return dataclasses.replace(told, warnings=tuple(warnings))
+
+    async def _explain(self, warning: Warning) -> Warning:
+        if warning.code != "shard_stuck" or len(warning.shards) != 1:
+            return warning
+        state, (shard,) = self._view.state, warning.shards
+        owner, target = state.owners.get(shard), state.targets.get(shard)
+        name = owner.member.name if owner is not None else target.node if target else ""
+        record = state.nodes.get(name)
+        if record is None:
+            return warning
+        if name == self._name:
+            said = tuple(self._parts.why(shard))
+        else:
+            said = await self._why_says(name, record.address, shard)
+        fresh = [text for text in said if text not in warning.message]
+        if not fresh:
+            return warning
+        message = f"{warning.message}. {name} says: {'; '.join(fresh)}"
+        return dataclasses.replace(warning, message=message)
 
     async def list_nodes(self) -> MemberList:
         return report.node_list(self._view.state)
@@ -147,12 +173,13 @@ class NodeAdmin(ReliableCallAdmin):
         )
 
     async def get_shard(self, shard: int, *, local_only: bool = False) -> Shard:
-        """The leader knows why it does not move, and its owner why it does not let go."""
+        """The leader knows why it does not move, its owner why it does not let go, and its target
+        why it does not claim."""
         state = self._view.state
         found = report.one_shard(state, shard)
         told = [*self._parts.why(shard)]
         leader = state.leader.member.name if state.leader is not None else ""
-        for name in () if local_only else dict.fromkeys((leader, found.owner)):
+        for name in () if local_only else dict.fromkeys((leader, found.owner, found.target)):
             record = state.nodes.get(name)
             if record is not None and name != self._name:
                 told.extend(await self._why_says(name, record.address, shard))
@@ -307,7 +334,7 @@ class NodeAdmin(ReliableCallAdmin):
 
 
 def _with_plan(found: ClusterStatus, told: ClusterStatus) -> ClusterStatus:
-    stuck = tuple(warning for warning in told.warnings if warning.code == "shard_stuck")
+    stuck = tuple(warning for warning in told.warnings if warning.code in _OF_THE_LEADER)
     return dataclasses.replace(found, held=told.held, warnings=(*found.warnings, *stuck))
 
 

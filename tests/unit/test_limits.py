@@ -26,6 +26,7 @@ from goverse.aio.tasks import Tasks
 from goverse.call import Call, Codec, Reply
 from goverse.client.session import Session
 from goverse.cluster.claim_queue import ClaimQueue
+from goverse.cluster.closing import ClosingWindow
 from goverse.config.settings import LimitSettings
 from goverse.coordination import Changes, Snapshot
 from goverse.coordination.feed import MAX_BUFFERED_ITEMS, Feed
@@ -406,6 +407,17 @@ async def test_claims_and_releases_that_are_due() -> None:
     assert full(queue.limits(), "ownership.releases_due")
     queue.clear()
     assert at_rest(queue.limits())
+
+
+@fills("ownership.closes_due")
+async def test_shards_that_wait_to_close() -> None:
+    window = ClosingWindow(lambda shard: None, max_closing=0)
+    for _ in range(3):
+        for shard in range(8):
+            window.ask(shard)
+    assert full(window.limits(8), "ownership.closes_due")
+    window.clear()
+    assert at_rest(window.limits(8))
 
 
 # -- objects, through a whole cluster ---------------------------------------------------------

@@ -40,7 +40,7 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 class CommitObserver(Protocol):
     """Told what commits do; counts it."""
 
-    def committed(self, objects: int, seconds: float) -> None: ...
+    def committed(self, objects: int) -> None: ...
 
     def refused(self, reason: str) -> None:
         """``reason`` is a verdict, or unavailable, or unknown."""
@@ -182,7 +182,6 @@ class Commits:
 
     async def _commit(self, batch: list[Taken]) -> bool:
         """False: the store cannot be reached, and everything is put back."""
-        started = self._now()
         try:
             results = await self._store.commit([taken.commit for taken in batch])
         except StorageUnavailable as error:
@@ -199,7 +198,7 @@ class Commits:
         done = 0
         for taken, result in zip(batch, results, strict=True):
             done += self._verdict(taken, result)
-        self._observer.committed(done, self._now() - started)
+        self._observer.committed(done)
         return True
 
     def _verdict(self, taken: Taken, result: CommitResult) -> bool:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import goverse
-from goverse.admin.api import Shard
+from goverse.admin.api import ClusterStatus, Shard, Warning
+from goverse.cluster.leadership import LeadershipSnapshot
+from goverse.cluster.stuck import Step, StuckShard
 from goverse.testing.cluster import TEST_SETTINGS, Cluster
+from goverse_node.admin.assembly import MAX_STUCK, _leading
 from goverse_node.admin.operations import NodeAdmin
 from tests.support.links import virtual
 from tests.unit.admin.test_admin_node import World, objects
@@ -64,6 +69,11 @@ async def test_L37_a_queue_is_seen_and_what_keeps_a_shard_from_moving() -> None:
             "longer than node.drain_timeout of 1 s: its move was called off 1 times" in owner_said
         )
         assert "Slow/a runs 1 turns, and 3 wait" in owner_said
+        assert "draining: 1 turns have not ended, 3 calls wait" in owner_said
+        warnings = (await admin(world, leader).get_status(local_only=True)).warnings
+        (stuck,) = [warning for warning in warnings if warning.code == "shard_stuck"]
+        assert f"shard {shard} is stuck (handing_over)" in stuck.message
+        assert f"{owner} holds on to it. What to do" in stuck.message
         assert f"on its way to {other}" in "\n".join(said["leader"])
         for task in calls:
             task.cancel()
@@ -73,6 +83,58 @@ async def test_L37_a_queue_is_seen_and_what_keeps_a_shard_from_moving() -> None:
 
 def _leads(node: object) -> bool:
     return bool(node.member.leadership.leading)  # type: ignore[attr-defined]
+
+
+async def test_L37_status_says_what_the_culprit_of_a_stuck_shard_says() -> None:
+    world = World(
+        {"n1": objects("a"), "n2": objects(), "n3": objects()},
+        leader="n2",
+        targets={5: "n1", 6: "n1"},
+        claims={5: "n3"},
+    )
+    for name, node in world.nodes.items():
+        node._parts = replace(node._parts, why=lambda shard, said=name: [f"{said} drains {shard}"])
+    stuck = [Warning(code="shard_stuck", message=f"shard {n}", shards=(n,)) for n in (5, 6)]
+    shunned = Warning(code="node_claims_nothing", message="n1 claims nothing")
+    world.plan = ClusterStatus(warnings=(shunned, *stuck))
+    for asked in ("n1", "n2", "n3"):
+        found = await world.nodes[asked].get_status()
+        assert [warning.message for warning in found.warnings[-3:]] == [
+            "n1 claims nothing",
+            "shard 5. n3 says: n3 drains 5",  # it holds the claim
+            "shard 6. n1 says: n1 drains 6",  # nobody does: it is to claim it
+        ]
+    # The leader is asked for what it knows alone: it asks nobody then.
+    world.asked.clear()
+    assert (await world.nodes["n2"].get_status(local_only=True)).warnings[-1].message == "shard 6"
+    assert world.asked == []
+    world.silent.append("n3")
+    found = await world.nodes["n1"].get_status()
+    assert found.warnings[-2].message == "shard 5. n3 says: n3 does not answer, and may know more"
+
+
+@pytest.mark.parametrize(
+    ("step", "advice"),
+    [
+        (Step.HANDING_OVER, "goverse-cli shard get 5; it goes when that ends, or when n1 stops"),
+        (Step.CLAIMING, "see the log and the readiness of n2"),
+        (Step.NO_TAKER, "start n2, or another node that takes it"),
+    ],
+)
+def test_L37_each_step_has_its_advice(step: Step, advice: str) -> None:
+    def snapshot(stuck: list[StuckShard]) -> Any:
+        found = LeadershipSnapshot(None, True, True, 1, 0, {}, tuple(stuck), (), ("n2",))
+        return SimpleNamespace(leadership=SimpleNamespace(snapshot=lambda: found))
+
+    told = _leading(snapshot([StuckShard(5, "n1", "n2", 12.0, step)])).warnings
+    assert told[0].code == "node_claims_nothing" and told[0].message.startswith("n2 ")
+    assert told[1].code == "shard_stuck" and told[1].shards == (5,)
+    assert f"is stuck ({step.value}): it has been on its way to n2 for 12 s" in told[1].message
+    assert advice in told[1].message
+    many = [StuckShard(n, "n1", "n2", 12.0 + n, step) for n in range(2000)]
+    told = _leading(snapshot(many)).warnings
+    assert len(told) == MAX_STUCK + 2 and told[1].shards == (1999,)
+    assert told[-1].message.startswith(f"{2000 - MAX_STUCK} more shards are stuck, at n")
 
 
 async def test_L37_whoever_is_asked_asks_the_leader_and_the_owner() -> None:

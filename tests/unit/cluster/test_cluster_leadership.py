@@ -5,34 +5,12 @@ import logging
 import pytest
 
 from goverse.cluster import Keys, Kind, pin_shard, unpin_shard
-from goverse.cluster.migrations import Migrations
-from goverse.cluster.records import Claim, LeaderValue, PinValue, Target, TargetValue, encode
+from goverse.cluster.records import LeaderValue, PinValue, TargetValue, encode
 from goverse.coordination import Compare, CoordinatorUnavailable, Put
 from goverse.errors import Executed, FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from goverse.ids import MemberId
 from goverse.sharding import Hold
 from goverse.testing.loop import sim_runtime
 from tests.support.members import TTL_S, Process, World, in_world
-
-
-def test_a_shard_becomes_stuck_and_begins_anew_with_another_owner() -> None:
-    moves = Migrations(stuck_after_s=10.0)
-    n1, n2 = (Claim(MemberId(name, "a"), 1, 5, 7) for name in ("n1", "n2"))
-    targets = {1: Target("n2", 4), 2: Target("n2", 4), 3: Target("n1", 4)}
-    moves.update(targets, {1: n1, 3: n1}, now=100.0)
-    assert len(moves) == 2
-    assert moves.next_stuck_at(100.0) == 110.0
-    moves.update(targets, {1: n1, 2: n1, 3: n1}, now=105.0)
-    assert [(s.shard, s.owner, s.age_s) for s in moves.stuck(110.0)] == [(1, "n1", 10.0)]
-    assert [s.shard for s in moves.stuck(115.0)] == [1, 2]
-    moves.update(targets, {1: n2, 2: n2, 3: n1}, now=120.0)
-    assert moves.stuck(200.0) == () and moves.next_stuck_at(120.0) is None
-
-
-def test_a_shard_that_waits_for_a_restart_is_not_stuck() -> None:
-    moves = Migrations(stuck_after_s=10.0)
-    moves.update({1: Target("n2", 4)}, {}, now=100.0, restarting=("n2",))
-    assert len(moves) == 0
 
 
 @in_world()

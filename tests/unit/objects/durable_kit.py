@@ -65,7 +65,7 @@ class Counted:
         self.batches: list[int] = []
         self.reasons: list[str] = []
 
-    def committed(self, objects: int, seconds: float) -> None:
+    def committed(self, objects: int) -> None:
         self.objects += objects
         self.batches.append(objects)
 

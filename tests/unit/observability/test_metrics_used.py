@@ -40,10 +40,31 @@ def test_L35_every_metric_is_moved_by_production_code(name: str) -> None:
     assert moved, f"nothing in production code matches {pattern}: use the metric or remove it"
 
 
-def test_the_metrics_that_pages_name_exist() -> None:
+PAGES = sorted((ROOT / "docs" / "how-to").glob("watch-*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_metrics_that_pages_name_exist(page: Path) -> None:
     metrics = Metrics()
-    names = {getattr(metrics, name).name for name in metrics.names()}
-    page = (ROOT / "docs" / "how-to" / "watch-reliable-calls.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"\bgoverse_\w+", page))
+    families = [getattr(metrics, name) for name in metrics.names()]
+    told = {family.name: family.labels for family in families}
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"\bgoverse_[a-z_]+", text))
     assert len(named) > 10
-    assert {name.removesuffix("_total") for name in named} <= names
+    for name in named:
+        plain = re.sub(r"_(total|bucket|count)$", "", name)
+        assert name in told or plain in told, f"{page.name} names {name}"
+    for name, labels in re.findall(r"^\| `(goverse_\w+)` \| ([\w, ]*) ?\|", text, re.MULTILINE):
+        declared = told[name.removesuffix("_total")]
+        assert tuple(filter(None, labels.strip().split(", "))) == declared, name
+
+
+def test_every_metric_of_shards_is_explained() -> None:
+    text = (ROOT / "docs" / "how-to" / "watch-shards.md").read_text(encoding="utf-8")
+    source = DEFINITIONS.read_text(encoding="utf-8")
+    section = source[source.index("# Ownership.") : source.index("# The process itself.")]
+    names = set(re.findall(r'"(goverse_\w+)"', section)) - {
+        *("goverse_members", "goverse_lease_remaining_seconds", "goverse_leases_lost")
+    }
+    missing = {name for name in names if f"`{name}" not in text}
+    assert not missing

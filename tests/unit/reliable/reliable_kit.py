@@ -25,9 +25,13 @@ class Told:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.refusals: list[str] = []
 
     def accepted(self, type_name: str) -> None:
         self.seen.append("accepted")
+
+    def refused(self, type_name: str, reason: str) -> None:
+        self.refusals.append(reason)
 
     def repeated(self, type_name: str) -> None:
         self.seen.append("repeated")

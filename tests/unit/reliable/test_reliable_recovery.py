@@ -182,6 +182,17 @@ async def test_L03_a_call_that_ran_at_the_old_owner_is_not_committed_twice():
             assert "fenced" in old.counted.reasons
 
 
+async def test_L35_an_accept_that_a_fence_has_refused_is_counted():
+    store = a_store()
+    async with reliable(Account, store=store, epoch=OLD) as old:
+        async with reliable(Account, store=store, epoch=NEW, incarnation="second") as node:
+            with pytest.raises(NotOwner):
+                await old.do("c", "Account", "a", "deposit", amount=5)
+            assert old.told.refusals == ["not_owner"] and old.told.seen == []
+            assert await node.do("c", "Account", "a", "deposit", amount=5) == 5
+            assert node.told.refusals == []
+
+
 async def test_a_planned_move_leaves_what_waits_to_the_next_owner():
     store = a_store()
     async with reliable(Account, store=store, epoch=OLD) as old:

@@ -35,7 +35,12 @@ def nodes_of(*names: str) -> tuple[PlanNode, ...]:
 @st.composite
 def states(draw: st.DrawFn) -> PlanInput:
     nodes = tuple(
-        PlanNode(name, draw(st.sampled_from([0.0, 1.0, 2.5])), draw(st.booleans()))
+        PlanNode(
+            name,
+            draw(st.sampled_from([0.0, 1.0, 2.5])),
+            draw(st.booleans()),
+            max_new=draw(st.sampled_from([0, 1, 1 << 30])),
+        )
         for name in draw(st.lists(st.sampled_from(NAMES), unique=True))
     )
     somebody = st.sampled_from([*NAMES, "gone", None])
@@ -49,6 +54,11 @@ def states(draw: st.DrawFn) -> PlanInput:
         restarting=tuple(draw(st.lists(st.sampled_from([*NAMES, "gone"]), unique=True))),
         stable=draw(st.booleans()),
         stalled=tuple(draw(st.lists(st.integers(0, shards - 1), unique=True))),
+        avoided=draw(
+            st.dictionaries(
+                st.integers(0, shards - 1), st.frozensets(st.sampled_from(NAMES), min_size=1)
+            )
+        ),
         max_moves=draw(st.integers(0, 6)),
         max_new_moves=draw(st.integers(0, 6)),
         max_changes=draw(st.integers(0, 30)),
@@ -76,7 +86,13 @@ def test_every_plan_keeps_the_rules(state: PlanInput) -> None:
         assert change.node in accepting
         assert change.node != change.previous == state.targets[change.shard]
         pin = state.pins.get(change.shard)
-        assert pin not in accepting or change.node == pin
+        avoided = state.avoided.get(change.shard, ())
+        distrusted = pin in avoided or any(n.name == pin and n.max_new < 9 for n in state.nodes)
+        assert pin not in accepting or change.node == pin or distrusted
+        if change.reason is Reason.UNCLAIMED:
+            assert change.previous in avoided
+            assert state.claims[change.shard] != change.previous
+            continue
         if change.previous not in accepting:
             assert change.previous not in state.restarting
         if change.previous in accepting and pin not in accepting:
@@ -100,9 +116,12 @@ def test_a_plan_is_determined_by_its_input(state: PlanInput) -> None:
 
 
 def at_rest(state: PlanInput, found: Plan) -> PlanInput:
-    """As `settle`, with nothing that holds a change back."""
+    """As `settle`, with nothing that holds a change back: who was on probation has claimed."""
     state = settle(state, found)
-    return replace(state, cooling=(), max_moves=100, max_new_moves=100, max_changes=100)
+    nodes = tuple(replace(n, max_new=1 << 30) if n.max_new else n for n in state.nodes)
+    return replace(
+        state, nodes=nodes, cooling=(), max_moves=100, max_new_moves=100, max_changes=100
+    )
 
 
 @given(states())
@@ -119,7 +138,8 @@ def test_planning_the_result_comes_to_rest(state: PlanInput) -> None:
 @settings(max_examples=100, deadline=None)
 def test_bounded_plans_arrive_at_the_same_place(state: PlanInput) -> None:
     whole = replace(state, claims=state.targets, max_moves=100, max_new_moves=9, max_changes=100)
-    whole = replace(whole, strategy=Strategy.RENDEZVOUS, cooling=())
+    whole = replace(whole, strategy=Strategy.RENDEZVOUS, cooling=(), avoided={})
+    whole = replace(whole, nodes=tuple(replace(node, max_new=1 << 30) for node in whole.nodes))
     small = replace(whole, max_moves=2, max_changes=3)
     for _ in range(40):
         small = settle(small, plan(small))
@@ -243,3 +263,65 @@ def test_what_stands_in_the_way_is_said_of_every_shard() -> None:
 def test_without_a_node_nothing_moves() -> None:
     before = placed(*nodes_of("n1"))
     assert plan(replace(before, nodes=())) == Plan((), {Hold.NO_NODE: SHARDS}, ())
+
+
+def test_L17_what_its_target_does_not_claim_goes_elsewhere_at_once() -> None:
+    """n3 has come, was given three shards, and claims none: two are released, one is not yet."""
+    before = placed(*nodes_of("n1", "n2"))
+    nodes = nodes_of("n1", "n2", "n3")
+    wanted = choices(SHARDS, tuple((node.name, 1.0) for node in nodes))
+    shards = [shard for shard, node in enumerate(wanted) if node == "n3"][:3]
+    targets, claims = list(before.targets), list(before.claims)
+    for shard in shards:
+        targets[shard] = "n3"
+    for shard in shards[:2]:
+        claims[shard] = None
+    waiting = replace(before, nodes=nodes, targets=tuple(targets), claims=tuple(claims))
+    waiting = replace(waiting, max_moves=3, stable=False)
+    assert plan(waiting).changes == ()
+    # Released and not claimed takes a place among the moves, until it is stalled.
+    moving = [replace(waiting, stable=True, stalled=shards[:some]) for some in range(4)]
+    assert [len(plan(state).changes) for state in moving] == [0, 1, 2, 3]
+
+    shunned = (*nodes[:2], PlanNode("n3", max_new=0))
+    avoided = {shard: frozenset({"n3"}) for shard in shards}
+    found = plan(replace(waiting, nodes=shunned, avoided=avoided, stable=True))
+    assert {change.shard: change.node for change in found.changes} == {
+        shard: before.targets[shard] for shard in shards
+    }
+    assert {change.reason for change in found.changes} == {Reason.UNCLAIMED}
+    assert found.held[Hold.NOT_CLAIMING] == wanted.count("n3")
+
+
+def test_L17_a_node_on_probation_is_given_one_shard_and_keeps_what_it_has() -> None:
+    before = placed(*nodes_of("n1", "n2", "n3"))
+    nodes = (*nodes_of("n1", "n2"), PlanNode("n3", max_new=0), PlanNode("n4", max_new=1))
+    found = plan(replace(before, nodes=nodes))
+    assert [change.node for change in found.changes] == ["n4"]
+    # Of a node that died the shards go to those that claim; n3 keeps its own.
+    found = plan(replace(before, nodes=nodes[1:3]))
+    assert {change.node for change in found.changes} == {"n2"}
+    assert {change.previous for change in found.changes} == {"n1"}
+    # Better than nobody.
+    found = plan(replace(before, nodes=nodes[2:3]))
+    assert {change.node for change in found.changes} == {"n3"}
+
+
+def test_L17_a_pin_to_a_node_that_does_not_claim_is_lost_until_it_does() -> None:
+    pinned = replace(placed(*nodes_of("n1", "n2")), pins={7: "n2"})
+    pinned = settle(pinned, plan(pinned))
+    unclaimed = replace(
+        pinned, claims=tuple(None if s == 7 else c for s, c in enumerate(pinned.claims))
+    )
+    found = plan(replace(unclaimed, avoided={7: frozenset({"n2"})}))
+    assert [(c.shard, c.node, c.reason) for c in found.changes] == [(7, "n1", Reason.UNCLAIMED)]
+    assert found.lost_pins == (7,)
+    assert plan(settle(unclaimed, found)).changes[0].node == "n2"
+
+
+def test_levelling_takes_nothing_to_a_node_that_does_not_claim() -> None:
+    before = replace(placed(*nodes_of("n1", "n2")), strategy=Strategy.COUNT)
+    nodes = (*nodes_of("n1", "n2"), PlanNode("n3", max_new=0), PlanNode("n4"))
+    found = plan(replace(before, nodes=nodes))
+    assert {change.node for change in found.changes} == {"n4"}
+    assert Hold.NOT_CLAIMING not in found.held
