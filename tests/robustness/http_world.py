@@ -102,12 +102,12 @@ AT_REST = frozenset(
 #: What else snapshots count: state of the cluster, and what only ever grows.
 STATE = frozenset(
     [
-        "age_s", "by_transport", "claimed", "closing", "contact_age_s", "create_revision",
-        "current", "doors", "epoch", "generation", "idle_s", "inbound_links", "joins", "leading",
-        "lease", "lease_remaining_s", "links", "loaded", "losses", "messages_received",
-        "messages_sent", "number", "objects", "oldest_unclaimed_s", "open", "owned", "plans",
-        "revision", "shard", "silent_s", "stable", "standing", "stopped", "targeted",
-        "transactions", "valid", "weight",
+        "age_s", "by_transport", "capacity", "claimed", "closing", "contact_age_s",
+        "create_revision", "current", "doors", "epoch", "generation", "idle_s", "inbound_links",
+        "joins", "leading", "lease", "lease_remaining_s", "links", "loaded", "losses",
+        "messages_received", "messages_sent", "number", "objects", "oldest_unclaimed_s", "open",
+        "owned", "plans", "revision", "shard", "silent_s", "stable", "standing", "stopped",
+        "targeted", "transactions", "valid", "weight",
     ]
 )  # fmt: skip
 
