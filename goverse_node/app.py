@@ -22,8 +22,9 @@ from goverse.config.values import parse_capacity
 from goverse.ids import MemberId
 from goverse.objects import Catalog, CatalogSnapshot, Moves, Registry
 from goverse.objects.durability.service import Durability, DurabilitySnapshot
+from goverse.objects.latch import Holds
 from goverse.objects.luggage import Arrivals
-from goverse.objects.metrics import CommitMetrics, MoveMetrics, TurnMetrics
+from goverse.objects.metrics import CommitMetrics, LatchMetrics, MoveMetrics, TurnMetrics
 from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
@@ -217,6 +218,8 @@ async def run_node(
             reliable=reliability,
             moves=Moves(arrivals, moves),
             machine=surroundings.machine,
+            holds=Holds(settings.node.latch_max_hold_s, settings.node.latch_warn_after_s),
+            latch_observer=LatchMetrics(metrics),
         )
         if reliability is not None:
             reliability.bind(catalog)
@@ -228,6 +231,7 @@ async def run_node(
             catalog,
             metrics,
             drain_timeout_s=settings.node.drain_timeout_s,
+            max_hold_s=settings.node.latch_max_hold_s,
             loads=NodeLoads(name, pool, catalog),
         )
 
@@ -313,6 +317,8 @@ def _watch(metrics: Metrics, node: Node) -> None:
     metrics.calls_in_flight.watch(node.pool.calls_in_flight)
     metrics.push_queue.watch(node.pushes.waiting)
     metrics.activations.watch(node.catalog.count_by_type)
+    metrics.latch_holders.watch(node.catalog.count_holders)
+    metrics.latch_writers.watch(node.catalog.count_writers)
     if node.reliability is not None:
         metrics.reliable_pending.watch(node.reliability.count_by_type)
         metrics.reliable_oldest_seconds.watch(node.reliability.oldest_by_type)

@@ -54,6 +54,7 @@ class Holding:
     task: asyncio.Task[None] | None = None
     called_off: int = 0  # moves that were given up because turns ran too long
     close_after: float = 0.0  # running loop's time before which no other attempt is made
+    wanted_at: float | None = None  # when it was first to be closed; None: it belongs here
 
     def become(self, state: HoldingState) -> None:
         if state not in _ALLOWED[self.state]:

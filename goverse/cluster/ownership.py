@@ -48,8 +48,13 @@ class ShardHost(Protocol):
         """
         ...
 
-    async def close_shard(self, shard: int, *, drain_timeout_s: float) -> bool:
-        """Let running turns end and stop serving. False: turns ran too long, it is open again."""
+    async def close_shard(
+        self, shard: int, *, drain_timeout_s: float, wanted_s: float = 0.0
+    ) -> bool:
+        """Let running turns end and stop serving. False: turns ran too long, it is open again.
+
+        :param wanted_s: for how long that has been wanted, by attempts that were called off.
+        """
         ...
 
 
@@ -73,6 +78,11 @@ class OwnershipSnapshot:
 
 
 class Ownership:
+    """
+    :param drain_timeout_s: how long the host may let turns run before a move is called off.
+    :param max_hold_s: how long a move may be called off; then the host ends it, whatever runs.
+    """
+
     def __init__(
         self,
         view: ClusterView,
@@ -82,12 +92,14 @@ class Ownership:
         runtime: Runtime,
         *,
         drain_timeout_s: float = 2.0,
+        max_hold_s: float = 30.0,
     ) -> None:
         self._view = view
         self._membership = membership
         self._writer = writer
         self._host = host
         self._drain_timeout_s = drain_timeout_s
+        self._max_hold_s = max_hold_s
         self._runtime = runtime
         self._tasks = Tasks("ownership")
         self._holdings: dict[int, Holding] = {}
@@ -200,6 +212,8 @@ class Ownership:
                 return
             if action is not Action.NOTHING:
                 self._act(action, shard, claim)
+            elif holding is not None and holding.state is HoldingState.OPEN:
+                holding.wanted_at = None  # nobody waits for it any more
             self._note_service(shard, node == registration.member.name)
 
     def _here(self, registration: Registration, lost_history: bool) -> Here:
@@ -250,6 +264,8 @@ class Ownership:
         now = asyncio.get_running_loop().time()
         if now < holding.close_after and not self._closing:
             return  # a timer looks again
+        if holding.wanted_at is None:
+            holding.wanted_at = now
         holding.become(HoldingState.CLOSING)
         name = f"close shard {holding.shard}"
         holding.task = self._tasks.spawn(name, self._close(holding))
@@ -333,8 +349,12 @@ class Ownership:
 
     async def _close(self, holding: Holding) -> None:
         shard = holding.shard
+        now = asyncio.get_running_loop().time
+        wanted_at = now() if holding.wanted_at is None else holding.wanted_at
         try:
-            closed = await self._host.close_shard(shard, drain_timeout_s=self._drain_timeout_s)
+            closed = await self._host.close_shard(
+                shard, drain_timeout_s=self._drain_timeout_s, wanted_s=now() - wanted_at
+            )
         except Exception:
             log.exception("shard %d cannot be closed", shard)
             closed = False
@@ -347,7 +367,10 @@ class Ownership:
         holding.become(HoldingState.OPEN)
         holding.called_off += 1
         delay_s = min(_CALLED_OFF_MIN_S * 2**holding.called_off, _CALLED_OFF_MAX_S)
-        holding.close_after = asyncio.get_running_loop().time() + delay_s
+        patience_s = self._max_hold_s - (now() - wanted_at)
+        if patience_s > 0:
+            delay_s = min(delay_s, patience_s)  # the attempt after that is the last
+        holding.close_after = now() + delay_s
         log.warning(
             "the move of shard %d was called off: its turns did not end within %.1f s; "
             "next attempt in %.0f s",
@@ -389,13 +412,25 @@ class Ownership:
         if holding is None:
             return
         if holding.state is HoldingState.CLOSING:
-            yield f"its owner is closing it, and waits {self._drain_timeout_s:g} s for its turns"
+            yield self._why_closing(holding)
         elif holding.called_off:
             left_s = max(0.0, holding.close_after - asyncio.get_running_loop().time())
             yield (
                 f"its turns ran longer than node.drain_timeout of {self._drain_timeout_s:g} s: its "
                 f"move was called off {holding.called_off} times, next attempt in {left_s:.0f} s"
             )
+
+    def _why_closing(self, holding: Holding) -> str:
+        now = asyncio.get_running_loop().time()
+        wanted_s = now - holding.wanted_at if holding.wanted_at is not None else 0.0
+        if wanted_s < self._max_hold_s:
+            waits = f"waits {self._drain_timeout_s:g} s for its turns"
+        else:
+            waits = (
+                "waits for its turns until they have held it for node.latch_max_hold of "
+                f"{self._max_hold_s:g} s: then they are cut off"
+            )
+        return f"its owner is closing it, and {waits}"
 
     def limits(self) -> Iterator[Limit]:
         return self._queue.limits()

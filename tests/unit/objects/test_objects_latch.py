@@ -48,7 +48,7 @@ class Thing(goverse.Object):
     @goverse.method
     async def hold(self, seconds: float) -> int:
         self.value += 1
-        await asyncio.sleep(seconds)
+        await elapse(seconds)
         return self.value
 
     @goverse.method
@@ -86,7 +86,7 @@ class Zombie(goverse.Object):
         return self.value
 
     async def _spawn(self) -> None:
-        self.spawn(asyncio.sleep(0), name="more")
+        self.spawn(elapse(0), name="more")
 
     @goverse.method
     async def bump(self) -> int:
