@@ -351,9 +351,10 @@ class Ownership:
         shard = holding.shard
         now = asyncio.get_running_loop().time
         wanted_at = now() if holding.wanted_at is None else holding.wanted_at
+        wanted_s = now() - wanted_at
         try:
             closed = await self._host.close_shard(
-                shard, drain_timeout_s=self._drain_timeout_s, wanted_s=now() - wanted_at
+                shard, drain_timeout_s=self._drain_timeout_s, wanted_s=wanted_s
             )
         except Exception:
             log.exception("shard %d cannot be closed", shard)
@@ -367,9 +368,9 @@ class Ownership:
         holding.become(HoldingState.OPEN)
         holding.called_off += 1
         delay_s = min(_CALLED_OFF_MIN_S * 2**holding.called_off, _CALLED_OFF_MAX_S)
-        patience_s = self._max_hold_s - (now() - wanted_at)
-        if patience_s > 0:
-            delay_s = min(delay_s, patience_s)  # the attempt after that is the last
+        if wanted_s < self._max_hold_s:
+            # The attempt after that is the last.
+            delay_s = min(delay_s, max(0.0, wanted_at + self._max_hold_s - now()))
         holding.close_after = now() + delay_s
         log.warning(
             "the move of shard %d was called off: its turns did not end within %.1f s; "

@@ -18,6 +18,7 @@ from goverse.aio.runtime import Runtime
 from goverse.config.settings import LimitSettings
 from goverse.errors import Executed, Fenced, NotOwner, Unavailable
 from goverse.ids import Epoch
+from goverse.objects.holders import GRACE_S
 from goverse.objects.latch import Holds
 from goverse.objects.luggage import Luggage
 from goverse.testing import SimLoop, run_virtual
@@ -185,6 +186,7 @@ async def test_L13_who_swallows_his_cancellation_reaches_nobody_once_the_shard_i
         await elapse(HOLDS.max_hold_s)
         assert await close(node, wanted_s=HOLDS.max_hold_s)
         assert node.latch_seen.removed_by == ["cancelled", "cut_loose"]
+        assert node.latch_seen.waits[-1] == pytest.approx(GRACE_S, abs=0.1), "a second to obey"
         assert not hung.done()
         assert node.catalog.count_holders()[("cut_loose",)] == 1
         await node.catalog.open_shard(SHARD, NEWER)
@@ -432,6 +434,27 @@ async def test_a_sealed_shard_admits_only_what_its_own_turns_wait_for() -> None:
         with pytest.raises(goverse.ObjectFailed, match="NotOwner"):
             await outside
         assert node.latch_seen.removed_by == []
+
+
+@virtual
+async def test_a_sealed_shard_is_had_however_late_a_holder_began() -> None:
+    """It was called by a turn that ran there, so it was let in, and hangs longer than that."""
+
+    class Late(Thing, name="Late"):
+        @goverse.method
+        async def go(self) -> None:
+            await elapse(HOLDS.max_hold_s - 1)
+            await goverse.get(Zombie, Y).hang()
+
+    async with at_work(Late, Zombie, Thing) as node:
+        call = node.send(make_call("Late", X, "go", timeout_s=1000))
+        await turns_of_the_loop()
+        assert await close(node, wanted_s=HOLDS.max_hold_s)
+        assert node.latch_seen.waits == [pytest.approx(HOLDS.max_hold_s + GRACE_S, abs=0.1)]
+        # Who awaits a task that swallows its cancellation is not cancelled either.
+        assert node.latch_seen.removed_by == ["cancelled", "cut_loose", "cut_loose"]
+        with pytest.raises(Unavailable):
+            await call
 
 
 @virtual
