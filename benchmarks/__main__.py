@@ -26,6 +26,7 @@ NAMES = {
     "http": "JSON calls through gate and node, beside a bare uvicorn echo",
     "bootstrap": "three nodes claim all shards: time and etcd transactions",
     "planner": "plans for 100 nodes and 8,192 shards: time, and movement beside other methods",
+    "latch": "calls of one shard at four levels of contention, while a writer comes each second",
     "memory": "bytes per resident object and per idle session",
     "ledger": "the store on PostgreSQL: batches, fences, accepts beside 2,000,000 finished calls",
     "reliable": "calls that take effect once, through gate and node, beside peers",
@@ -38,7 +39,7 @@ NAMES = {
 #: Benchmarks that know peers, and which.
 COMPARED = {"calls": ("xoscar", "ray"), "reliable": ("restate",)}
 #: Rounds where fewer or more are worth their time than the default.
-ROUNDS = {"memory": 3, "ledger": 4, "migration": 1, "failover": 3, "delayed": 1}
+ROUNDS = {"memory": 3, "latch": 3, "ledger": 4, "migration": 1, "failover": 3, "delayed": 1}
 #: Lengths of a run that are worth their time more than the default.
 SECONDS = {"delayed": 60.0}
 DEFAULT_SECONDS = 3.0

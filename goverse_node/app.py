@@ -23,8 +23,9 @@ from goverse.ids import MemberId
 from goverse.objects import Catalog, CatalogSnapshot, Moves, Registry
 from goverse.objects.counts import by_shard, quantiles
 from goverse.objects.durability.service import Durability, DurabilitySnapshot
+from goverse.objects.latch import Holds
 from goverse.objects.luggage import Arrivals
-from goverse.objects.metrics import CommitMetrics, MoveMetrics, TurnMetrics
+from goverse.objects.metrics import CommitMetrics, LatchMetrics, MoveMetrics, TurnMetrics
 from goverse.observability.health import LoopWatchdog, Readiness
 from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
@@ -218,6 +219,8 @@ async def run_node(
             reliable=reliability,
             moves=Moves(arrivals, moves),
             machine=surroundings.machine,
+            holds=Holds(settings.node.latch_max_hold_s, settings.node.latch_warn_after_s),
+            latch_observer=LatchMetrics(metrics),
         )
         if reliability is not None:
             reliability.bind(catalog)
@@ -229,6 +232,7 @@ async def run_node(
             catalog,
             metrics,
             drain_timeout_s=settings.node.drain_timeout_s,
+            max_hold_s=settings.node.latch_max_hold_s,
             loads=NodeLoads(name, pool, catalog),
         )
 
@@ -317,6 +321,8 @@ def _watch(metrics: Metrics, node: Node, *, per_shard: bool) -> None:
     metrics.shard_objects.watch(lambda: quantiles(node.catalog.count_by_shard()))
     if per_shard:
         metrics.objects_of_shard.watch(lambda: by_shard(node.catalog.count_by_shard()))
+    metrics.latch_holders.watch(node.catalog.count_holders)
+    metrics.latch_writers.watch(node.catalog.count_writers)
     if node.reliability is not None:
         metrics.reliable_pending.watch(node.reliability.count_by_type)
         metrics.reliable_oldest_seconds.watch(node.reliability.oldest_by_type)

@@ -15,6 +15,8 @@ MAX_SHARDS = 10_000
 MAX_MOVES = 10_000
 DEFAULT_OBJECTS = 100
 MAX_OBJECTS = 1_000
+DEFAULT_LOCKS = 100
+MAX_LOCKS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,39 @@ class Shard:
 class ShardPage:
     shards: tuple[Shard, ...] = ()
     next_page_token: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """A shard of ``node`` that is held by turns, or wanted by somebody alone.
+
+    ``state`` as of the shard, or ``cut_loose``: what runs there holds it no more. ``purpose`` of
+    who wants it: ``open``, ``close``, ``hand_over`` or none; ``waits_s`` for how long, this time,
+    and ``wanted_s`` with the attempts that were called off. ``object`` (type/id), ``method`` and
+    ``call_id`` are those of the oldest holder that has begun, which has run for ``age_s``."""
+
+    shard: int
+    node: str = ""
+    epoch: str = ""
+    state: str = ""
+    purpose: str = ""
+    waits_s: float = 0.0
+    wanted_s: float = 0.0
+    sealed: bool = False
+    holders: int = 0
+    held: int = 0
+    object: str = ""
+    method: str = ""
+    call_id: str = ""
+    age_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockList:
+    """``unreachable`` names the nodes that did not answer: their shards are missing."""
+
+    locks: tuple[Lock, ...] = ()
+    unreachable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +363,13 @@ class Admin(Protocol):
     async def rebalance_shards(self) -> ShardPlan:
         """Plan now, without waiting for stability or a cooldown: what that plan is. Raises
         FailedPrecondition on a node that does not lead."""
+        ...
+
+    async def list_locks(
+        self, *, node: str = "", limit: int = 0, local_only: bool = False
+    ) -> LockList:
+        """Shards that are held or wanted: first those that are waited for, then those that have
+        been held longest. ``local_only``: of the node that is asked."""
         ...
 
     async def locate_object(self, type: str, id: str) -> Location: ...

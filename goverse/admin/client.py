@@ -16,6 +16,7 @@ from goverse.admin.api import (
     CleanupResult,
     ClusterStatus,
     Location,
+    LockList,
     MemberList,
     ObjectPage,
     Shard,
@@ -126,6 +127,13 @@ class AdminClient:
 
     async def rebalance_shards(self) -> ShardPlan:
         return await self._ask("rebalance_shards", ShardPlan)
+
+    async def list_locks(
+        self, *, node: str = "", limit: int = 0, local_only: bool = False
+    ) -> LockList:
+        return await self._ask(
+            "list_locks", LockList, node=node, limit=limit, local_only=local_only
+        )
 
     async def locate_object(self, type: str, id: str) -> Location:
         return await self._ask("locate_object", Location, type=type, id=id)

@@ -56,6 +56,7 @@ class Holding:
     since: float = 0.0  # running loop's time at which it came into its state
     trouble: str = ""  # why it could not be opened, the last time
     close_after: float = 0.0  # running loop's time before which no other attempt is made
+    wanted_at: float | None = None  # when it was first to be closed; None: it belongs here
 
     def become(self, state: HoldingState) -> None:
         if state not in _ALLOWED[self.state]:

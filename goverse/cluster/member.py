@@ -124,6 +124,7 @@ class NodeMember(GateMember):
         metrics: Metrics,
         *,
         drain_timeout_s: float = 2.0,
+        max_hold_s: float = 30.0,
         loads: LoadSource | None = None,
     ) -> None:
         """Join the parts; ``host`` often needs `view` and `valid`, so it comes after them.
@@ -151,6 +152,7 @@ class NodeMember(GateMember):
             self._runtime,
             metrics,
             drain_timeout_s=drain_timeout_s,
+            max_hold_s=max_hold_s,
         )
 
     async def start(self, identity: Identity) -> Registration:

@@ -31,8 +31,13 @@ class ShardHost(Protocol):
         """
         ...
 
-    async def close_shard(self, shard: int, *, drain_timeout_s: float) -> bool:
-        """Let running turns end and stop serving. False: turns ran too long, it is open again."""
+    async def close_shard(
+        self, shard: int, *, drain_timeout_s: float, wanted_s: float = 0.0
+    ) -> bool:
+        """Let running turns end and stop serving. False: turns ran too long, it is open again.
+
+        :param wanted_s: for how long that has been wanted, by attempts that were called off.
+        """
         ...
 
 

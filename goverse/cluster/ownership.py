@@ -63,6 +63,11 @@ class OwnershipSnapshot:
 
 
 class Ownership:
+    """
+    :param drain_timeout_s: how long the host may let turns run before a move is called off.
+    :param max_hold_s: how long a move may be called off; then the host ends it, whatever runs.
+    """
+
     def __init__(
         self,
         view: ClusterView,
@@ -73,6 +78,7 @@ class Ownership:
         metrics: Metrics,
         *,
         drain_timeout_s: float = 2.0,
+        max_hold_s: float = 30.0,
     ) -> None:
         self._step_seconds = metrics.shard_step_seconds
         self._moves_called_off = metrics.moves_called_off
@@ -81,6 +87,7 @@ class Ownership:
         self._writer = writer
         self._host = host
         self._drain_timeout_s = drain_timeout_s
+        self._max_hold_s = max_hold_s
         self._tasks = Tasks("ownership")
         self._holdings: dict[int, Holding] = {}
         self._queue = ClaimQueue(view, membership, writer, runtime, self)
@@ -202,6 +209,8 @@ class Ownership:
                 self._window.called_off(shard)
             if action is not Action.NOTHING:
                 self._act(action, shard, claim)
+            elif holding is not None and holding.state is HoldingState.OPEN:
+                holding.wanted_at = None  # nobody waits for it any more
             self._note_service(shard, node == registration.member.name)
 
     def _here(self, registration: Registration, lost_history: bool) -> Here:
@@ -260,6 +269,8 @@ class Ownership:
     def _begin_closing(self, shard: int) -> None:
         """Its turn has come. Whatever spoke against it meanwhile has withdrawn it."""
         holding = self._holdings[shard]
+        if holding.wanted_at is None:
+            holding.wanted_at = asyncio.get_running_loop().time()
         self._step(holding, HoldingState.CLOSING)
         holding.task = self._tasks.spawn(f"close shard {shard}", self._close(holding))
 
@@ -312,8 +323,13 @@ class Ownership:
 
     async def _close(self, holding: Holding) -> None:
         shard = holding.shard
+        now = asyncio.get_running_loop().time
+        wanted_at = now() if holding.wanted_at is None else holding.wanted_at
+        wanted_s = now() - wanted_at
         try:
-            closed = await self._host.close_shard(shard, drain_timeout_s=self._drain_timeout_s)
+            closed = await self._host.close_shard(
+                shard, drain_timeout_s=self._drain_timeout_s, wanted_s=wanted_s
+            )
         except Exception:
             log.exception("shard %d cannot be closed", shard)
             closed = False
@@ -329,7 +345,10 @@ class Ownership:
         self._window.left(shard)
         holding.called_off += 1
         delay_s = min(_CALLED_OFF_MIN_S * 2**holding.called_off, _CALLED_OFF_MAX_S)
-        holding.close_after = asyncio.get_running_loop().time() + delay_s
+        if wanted_s < self._max_hold_s:
+            # The attempt after that is the last.
+            delay_s = min(delay_s, max(0.0, wanted_at + self._max_hold_s - now()))
+        holding.close_after = now() + delay_s
         log.warning(
             "the move of shard %d was called off: its turns did not end within %.1f s; "
             "next attempt in %.0f s",
@@ -374,7 +393,7 @@ class Ownership:
         if holding.state is HoldingState.OPENING and holding.trouble:
             yield f"it is claimed and cannot be opened: {holding.trouble}"
         if holding.state is HoldingState.CLOSING:
-            yield f"its owner is closing it, and waits {self._drain_timeout_s:g} s for its turns"
+            yield self._why_closing(holding)
         elif holding.state is HoldingState.RELEASING:
             yield "its owner has closed it, and waits for the coordinator to delete its claim"
         elif (ahead := self._window.ahead_of(shard)) is not None:
@@ -397,6 +416,18 @@ class Ownership:
             yield "its target leaves, and claims nothing more"
         elif shard not in state.claims:
             yield self._queue.why(shard)
+
+    def _why_closing(self, holding: Holding) -> str:
+        now = asyncio.get_running_loop().time()
+        wanted_s = now - holding.wanted_at if holding.wanted_at is not None else 0.0
+        if wanted_s < self._max_hold_s:
+            waits = f"waits {self._drain_timeout_s:g} s for its turns"
+        else:
+            waits = (
+                "waits for its turns until they have held it for node.latch_max_hold of "
+                f"{self._max_hold_s:g} s: then they are cut off"
+            )
+        return f"its owner is closing it, and {waits}"
 
     def limits(self) -> Iterator[Limit]:
         yield from self._window.limits(self._view.num_shards)

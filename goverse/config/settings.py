@@ -122,6 +122,14 @@ class NodeSettings:
     drain_timeout_s: float = 2.0
     """How long a closing shard waits for running turns."""
 
+    latch_max_hold_s: float = 30.0
+    """How long a turn may run on while its shard is wanted elsewhere. Until then a move that its
+    turns hold up is called off and tried again; then they are cancelled, and what does not end is
+    cut off."""
+
+    latch_warn_after_s: float = 1.0
+    """How long a turn may hold up the move of its shard before the log names it."""
+
     move_timeout_s: float = 5.0
     """How long a closing shard waits for the state of its volatile objects to reach its next node;
     0: it stays behind."""

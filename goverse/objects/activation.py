@@ -104,6 +104,7 @@ class Activation:
         "ended",
         "epoch",
         "has_state",
+        "hook",
         "hook_task",
         "instance",
         "keeper",
@@ -136,7 +137,8 @@ class Activation:
         self.turns: dict[int, Turn] = _NO_TURNS
         self.last_used = self.created = services.now()
         self._background: Background | None = None
-        #: The task that runs a lifecycle hook, if one runs.
+        #: The turn of a lifecycle hook that has taken the mailbox, and the task that runs it.
+        self.hook: Turn | None = None
         self.hook_task: asyncio.Task[Any] | None = None
         #: Where the catalog is reminded of it, so that the end of the activation ends that too.
         self.reminder: dict[Activation, None] | None = None
@@ -210,7 +212,7 @@ class Activation:
         turn.activation = self
         turn.mailbox = mailbox
         turn.room = self
-        self.shard.busy += 1
+        self.shard.holders += 1
         if granted:
             turn.granted()
 
@@ -240,12 +242,9 @@ class Activation:
             reentry.ended(turn.parent)
         self.shard.ended()
 
-    def take_waiting(self, *, chained: bool) -> list[Turn]:
-        """Remove turns that have not begun, in order; without ``chained`` only those that begin
-        a chain, since nobody's running turn waits for them."""
-        entries = self.mailbox.take_waiting(
-            lambda entry: isinstance(entry, Turn) and (chained or not entry.call.chain)
-        )
+    def take_waiting(self, wanted: Callable[[Turn], bool] = lambda turn: True) -> list[Turn]:
+        """Remove those turns that have not begun and are ``wanted``, in order."""
+        entries = self.mailbox.take_waiting(lambda entry: isinstance(entry, Turn) and wanted(entry))
         turns = [entry for entry in entries if isinstance(entry, Turn)]
         for turn in turns:
             turn.room = turn.mailbox = turn.activation = None
@@ -330,7 +329,7 @@ class Activation:
 
     def retire(self, *, hand_over: bool = True) -> list[Turn]:
         """Orderly end. Who waited gets a new activation, or is returned if not ``hand_over``."""
-        waiting = self.take_waiting(chained=True)
+        waiting = self.take_waiting()
         self._die()
         if self.durable is not None:
             # Only a deletion that ran out of time leaves something behind.
@@ -343,10 +342,6 @@ class Activation:
     @property
     def dead(self) -> bool:
         return self.state is DEAD
-
-    @property
-    def active(self) -> bool:
-        return self.state is ACTIVE
 
     def begin_activation(self, first: Call, predecessor: asyncio.Event | None) -> None:
         """Load stored state, and run the hook of a class that has one, once the turns of
@@ -397,7 +392,7 @@ class Activation:
         ``reason``; those that wait were not executed."""
         if self.state is DEAD:
             return
-        waiting = self.take_waiting(chained=True)
+        waiting = self.take_waiting()
         self._die()
         if self.hook_task is not None:
             self.hook_task.cancel()
@@ -412,6 +407,25 @@ class Activation:
             self.durable.discard(self._discarded())
         for turn in waiting:
             turn.refuse(self.shard.not_owner())
+        holding = self._holding()
+        if holding:
+            # Told to end, they may take their time, and nobody waits for the dead.
+            self.shard = self.shard.apart(holding)
+
+    def _holding(self) -> int:
+        """Turns and hooks of it that hold its shard, none of them waiting."""
+        count = self.mailbox.running
+        for turn in self.turns.values():
+            if turn.mailbox is None:
+                count += 1
+            if turn.inner is not None:
+                count += turn.inner.running
+        return count
+
+    @property
+    def lingers(self) -> bool:
+        """Whether something of it still runs."""
+        return bool(self.turns) or self.hook is not None
 
     def _discarded(self) -> GoverseError:
         text = f"{self} was cut off before its last turns were committed"

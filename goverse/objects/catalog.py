@@ -51,6 +51,8 @@ from goverse.objects.context import CallDefaults
 from goverse.objects.definition import MethodType
 from goverse.objects.description import TypesDescription
 from goverse.objects.durability.service import Durability
+from goverse.objects.holders import GRACE_S, Holders
+from goverse.objects.latch import Acquired, Holds, LatchObserver, Purpose, Writer
 from goverse.objects.luggage import Arrivals, Courier, Luggage
 from goverse.objects.messages import PushSink
 from goverse.objects.metering import LoadMeter
@@ -59,9 +61,11 @@ from goverse.objects.registry import Registry
 from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
 from goverse.objects.snapshots import (
     CatalogSnapshot,
+    LatchSnapshot,
     ObjectSnapshot,
     snapshot_of,
     snapshot_of_shard,
+    snapshots_of_latches,
     stage_of,
 )
 from goverse.objects.turn import WAITING, Turn
@@ -112,6 +116,8 @@ class Catalog:
         reliable: ReliableCalls | None = None,
         moves: Moves | None = None,
         machine: Machine | None = None,
+        holds: Holds | None = None,
+        latch_observer: LatchObserver | None = None,
     ) -> None:
         self._durability = durability
         self._moves = moves
@@ -130,6 +136,7 @@ class Catalog:
         #: turns of one object never overlap in this process.
         self._ending: dict[ObjectId, asyncio.Event] = {}
         self._held_limit = HeldLimit(limits.max_waiting_calls)
+        self._holders = Holders(holds or Holds(), latch_observer, self._cut_off)
         self._tasks = Tasks("objects")
         self._deadlines = Deadlines()
         self._idle = Reminders(self._check_idle, step_s=0.25)
@@ -433,7 +440,7 @@ class Catalog:
             # Another claim: what ran or waited under the old one is not carried over.
             self._discard(current, _superseded)
         self._epochs[shard] = epoch
-        self._shards[shard] = Shard(shard, epoch, self._held_limit)
+        self._shards[shard] = Shard(shard, epoch, self._held_limit, now=self._now())
 
     async def open_shard(self, shard: int, epoch: Epoch, *, released: Epoch = NO_EPOCH) -> None:
         """Let calls in, those that waited first. Raises Outranked, Unavailable.
@@ -457,7 +464,10 @@ class Catalog:
         if self._moves is not None:
             opening.luggage = self._moves.arrivals.open(shard, released)
             self._check_idle_luggage(opening)
+        writer = opening.writer
         self._let_in(opening)
+        if writer is not None:
+            self._holders.ended(writer, Acquired.ACQUIRED)
         if reliable is not None:
             reliable.opened(opening)
         for id in self._autoload.objects_of(shard, self._node.shard_of):
@@ -469,16 +479,21 @@ class Catalog:
     def _let_in(self, shard: Shard) -> None:
         # Placed here, at once and in order: their tasks wake later, and a call that arrives in
         # between must not overtake them.
-        shard.state = ShardState.OPEN
+        shard.state, shard.writer = ShardState.OPEN, None
         shard.departing = False
         self._place_again(shard.take_held())
         shard.changed()
 
-    async def close_shard(self, shard: int, *, drain_timeout_s: float) -> bool:
+    async def close_shard(
+        self, shard: int, *, drain_timeout_s: float, wanted_s: float = 0.0
+    ) -> bool:
         """Close in an orderly way. False: turns ran past the timeout, and it is open again.
 
         Calls that begin a chain wait meanwhile, in order, also those in mailboxes: closed, they
         go back with NotOwner; called off, they go on here.
+
+        :param wanted_s: for how long this has been wanted, by attempts that were called off. From
+            `Holds.max_hold_s` on it is not called off any more, and takes no longer than that.
         """
         closing = self._shards.get(shard)
         if closing is None:
@@ -488,8 +503,10 @@ class Catalog:
                 return False  # `stop` closes it, and its claim ends with the process
             raise RuntimeError(f"shard {shard} is being closed already")
         if closing.state is ShardState.OPEN:
-            self._begin_drain(closing)
-            if self._moves is not None and self._moves.courier.leads_away(shard):
+            away = self._moves is not None and self._moves.courier.leads_away(shard)
+            purpose = Purpose.HAND_OVER if away else Purpose.CLOSE
+            closing.want(self._writer(purpose, drain_timeout_s, wanted_s))
+            if away:
                 closing.departing = True
                 closing.luggage = closing.luggage or Luggage()
             closed = False
@@ -513,23 +530,35 @@ class Catalog:
         assert moves is not None and leaving is not None
         shard.state = ShardState.LEAVING
         for activation in list(shard.activations.values()):
-            if activation.object_type.packed is not None and activation.object_id not in leaving:
-                moves.arrivals.count("cut_off")
+            if activation.object_id not in leaving:
+                self._cut_off(activation)
             activation.discard(_stopping)
         if leaving:
             await moves.courier.deliver(shard.number, shard.epoch, leaving)
         shard.luggage = None  # whatever became of it is counted
 
-    def _begin_drain(self, shard: Shard) -> None:
-        shard.state = ShardState.DRAINING
-        for activation in list(shard.activations.values()):
-            for turn in activation.take_waiting(chained=False):
-                shard.keep(turn)
+    def _cut_off(self, activation: Activation) -> None:
+        """It is about to be ended before its state could be taken along."""
+        if (
+            self._moves is not None
+            and activation.shard.departing
+            and activation.object_type.packed is not None
+        ):
+            self._moves.arrivals.count("cut_off")
+
+    def _writer(self, purpose: Purpose, timeout_s: float, wanted_s: float = 0.0) -> Writer:
+        now = self._now()
+        max_hold_s = self._holders.max_hold_s
+        if wanted_s < max_hold_s:
+            return Writer(purpose, now, now - wanted_s, now + timeout_s)
+        return Writer(purpose, now, now - wanted_s, now + max_hold_s + GRACE_S, sealed=True)
 
     async def _drain(self, shard: Shard, timeout_s: float) -> bool:
         """Wait until no turn runs, then end the activations; False if turns ran too long."""
         loop = asyncio.get_running_loop()
-        if not await shard.wait_quiet(loop.time() + timeout_s):
+        writer = shard.writer
+        assert writer is not None, "whoever drains a shard wants it"
+        if not await self._holders.wait_alone(shard, writer):
             return False
         # From here on the move is not called off any more: objects have been told to end.
         deadline = loop.time() + timeout_s
@@ -556,7 +585,9 @@ class Catalog:
             self._discard(shard, lambda turn: Fenced(f"{turn.call}: {reason}"))
 
     def _discard(self, shard: Shard, reason: outcome.Reason) -> None:
-        shard.state = ShardState.CLOSED
+        if shard.is_opening and shard.writer is not None:
+            self._holders.ended(shard.writer, Acquired.LOST)
+        shard.state, shard.writer = ShardState.CLOSED, None
         if self._shards.get(shard.number) is shard:
             del self._shards[shard.number]
         self._ending = {id: over for id, over in self._ending.items() if not over.is_set()}
@@ -586,7 +617,9 @@ class Catalog:
         # All of them first: a turn on one shard may wait for an object on another.
         for shard in shards:
             if shard.state is ShardState.OPEN:
-                self._begin_drain(shard)
+                shard.want(self._writer(Purpose.CLOSE, timeout_s))
+            elif shard.draining:
+                shard.writer = self._writer(Purpose.CLOSE, timeout_s)  # whoever wanted it before
         for shard in shards:
             remaining_s = max(0.0, deadline - asyncio.get_running_loop().time())
             if shard.draining:
@@ -619,6 +652,29 @@ class Catalog:
     def count_by_shard(self) -> dict[int, int]:
         """How many activations each shard has that is here, those of the node's own left out."""
         return {n: len(shard.activations) for n, shard in self._shards.items() if n != NODE_SHARD}
+
+    def latches(self, most: int) -> tuple[LatchSnapshot, ...]:
+        """Of shards that are held or wanted: first those that a writer waits for, then those that
+        have been held longest; not more than ``most``."""
+        now = asyncio.get_running_loop().time()
+        return snapshots_of_latches(self._shards.values(), self._holders.loose(), now, most)
+
+    def count_holders(self) -> dict[tuple[str, ...], float]:
+        """Turns and hooks by the state of the shard that they hold, as a gauge wants it."""
+        counts = dict.fromkeys((state.value for state in ShardState), 0.0)
+        del counts["closed"]
+        for shard in self._shards.values():
+            counts[shard.state.value] += shard.holders
+        counts["cut_loose"] = len(self._holders.loose())
+        return {(state,): count for state, count in counts.items()}
+
+    def count_writers(self) -> dict[tuple[str, ...], float]:
+        """Shards by what a writer waits for, or has them for, as a gauge wants it."""
+        counts: dict[tuple[str, ...], float] = {(purpose.value,): 0.0 for purpose in Purpose}
+        for shard in self._shards.values():
+            if shard.writer is not None:
+                counts[(shard.writer.purpose.value,)] += 1
+        return counts
 
     def limits(self) -> Iterator[Limit]:
         yield Limit("objects.held_calls", self._held_limit.held, self._held_limit.max_held)

@@ -170,12 +170,14 @@ def _hook(activation: Activation, name: str, chain: tuple[ChainEntry, ...]) -> T
     type_name, id = activation.object_id
     hook = Turn(Call(type_name, id, name, b"", deadline, chain=chain), None, None, deadline)
     hook.is_hook = True
+    hook.started = services.now()
     hook.activation = activation
     hook.mailbox = activation.mailbox
     entered = activation.mailbox.enter(hook)
     assert entered, f"{activation} is not idle"
     hook.state = GRANTED
-    activation.shard.busy += 1
+    activation.shard.holders += 1
+    activation.hook = hook
     return hook
 
 
@@ -205,5 +207,5 @@ def _push(activation: Activation, hook: Turn) -> None:
 
 def _close(activation: Activation, hook: Turn) -> None:
     activation.forget(hook)
-    activation.hook_task = None
+    activation.hook = activation.hook_task = None
     activation.leave(hook)

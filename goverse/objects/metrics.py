@@ -35,6 +35,22 @@ class CommitMetrics:
         self._refused.inc(reason)
 
 
+class LatchMetrics:
+    """A `goverse.objects.latch.LatchObserver`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._acquisitions = metrics.latch_acquisitions
+        self._seconds = metrics.latch_wait_seconds
+        self._removed = metrics.latch_removed
+
+    def acquired(self, purpose: str, outcome: str, seconds: float) -> None:
+        self._acquisitions.inc(purpose, outcome)
+        self._seconds.observe(seconds, purpose)
+
+    def removed(self, how: str) -> None:
+        self._removed.inc(how)
+
+
 class MoveMetrics:
     """A `goverse.objects.luggage.Observer`."""
 

@@ -20,6 +20,7 @@ from goverse.errors import (
     TooLarge,
 )
 from goverse.objects import encoding, lifecycle, outcome, reentry, stepping
+from goverse.objects.activation import ACTIVE
 from goverse.objects.context import CURRENT
 from goverse.objects.durability.journal import Awaited
 from goverse.objects.durable import Durable, because_of
@@ -129,7 +130,7 @@ def _in_place(activation: Activation, turn: Turn, method: MethodType) -> Reply |
 
 async def _run(activation: Activation, turn: Turn) -> Reply | BaseException:
     task = asyncio.current_task(activation.services.loop)
-    started = _start(activation, turn, task)
+    _start(activation, turn, task)
     work = turn.work
     token = CURRENT.set(turn)
     error: BaseException | None = None
@@ -147,7 +148,7 @@ async def _run(activation: Activation, turn: Turn) -> Reply | BaseException:
     CURRENT.reset(token)
     if turn.inner is not None and not turn.inner.idle:
         error = await reentry.finish(turn, error, activation.turns)
-    return _over(activation, turn, result, error, started)
+    return _over(activation, turn, result, error)
 
 
 async def _committed(activation: Activation, turn: Turn, durable: Durable) -> None:
@@ -162,10 +163,10 @@ async def _committed(activation: Activation, turn: Turn, durable: Durable) -> No
 # -- the beginning
 
 
-def _start(activation: Activation, turn: Turn, task: asyncio.Task[Any] | None) -> float:
+def _start(activation: Activation, turn: Turn, task: asyncio.Task[Any] | None) -> None:
     """The turn begins, unless it must not any more. Raises why."""
     services = activation.services
-    if turn.interrupt is not None or not activation.active or not services.lease_valid():
+    if turn.interrupt is not None or activation.state is not ACTIVE or not services.lease_valid():
         turn.give_up()
         raise turn.interrupt or activation.shard.not_owner()
     if activation.durable is not None:
@@ -176,7 +177,7 @@ def _start(activation: Activation, turn: Turn, task: asyncio.Task[Any] | None) -
     elif activation.has_state and work.tracked:
         _remember(activation, turn)
     activation.begin(turn, task)
-    return services.now()
+    turn.started = services.now()
 
 
 def _check_durable(activation: Activation, turn: Turn, durable: Durable) -> None:
@@ -214,12 +215,12 @@ def _remember(activation: Activation, turn: Turn) -> None:
 
 
 def _over(
-    activation: Activation, turn: Turn, result: Any, error: BaseException | None, started: float
+    activation: Activation, turn: Turn, result: Any, error: BaseException | None
 ) -> Reply | BaseException:
     """The turn is over: what its caller will be told."""
     told = _settle(activation, turn, result, error)
     activation.end(turn)
-    seconds = activation.last_used - started
+    seconds = activation.last_used - turn.started
     shard = activation.shard
     shard.turns += 1
     shard.busy_s += seconds

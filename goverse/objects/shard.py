@@ -1,6 +1,6 @@
 """One shard as the catalog sees it.
 
-::
+A latch (`goverse.objects.latch`), and what is held back while a writer has it or wants it::
 
     (not here) ──begin_opening──► OPENING ──opened──► OPEN ◄──called off──┐
                                      │                  │                 │
@@ -11,13 +11,13 @@
                                      └────────sent, or given up─────── LEAVING
 
 While it is OPENING or LEAVING it holds every call back; while DRAINING, those that begin a chain,
-because some turn that still runs may wait for the others. What is held back keeps its order.
+because some turn that still runs may wait for the others; sealed, all that no turn which runs here
+waits for. What is held back keeps its order.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from goverse.call import Call
 from goverse.errors import DeadlineExceeded, NotOwner, Overloaded
 from goverse.ids import Epoch
 from goverse.objects.durability.fences import Opening
+from goverse.objects.latch import OPEN, Latch, ShardState, Writer
 from goverse.objects.turn import Turn
 
 if TYPE_CHECKING:
@@ -32,15 +33,7 @@ if TYPE_CHECKING:
     from goverse.objects.luggage import Luggage
 
 
-class ShardState(enum.Enum):
-    OPENING = "opening"
-    OPEN = "open"
-    DRAINING = "draining"
-    LEAVING = "leaving"
-    CLOSED = "closed"
-
-
-OPEN = ShardState.OPEN
+__all__ = ["OPEN", "HeldLimit", "Shard", "ShardState"]
 
 
 class HeldLimit:
@@ -53,16 +46,14 @@ class HeldLimit:
         self.held = 0
 
 
-class Shard:
+class Shard(Latch):
     """A shard that this node has a claim on, under one epoch."""
 
     __slots__ = (
         "_changed",
         "_held",
         "_limit",
-        "_quiet",
         "activations",
-        "busy",
         "busy_s",
         "departing",
         "epoch",
@@ -71,14 +62,13 @@ class Shard:
         "metered_turns",
         "number",
         "opening",
-        "state",
         "turns",
     )
 
-    def __init__(self, number: int, epoch: Epoch, limit: HeldLimit) -> None:
+    def __init__(self, number: int, epoch: Epoch, limit: HeldLimit, *, now: float = 0.0) -> None:
+        super().__init__(now)
         self.number = number
         self.epoch = epoch
-        self.state = ShardState.OPENING
         #: Under which fence its objects are written; None without a store.
         self.opening: Opening | None = None
         self.activations: dict[tuple[str, str], Activation] = {}
@@ -86,8 +76,6 @@ class Shard:
         self.luggage: Luggage | None = None
         #: Whether the state of what is deactivated now goes along to another node.
         self.departing = False
-        #: Turns that run or wait in mailboxes here, hooks included.
-        self.busy = 0
         #: Turns that have ended here, and how long they took in all.
         self.turns = 0
         self.busy_s = 0.0
@@ -96,7 +84,6 @@ class Shard:
         self.metered_busy_s = 0.0
         self._held: OrderedDict[Turn, None] = OrderedDict()
         self._limit = limit
-        self._quiet: asyncio.Future[None] | None = None
         self._changed: dict[asyncio.Future[None], None] = {}
 
     @property
@@ -121,8 +108,35 @@ class Shard:
     def holds_back(self, turn: Turn) -> bool:
         """Whether ``turn`` must wait for this shard rather than for its object."""
         if self.state is ShardState.DRAINING:
-            return not turn.call.chain
+            if not turn.call.chain:
+                return True
+            return self.writer is not None and self.writer.sealed and not self.is_awaited(turn)
         return self.state is not ShardState.OPEN
+
+    def is_awaited(self, turn: Turn) -> bool:
+        """Whether a turn that runs here waits for ``turn``, by its chain."""
+        for entry in turn.call.chain:
+            activation = self.activations.get((entry.type, entry.id))
+            if activation is not None and entry.turn in activation.turns:
+                return True
+        return False
+
+    def want(self, writer: Writer) -> None:
+        """``writer`` waits from now on: what it need not wait for is held back."""
+        self.state, self.writer = ShardState.DRAINING, writer
+        for activation in list(self.activations.values()):
+            for turn in activation.take_waiting(self.holds_back):
+                self.keep(turn)
+
+    def apart(self, holders: int) -> Shard:
+        """A closed shard for so many of the holders: their object is dead, and nobody waits for
+        them here any more, nor notices their end."""
+        apart = Shard(self.number, self.epoch, self._limit)
+        apart.state, apart.writer = ShardState.CLOSED, None
+        apart.opening, apart.holders = self.opening, holders
+        self.holders -= holders
+        self.wake()
+        return apart
 
     def hold(self, turn: Turn) -> None:
         """Keep ``turn`` waiting. Raises Overloaded."""
@@ -175,28 +189,3 @@ class Shard:
         self._held.clear()
         self._limit.held -= len(turns)
         return turns
-
-    def ended(self) -> None:
-        """A turn that was counted as busy has ended or left its mailbox."""
-        self.busy -= 1
-        if not self.busy and self._quiet is not None:
-            self.wake()
-
-    def wake(self) -> None:
-        """Let `wait_quiet` look again."""
-        if self._quiet is not None and not self._quiet.done():
-            self._quiet.set_result(None)
-
-    async def wait_quiet(self, deadline: float) -> bool:
-        """Wait until nothing is busy, or the shard is closed; False at ``deadline``."""
-        loop = asyncio.get_running_loop()
-        while self.busy and self.state is not ShardState.CLOSED:
-            self._quiet = loop.create_future()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._quiet
-            except TimeoutError:
-                return not self.busy
-            finally:
-                self._quiet = None
-        return True

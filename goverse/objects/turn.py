@@ -98,6 +98,8 @@ class Turn(msgspec.Struct, eq=False):
     shared: bool = False
     state: TurnState = WAITING
     number: int = 0
+    started: float = 0.0
+    """When it began, by the loop; a hook: when it took the mailbox. 0: it has not, or in place."""
     is_hook: bool = False
     activation: Activation | None = None
     mailbox: Mailbox | None = None

@@ -105,6 +105,40 @@ class Metrics:
         )
         self.activations = Gauge("goverse_activations", "Activations on this node.", ("type",))
 
+        # The latches of shards: turns hold them, and who opens, closes or hands over waits.
+        self.latch_acquisitions = Counter(
+            "goverse_latch_acquisitions",
+            "Moves when a writer waits no more for a shard, by its purpose (open, close, "
+            "hand_over) and how that ended: acquired, forced (turns were cancelled for it), "
+            "called_off, cancelled, lost (the shard went with the lease, or to a newer claim).",
+            ("purpose", "outcome"),
+        )
+        self.latch_wait_seconds = Histogram(
+            "goverse_latch_wait_seconds",
+            "Moves with goverse_latch_acquisitions: how long the writer had waited, this time; "
+            "open: how long callers have.",
+            ("purpose",),
+            SECONDS,
+        )
+        self.latch_holders = Gauge(
+            "goverse_latch_holders",
+            "Turns and hooks that run or wait on this node, by the state of the shard that they "
+            "hold: opening, open, draining, leaving; cut_loose are those that still run, and hold "
+            "nothing.",
+            ("state",),
+        )
+        self.latch_writers = Gauge(
+            "goverse_latch_writers",
+            "Shards of this node that somebody waits for, or has, alone, by purpose.",
+            ("purpose",),
+        )
+        self.latch_removed = Counter(
+            "goverse_latch_removed_holders",
+            "Moves when a turn has held a shard for node.latch_max_hold while a writer waited: "
+            "cancelled, and cut_loose if it did not end then.",
+            ("how",),
+        )
+
         # Links and sessions.
         self.links = Gauge("goverse_links", "Open links to other members.")
         self.calls_in_flight = Gauge(

@@ -1,16 +1,24 @@
-"""``shard list|get|pin|unpin|rebalance``."""
+"""``shard list|get|pin|unpin|rebalance|locks``."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import click
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from goverse.admin.api import MAX_SHARDS, Admin, ClusterStatus, Shard, ShardPlan
+from goverse.admin.api import (
+    MAX_LOCKS,
+    MAX_SHARDS,
+    Admin,
+    ClusterStatus,
+    Lock,
+    Shard,
+    ShardPlan,
+)
 from goverse_cli.exits import CliError, Exit
 from goverse_cli.output import emit, fields, note, rows
 from goverse_cli.session import Options, run_async, shared_options
@@ -29,6 +37,7 @@ def shard() -> None:
       goverse-cli shard list --state pinned
       goverse-cli shard pin 42 --node n2 --wait
       goverse-cli shard rebalance --dry-run
+      goverse-cli shard locks
     """
 
 
@@ -160,6 +169,54 @@ async def _rebalanced(options: Options, status: ClusterStatus) -> ShardPlan:
         raise CliError("no node leads at this moment", Exit.UNAVAILABLE, "try again in a moment")
     async with options.node(addresses[status.leader]) as leader:
         return await leader.rebalance_shards()
+
+
+@shard.command("locks")
+@click.option("--node", default="", help="Only shards of this node.")
+@click.option(
+    "--limit", type=click.IntRange(1, MAX_LOCKS), default=40, help="Show at most so many."
+)
+@shared_options
+@run_async
+async def shard_locks(options: Options, node: str, limit: int) -> None:
+    """List shards that turns hold, and who waits for them.
+
+    First those that somebody wants alone, to open, close or hand them over, for the longest time;
+    then those that have been held longest. The object is the oldest holder that has begun, and age
+    says for how long it has run. Once a shard has been wanted for node.latch_max_hold (sealed), a
+    holder that stays as long again is cancelled, and cut loose if it does not end.
+
+    \b
+    Examples:
+      goverse-cli shard locks
+      goverse-cli shard locks --node n2 --limit 5
+      goverse-cli shard locks -o json | jq '.locks[] | select(.purpose != "")'
+    """
+    async with options.admin() as admin:
+        found = await admin.list_locks(node=node, limit=limit)
+    emit(options.output, found, lambda: _locks_table(found.locks))
+    for name in found.unreachable:
+        note(f"node {name} did not answer: its shards are missing")
+    if len(found.locks) == limit:
+        note(f"There may be more; this shows the first {limit} (--limit).")
+
+
+def _locks_table(locks: Iterable[Lock]) -> Table:
+    return rows(
+        ("shard", "node", "state", "wanted to", "for", "holders", "held", "object", "call", "age"),
+        (
+            (
+                *(lock.shard, lock.node, lock.state + (" sealed" if lock.sealed else "")),
+                lock.purpose.replace("_", " "),
+                f"{lock.wanted_s:.1f} s" if lock.purpose else "",
+                *(lock.holders, lock.held),
+                f"{lock.object}.{lock.method}" if lock.object else "",
+                lock.call_id,
+                f"{lock.age_s:.1f} s" if lock.object else "",
+            )
+            for lock in locks
+        ),
+    )
 
 
 def _plan_table(found: ShardPlan, limit: int) -> RenderableType:

@@ -28,6 +28,7 @@ from goverse.errors import Executed, Unavailable
 from goverse.objects.catalog import Catalog
 from goverse.objects.description import TypesDescription
 from goverse.storage.api import Store
+from goverse_node.admin.locks import lock_of
 from goverse_node.admin.operations import NodeAdmin, Parts
 from goverse_node.admin.plans import shard_plan
 
@@ -70,6 +71,7 @@ def node_admin(
         why=lambda shard: _why(member, catalog, shard),
         plan=lambda asked: _plan(member, asked),
         store=store,
+        locks=lambda most: [lock_of(latch, name) for latch in catalog.latches(most)],
     )
     return NodeAdmin(name, member.view, parts, default_timeout_s=limits.default_call_timeout_s)
 

@@ -9,6 +9,7 @@ import heapq
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Protocol
 
 from goverse.admin.api import (
@@ -18,6 +19,8 @@ from goverse.admin.api import (
     CallResult,
     ClusterStatus,
     Location,
+    Lock,
+    LockList,
     MemberList,
     ObjectInfo,
     ObjectPage,
@@ -38,7 +41,7 @@ from goverse.errors import (
     Unavailable,
 )
 from goverse.storage.api import Store
-from goverse_node.admin import report
+from goverse_node.admin import locks, report
 from goverse_node.admin.calls import ReliableCallAdmin
 
 #: Longest wait for one other node while the objects of all nodes are gathered.
@@ -56,6 +59,8 @@ Leading = Callable[[], ClusterStatus]
 Plans = Callable[[bool], ShardPlan]
 #: The types that this node hosts.
 Types = Callable[[], TypeDescriptions]
+#: Shards of this node that are held or wanted: not more than so many, the most urgent.
+LocalLocks = Callable[[int], Iterable[Lock]]
 #: Opens the admin service of another node by its address, to be closed again.
 Peers = Callable[[str], AbstractAsyncContextManager[Admin]]
 
@@ -90,6 +95,7 @@ class Parts:
     why: Callable[[int], Iterable[str]] = lambda shard: ()
     plan: Plans = lambda asked: ShardPlan()
     store: Store | None = None
+    locks: LocalLocks = lambda most: ()
 
 
 class NodeAdmin(ReliableCallAdmin):
@@ -234,6 +240,27 @@ class NodeAdmin(ReliableCallAdmin):
         if leader != self._name:
             address = self._view.state.nodes[leader].address
             raise FailedPrecondition(f"{what} is up to the leader, {leader}; ask it at {address}")
+
+    async def list_locks(
+        self, *, node: str = "", limit: int = 0, local_only: bool = False
+    ) -> LockList:
+        """All nodes are asked at once: what waits for a shard is wanted within seconds."""
+        most = locks.bounded(limit)
+        nodes = self._view.state.nodes
+        if node and node not in nodes and not local_only:
+            raise NotFound(f"node {node!r} is not registered; see: goverse-cli node list")
+        if local_only or node == self._name:
+            return LockList(locks=locks.most_urgent(self._parts.locks(most), most))
+        names = [node] if node else sorted(nodes)
+
+        async def ask(name: str) -> LockList:
+            if name == self._name:
+                return LockList(locks=tuple(self._parts.locks(most)))
+            address = nodes[name].address
+            async with asyncio.timeout(PEER_TIMEOUT_S), self._parts.peers(address) as peer:
+                return await peer.list_locks(limit=most, local_only=True)
+
+        return await locks.gathered({name: partial(ask, name) for name in names}, most)
 
     async def locate_object(self, type: str, id: str) -> Location:
         return report.location(self._view.state, type, id)

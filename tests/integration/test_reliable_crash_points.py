@@ -337,8 +337,8 @@ async def test_C14_between_closing_and_release_everything_is_committed() -> None
         assert node is not None
         close = node.catalog.close_shard
 
-        async def close_and_die(shard: int, *, drain_timeout_s: float) -> bool:
-            closed = await close(shard, drain_timeout_s=drain_timeout_s)
+        async def close_and_die(shard: int, **how: float) -> bool:
+            closed = await close(shard, **how)
             if closed and not crash.reached:
                 crash.reached = True
                 await crash.die("n1")

@@ -455,7 +455,9 @@ def busy(member: Member, tasks: tuple[str, ...]) -> list[str]:
         pool = state.pool
         found += [f"{state.local_calls} local calls"] * bool(state.local_calls)
         found += [f"{state.catalog.held} calls held back"] * bool(state.catalog.held)
-        found += [f"shard {s.number} has {s.busy} turns" for s in state.catalog.shards if s.busy]
+        found += [
+            f"shard {s.number} has {s.holders} turns" for s in state.catalog.shards if s.holders
+        ]
         if (reliability := state.reliability) is not None:
             left = reliability.entries or reliability.outbox or reliability.recovering
             found += [f"{reliability}"] * bool(left)

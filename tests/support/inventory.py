@@ -208,6 +208,10 @@ UNLIMITED = {
     "one time",
     "goverse/objects/durability/journal.py:Journal._waiters": _CALLS,
     "goverse/objects/durability/service.py:Durability._tasks": _PARTS,
+    "goverse/objects/holders.py:Holders._loose": "one for each object that was ended while "
+    "something of it ran on, until that ends",
+    "goverse/objects/holders.py:_Removal._told": "turns that run in one shard, while it is waited "
+    "for",
     "goverse/objects/luggage.py:Arrivals._waiting": _SHARDS,
     "goverse/objects/registry.py:Registry._types": "the classes of the application",
     "goverse/objects/schemas.py:_Writer._defs": _ONCE,

@@ -46,6 +46,8 @@ class Host:
     away: bool = False
     """Whether its store cannot be reached, so that no shard can be opened for now."""
     refusals: int = 0
+    wanted: list[tuple[int, float]] = field(default_factory=list)
+    """Every attempt to close a shard, and for how long that had been wanted."""
     close_s: float = 0.001
     released: dict[int, Epoch] = field(default_factory=dict)
     """What was said of the claims before."""
@@ -61,7 +63,10 @@ class Host:
         self.opened.append((shard, epoch))
         self.released[shard] = released
 
-    async def close_shard(self, shard: int, *, drain_timeout_s: float) -> bool:
+    async def close_shard(
+        self, shard: int, *, drain_timeout_s: float, wanted_s: float = 0.0
+    ) -> bool:
+        self.wanted.append((shard, wanted_s))
         if self.busy.get(shard):
             await asyncio.sleep(drain_timeout_s)
             return False

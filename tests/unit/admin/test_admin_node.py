@@ -6,11 +6,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from goverse.admin.api import Admin, ClusterStatus, Held, ObjectInfo, Warning
+from goverse.admin.api import Admin, ClusterStatus, Held, Lock, ObjectInfo, Warning
 from goverse.call import Call, Codec, Reply, Verb
 from goverse.cluster.state import ClusterState
 from goverse.errors import ApplicationError, Conflict, InvalidArgument, NotFound, Unavailable
@@ -243,3 +244,32 @@ async def test_the_types_of_a_node_are_told_field_by_field() -> None:
     assert (add.name, add.rollback, add.read_only, add.timeout_s) == ("add", True, False, 0.0)
     assert json.loads(add.arguments)["properties"]["amount"]["maximum"] == 1_000
     assert json.loads(pass_on.result)["type"] == "integer"
+
+
+async def test_L37_locks_of_all_nodes_are_in_one_list_the_most_urgent_first() -> None:
+    world = World({"n1": (), "n2": (), "n3": ()})
+    held = {
+        "n1": [Lock(shard=1, node="n1", age_s=50.0, object="T/a", holders=1)],
+        "n2": [
+            Lock(shard=2, node="n2", purpose="hand_over", wanted_s=3.0),
+            Lock(shard=3, node="n2", age_s=70.0, object="T/b", holders=1),
+        ],
+        "n3": [Lock(shard=4, node="n3", purpose="close", wanted_s=9.0)],
+    }
+    for name, node in world.nodes.items():
+        node._parts = replace(node._parts, locks=lambda most, name=name: held[name][:most])
+    found = await world.nodes["n1"].list_locks()
+    assert [lock.shard for lock in found.locks] == [4, 2, 3, 1] and found.unreachable == ()
+    assert [lock.shard for lock in (await world.nodes["n1"].list_locks(limit=1)).locks] == [4]
+    assert [lock.shard for lock in (await world.nodes["n1"].list_locks(node="n2")).locks] == [2, 3]
+    world.asked.clear()
+    assert len((await world.nodes["n2"].list_locks(local_only=True)).locks) == 2
+    assert (await world.nodes["n1"].list_locks(node="n1")).locks == tuple(held["n1"])
+    assert world.asked == []
+    world.silent.append("n3")
+    found = await world.nodes["n1"].list_locks()
+    assert [lock.shard for lock in found.locks] == [2, 3, 1] and found.unreachable == ("n3",)
+    with pytest.raises(NotFound, match="node list"):
+        await world.nodes["n1"].list_locks(node="n9")
+    with pytest.raises(InvalidArgument):
+        await world.nodes["n1"].list_locks(limit=-1)

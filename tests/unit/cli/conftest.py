@@ -16,6 +16,8 @@ from goverse.admin.api import (
     FieldInfo,
     Held,
     Location,
+    Lock,
+    LockList,
     Member,
     MemberList,
     MethodInfo,
@@ -45,6 +47,14 @@ NODES = (
         name="n2", incarnation="a2", address="10.0.0.2:48000", ops_address="10.0.0.2:48001",
         version="0.1.0", state="active", claimed=1, targeted=2, weight=2.0,
     ),
+)  # fmt: skip
+LOCKS = (
+    Lock(
+        shard=2, node="n1", epoch="1.20", state="draining", purpose="hand_over", waits_s=1.5,
+        wanted_s=33.25, sealed=True, holders=3, held=4, object="Order/o-1", method="pay",
+        call_id="c-9", age_s=61.0,
+    ),
+    Lock(shard=0, node="n2", epoch="1.21", state="open", holders=1),
 )  # fmt: skip
 GATES = (Member(name="g1", incarnation="b1", kind="gate", address="10.0.0.9:49000"),)
 
@@ -194,6 +204,12 @@ class FakeCluster:
     async def rebalance_shards(self) -> ShardPlan:
         self._ask("rebalance")
         return self.plan
+
+    async def list_locks(
+        self, *, node: str = "", limit: int = 0, local_only: bool = False
+    ) -> LockList:
+        self._ask("locks", node, limit)
+        return LockList(locks=LOCKS[:limit], unreachable=self.unreachable)
 
     async def locate_object(self, type: str, id: str) -> Location:
         self._ask("locate", type, id)

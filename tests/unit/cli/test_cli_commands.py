@@ -180,6 +180,23 @@ def test_rebalancing_is_asked_of_the_leader_itself(
     assert result.exit_code == Exit.UNAVAILABLE and cluster.open == 0
 
 
+def test_L37_shards_that_are_held_are_listed_with_who_holds_and_who_wants_them(
+    terminal: Terminal, cluster: FakeCluster
+) -> None:
+    result = terminal.run("shard", "locks", "--node", "n1")
+    lines = [line.split() for line in result.stdout.splitlines()]
+    wanted = "2 n1 draining sealed hand over 33.2 s 3 4 Order/o-1.pay c-9 61.0 s"
+    assert wanted.split() in lines
+    assert ["0", "n2", "open", "-", "-", "1", "0", "-", "-", "-"] in lines
+    assert cluster.asked == [("locks", "n1", 40)]
+    found = answer(terminal, "shard", "locks", "--limit", "1")
+    assert [lock["object"] for lock in found["locks"]] == ["Order/o-1"]
+    assert found["locks"][0]["wanted_s"] == 33.25 and found["locks"][0]["sealed"] is True
+    cluster.unreachable = ("n7",)
+    result = terminal.run("shard", "locks", "--limit", "2")
+    assert "node n7 did not answer" in result.stderr and "first 2" in result.stderr
+
+
 def test_pin_and_unpin(terminal: Terminal, cluster: FakeCluster) -> None:
     result = terminal.run("shard", "pin", "2", "--node", "n2", "-o", "json")
     assert json.loads(result.stdout) == {**SHARD_2, "pinned": True, "pinned_node": "n2"}

@@ -72,9 +72,9 @@ async def test_a_shard_that_is_called_off_while_it_waits_stays_open(world: World
     closed: list[int] = []
     close_shard = n1.host.close_shard
 
-    async def close(shard: int, *, drain_timeout_s: float) -> bool:
+    async def close(shard: int, *, drain_timeout_s: float, wanted_s: float = 0.0) -> bool:
         closed.append(shard)
-        return await close_shard(shard, drain_timeout_s=drain_timeout_s)
+        return await close_shard(shard, drain_timeout_s=drain_timeout_s, wanted_s=wanted_s)
 
     n1.host.close_shard = close  # type: ignore[method-assign]
     n2 = await world.node("n2")

@@ -316,6 +316,38 @@ async def test_L17_an_owner_that_does_not_let_go_is_reported_and_stops_nobody_el
     assert stuck().stuck == ()
 
 
+@in_world(shards=2)
+async def test_L17_the_host_is_told_for_how_long_a_shard_is_wanted_until_it_is_not(
+    world: World,
+) -> None:
+    """Over attempts that were called off, the last of them when the patience of 30 s is over."""
+    n1 = await world.node("n1")
+    await world.until(world.settled)
+    n1.host.busy = {0: True, 1: True}
+    await world.node("n2")
+    wanted = n1.host.wanted
+    await world.until(lambda: len(wanted) > 4 and wanted[-1][1] >= 30.0, 60)
+    shard = wanted[-1][0]
+    waits = [seconds for number, seconds in wanted if number == shard]
+    assert waits[0] < 0.1 and waits == sorted(waits) and len(waits) > 3
+    assert waits[-1] < 30.1, "the last attempt comes when it is due, not at the next backoff"
+    wanted[:] = [(number, seconds) for number, seconds in wanted if number == shard]
+    n1.host.busy = {shard: True}
+    count = len(wanted)
+    await pin_shard(n1.coordinator, world.keys, shard, "n1")
+    await world.passes(130.0)
+
+    def again() -> list[float]:
+        return [seconds for number, seconds in wanted[count:] if number == shard]
+
+    assert again() == []
+    await pin_shard(n1.coordinator, world.keys, shard, "n2")
+    await world.until(lambda: bool(again()), 120)
+    assert again()[0] < 1.0, "nobody had waited for it meanwhile"
+    n1.host.busy.clear()
+    await world.until(world.settled, 120)
+
+
 @in_world()
 async def test_shards_that_callers_wait_for_are_claimed_first(world: World) -> None:
     waiting = ("shard#9/x", "shard#4/x")

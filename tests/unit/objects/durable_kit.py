@@ -90,7 +90,12 @@ class DurableNode(Node):
     """A node's catalog with a store; several of them may share one."""
 
     def __init__(
-        self, *classes: type, store: MemoryStore, limits: LimitSettings, incarnation: str
+        self,
+        *classes: type,
+        store: MemoryStore,
+        limits: LimitSettings,
+        incarnation: str,
+        **options: Any,
     ) -> None:
         self.wire = Wire()
         self.store = store
@@ -105,7 +110,11 @@ class DurableNode(Node):
             self.counted,
         )
         super().__init__(
-            *classes, limits=limits, durability=self.durability, reliable=self.make_reliable
+            *classes,
+            limits=limits,
+            durability=self.durability,
+            reliable=self.make_reliable,
+            **options,
         )
 
     def make_reliable(self, node: Node) -> Any:

@@ -16,6 +16,7 @@ from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.ids import Epoch
 from goverse.objects import CallDefaults, Catalog, Moves, Registry, interface_of, reference
 from goverse.objects.durability.service import Durability
+from goverse.objects.latch import Holds, LatchObserver
 from goverse.objects.luggage import Arrivals, Courier, Luggage
 from goverse.objects.recording import ReliableCalls
 from goverse.sharding import shard_of
@@ -73,6 +74,8 @@ class Node:
         durability: Durability | None = None,
         reliable: Callable[[Node], ReliableCalls] | None = None,
         courier: Courier | None = None,
+        holds: Holds | None = None,
+        latch_observer: LatchObserver | None = None,
     ) -> None:
         self.facts = Facts()
         self.observer = Observer()
@@ -95,6 +98,8 @@ class Node:
             durability=durability,
             reliable=reliable(self) if reliable is not None else None,
             moves=Moves(self.arrivals, courier or Homebound()),
+            holds=holds,
+            latch_observer=latch_observer,
         )
 
     def moved(self, outcome: str, objects: int) -> None:

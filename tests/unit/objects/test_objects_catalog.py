@@ -387,7 +387,7 @@ async def test_snapshots_tell_what_is_there():
         assert one.epoch == EPOCH and one.shard == shard_x() and one.age_s >= 0
         shards = {shard.number: shard for shard in node.catalog.snapshot().shards}
         assert len(shards) == NUM_SHARDS + 1
-        assert (shards[shard_x()].busy, shards[shard_x()].state) == (2, "open")
+        assert (shards[shard_x()].holders, shards[shard_x()].state) == (2, "open")
         instance_of(node).gate.set()
         await asyncio.gather(call, queued)
         assert node.catalog.objects()[0].running == 0

@@ -270,7 +270,7 @@ async def test_a_turn_that_fails_takes_the_turns_that_are_part_of_it_along(how):
         with pytest.raises(goverse.ApplicationError if how == "fails" else asyncio.CancelledError):
             await outer
         assert await node.get(Open, "a").peek() == 0
-        assert sum(shard.busy for shard in node.catalog.snapshot().shards) == 0
+        assert sum(shard.holders for shard in node.catalog.snapshot().shards) == 0
 
 
 @pytest.mark.parametrize("when", ["in the same pass", "after it"])
@@ -288,7 +288,7 @@ async def test_a_callback_that_comes_after_its_outer_turn_was_cancelled_is_no_pa
         assert ran or when == "in the same pass"
         assert not ran or value_of(done) == 1
         assert await node.get(Open, "a").peek() == int(ran)
-        assert sum(shard.busy for shard in node.catalog.snapshot().shards) == 0
+        assert sum(shard.holders for shard in node.catalog.snapshot().shards) == 0
 
 
 async def test_discarding_ends_inner_turns_too():

@@ -361,7 +361,7 @@ def test_a_turn_in_place_ends_like_one_in_a_task(asked: list[Any]) -> None:
                 activation = node.catalog._activations["Quick", "x"]
                 story.append(activation.instance.value)  # type: ignore[attr-defined]
                 assert activation.mailbox.idle and not activation.turns
-                assert activation.shard.busy == 0
+                assert activation.shard.holders == 0
             story.append(node.observer.seen)
         return story
 

@@ -114,7 +114,7 @@ async def test_a_failing_activation_fails_who_waited_and_the_next_call_tries_aga
         assert node.ids() == []
         world.fail.clear()
         assert value_of(await node.call("Thing", "x", "bump")) == 101
-        assert sum(shard.busy for shard in node.catalog.snapshot().shards) == 0
+        assert sum(shard.holders for shard in node.catalog.snapshot().shards) == 0
 
 
 async def test_an_application_error_in_on_activate_reaches_the_caller():

@@ -295,7 +295,7 @@ async def test_state_that_cannot_be_kept_fails_the_next_turn_before_it_begins():
         assert caught.value.executed is goverse.Executed.NO
         await node.call("Worker", "x", "keep", how="clean")
         await node.call("Worker", "x", "change", how="ok")
-        assert sum(shard.busy for shard in node.catalog.snapshot().shards) == 0
+        assert sum(shard.holders for shard in node.catalog.snapshot().shards) == 0
 
 
 async def test_L10_random_turns_leave_what_the_successful_ones_did():
@@ -434,7 +434,7 @@ async def test_no_waiter_is_lost_under_random_cancellations():
             assert all(not call.cancelled() for call in done if call not in doomed)
         assert hurried.overlaps == 0
         assert node.catalog.objects()[0].waiting == 0
-        assert sum(shard.busy for shard in node.catalog.snapshot().shards) == 0
+        assert sum(shard.holders for shard in node.catalog.snapshot().shards) == 0
 
 
 class Hurried(goverse.Object):

@@ -143,6 +143,56 @@ class GetShardRequest(_message.Message):
     local_only: bool
     def __init__(self, shard: _Optional[int] = ..., local_only: bool = ...) -> None: ...
 
+class ListLocksRequest(_message.Message):
+    __slots__ = ("node", "limit", "local_only")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    limit: int
+    local_only: bool
+    def __init__(self, node: _Optional[str] = ..., limit: _Optional[int] = ..., local_only: bool = ...) -> None: ...
+
+class LockList(_message.Message):
+    __slots__ = ("locks", "unreachable")
+    LOCKS_FIELD_NUMBER: _ClassVar[int]
+    UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
+    locks: _containers.RepeatedCompositeFieldContainer[Lock]
+    unreachable: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, locks: _Optional[_Iterable[_Union[Lock, _Mapping]]] = ..., unreachable: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Lock(_message.Message):
+    __slots__ = ("shard", "node", "epoch", "state", "purpose", "waits_s", "wanted_s", "sealed", "holders", "held", "object", "method", "call_id", "age_s")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    WAITS_S_FIELD_NUMBER: _ClassVar[int]
+    WANTED_S_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    node: str
+    epoch: str
+    state: str
+    purpose: str
+    waits_s: float
+    wanted_s: float
+    sealed: bool
+    holders: int
+    held: int
+    object: str
+    method: str
+    call_id: str
+    age_s: float
+    def __init__(self, shard: _Optional[int] = ..., node: _Optional[str] = ..., epoch: _Optional[str] = ..., state: _Optional[str] = ..., purpose: _Optional[str] = ..., waits_s: _Optional[float] = ..., wanted_s: _Optional[float] = ..., sealed: bool = ..., holders: _Optional[int] = ..., held: _Optional[int] = ..., object: _Optional[str] = ..., method: _Optional[str] = ..., call_id: _Optional[str] = ..., age_s: _Optional[float] = ...) -> None: ...
+
 class Shard(_message.Message):
     __slots__ = ("shard", "state", "target", "owner", "owner_address", "epoch", "pinned", "pinned_node", "failed_over", "why")
     SHARD_FIELD_NUMBER: _ClassVar[int]

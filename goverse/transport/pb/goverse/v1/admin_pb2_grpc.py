@@ -79,6 +79,11 @@ class AdminStub(object):
                 request_serializer=goverse_dot_v1_dot_admin__pb2.RebalanceShardsRequest.SerializeToString,
                 response_deserializer=goverse_dot_v1_dot_admin__pb2.ShardPlan.FromString,
                 _registered_method=True)
+        self.ListLocks = channel.unary_unary(
+                '/goverse.v1.Admin/ListLocks',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.ListLocksRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.LockList.FromString,
+                _registered_method=True)
         self.LocateObject = channel.unary_unary(
                 '/goverse.v1.Admin/LocateObject',
                 request_serializer=goverse_dot_v1_dot_admin__pb2.LocateObjectRequest.SerializeToString,
@@ -183,6 +188,14 @@ class AdminServicer(object):
 
     def RebalanceShards(self, request, context):
         """Plan now, without waiting for stability or a cooldown. The leader alone does it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLocks(self, request, context):
+        """Shards that are held by turns or wanted by somebody alone, of one node or of all: first those
+        that are waited for, then those that have been held longest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -299,6 +312,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RebalanceShards,
                     request_deserializer=goverse_dot_v1_dot_admin__pb2.RebalanceShardsRequest.FromString,
                     response_serializer=goverse_dot_v1_dot_admin__pb2.ShardPlan.SerializeToString,
+            ),
+            'ListLocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLocks,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.ListLocksRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.LockList.SerializeToString,
             ),
             'LocateObject': grpc.unary_unary_rpc_method_handler(
                     servicer.LocateObject,
@@ -589,6 +607,33 @@ class Admin(object):
             '/goverse.v1.Admin/RebalanceShards',
             goverse_dot_v1_dot_admin__pb2.RebalanceShardsRequest.SerializeToString,
             goverse_dot_v1_dot_admin__pb2.ShardPlan.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/ListLocks',
+            goverse_dot_v1_dot_admin__pb2.ListLocksRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.LockList.FromString,
             options,
             channel_credentials,
             insecure,
