@@ -54,6 +54,7 @@ class Planning:
                     record.state is MemberState.ACTIVE,
                     full=by_load and self._loads.full(name),
                     own=self._loads.own(name) * weights[name] if loads else 0.0,
+                    cordon=state.cordons.get(name),
                 )
                 for name, record in state.nodes.items()
             ),

@@ -74,20 +74,21 @@ class OperatorRule:
 
     token: str = field(default="", repr=False)
 
-    def check(self, peer: str, authorization: str, action: str) -> None:
-        """Raises PermissionDenied unless ``peer`` is loopback or shows the token.
+    def check(self, peer: str, authorization: str, action: str) -> str:
+        """How ``peer`` proved to be an operator. Raises PermissionDenied unless it is loopback or
+        shows the token.
 
         :param authorization: the value of the authorization header or metadata, or "".
         """
         if is_loopback(peer):
-            return
+            return "loopback"
         scheme, _, shown = authorization.partition(" ")
         if (
             self.token
             and scheme.lower() == "bearer"
             and hmac.compare_digest(shown.strip().encode(), self.token.encode())
         ):
-            return
+            return "token"
         raise PermissionDenied(
             f"{action} needs a peer on the same machine or the operators' token "
             "(security.admin_token_file; with goverse-cli: --token-file)"

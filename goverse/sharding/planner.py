@@ -9,6 +9,11 @@ For every shard it answers two questions: where should it be, and may it be move
   too; a first target and a move for balance wait until the nodes have been the same for a while.
   A move for balance waits also until every shard has a target, and until the shard has cooled
   down; and only so many may be under way, and begin, at one time.
+
+An operator's cordon is a wish, and a shard without a node is an outage. So as long as some node
+takes shards, a cordoned one is given none and keeps what it has, and a draining one is emptied.
+Once none does, what has no node, or has one that leaves, goes to those that are cordoned; and only
+where there is none of these either, to those that drain. Everything else stays where it is.
 """
 
 from __future__ import annotations
@@ -17,7 +22,16 @@ from collections.abc import Mapping, Sequence
 
 from goverse.sharding.levelling import Site, level
 from goverse.sharding.rendezvous import choices
-from goverse.sharding.values import Change, Hold, Plan, PlanInput, PlanNode, Reason, Strategy
+from goverse.sharding.values import (
+    Change,
+    Cordon,
+    Hold,
+    Plan,
+    PlanInput,
+    PlanNode,
+    Reason,
+    Strategy,
+)
 
 
 def plan(state: PlanInput) -> Plan:
@@ -32,16 +46,20 @@ def plan(state: PlanInput) -> Plan:
 class _Planner:
     def __init__(self, state: PlanInput) -> None:
         self._state = state
-        self._live = {node.name: node.accepts and node.weight > 0 for node in state.nodes}
-        accepting = sorted(
-            (node for node in state.nodes if self._live[node.name]), key=lambda node: node.name
-        )
+        self._nodes = {node.name: node for node in state.nodes}
+        accepting = _of(state, None)
+        #: No node takes shards: those that have a node that serves them stay.
+        self._resort = not accepting
+        if self._resort:
+            accepting = _of(state, Cordon.CORDONED) or _of(state, Cordon.DRAINING)
+        takers = {node.name for node in accepting}
+        self._live = {name: name in takers for name in self._nodes}
         self._held: dict[Hold, int] = {}
         self._choices: Sequence[str] = ()
         self._order: Mapping[int, None] = {}
         if not accepting:
             pass
-        elif state.strategy is Strategy.RENDEZVOUS:
+        elif state.strategy is Strategy.RENDEZVOUS or self._resort:
             self._choices = self._rendezvous(accepting)
         elif state.strategy is Strategy.LOAD and not state.loads:
             # By number it would undo what was done by load, whenever another node begins to lead;
@@ -72,7 +90,7 @@ class _Planner:
         homeless = [
             shard
             for shard, target in enumerate(state.targets)
-            if target is None or (not live.get(target, False) and target not in state.restarting)
+            if target is None or not (live.get(target, False) or self._stays(target))
         ]
         by_load = state.strategy is Strategy.LOAD
         placed = level(
@@ -129,8 +147,28 @@ class _Planner:
         self._hold_all(why, self._patient[allowed:])
         return self._patient[:allowed]
 
+    def _stays(self, target: str) -> bool:
+        """Whether a shard there is left alone, although nothing new is given to that node."""
+        node = self._nodes.get(target)
+        if node is None or not node.accepts:
+            return target in self._state.restarting
+        return node.keeps or (target in self._state.restarting and node.cordon is None)
+
     def _decide(self, shard: int, target: str | None) -> None:
         """Move the shard, or count why it stays."""
+        node = self._nodes.get(target) if target is not None else None
+        if node is not None and node.accepts and (self._resort or node.keeps):
+            pin = self._state.pins.get(shard)
+            if (
+                pin is not None
+                and pin != target
+                and not self._resort
+                and self._live.get(pin, False)
+            ):
+                self._urgent.append(Change(shard, pin, target, Reason.PIN))
+            else:
+                self._hold(Hold.CORDONED if node.keeps else Hold.NO_NODE, shard)
+            return
         wish = self._wish(shard, target)
         if target == wish:
             return
@@ -138,7 +176,7 @@ class _Planner:
         if target is None:
             self._move(Change(shard, wish, None, Reason.FIRST), state.stable)
         elif not self._live.get(target, False):
-            if target in state.restarting:
+            if self._stays(target):
                 self._hold(Hold.RESTARTING, shard)
             else:
                 reason = Reason.DRAIN if target in self._live else Reason.FAILOVER
@@ -180,6 +218,12 @@ class _Planner:
         for change in changes:
             self._hold(why, change.shard)
         self._waiting.extend(changes)
+
+
+def _of(state: PlanInput, cordon: Cordon | None) -> list[PlanNode]:
+    """The nodes with that cordon that can have shards, by name."""
+    found = (n for n in state.nodes if n.accepts and n.weight > 0 and n.cordon is cordon)
+    return sorted(found, key=lambda node: node.name)
 
 
 _URGENCY = {reason: place for place, reason in enumerate(Reason)}

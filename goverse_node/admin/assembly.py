@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -19,13 +19,14 @@ from goverse.admin.api import (
 )
 from goverse.admin.client import AdminClient
 from goverse.call import CallTarget
-from goverse.cluster.admin import pin_shard, unpin_shard
+from goverse.cluster.admin import cordon_node, pin_shard, uncordon_node, unpin_shard
 from goverse.cluster.member import NodeMember
 from goverse.config.settings import LimitSettings
 from goverse.coordination.api import Coordinator
 from goverse.errors import Executed, Unavailable
 from goverse.objects.catalog import Catalog
 from goverse.objects.description import TypesDescription
+from goverse.sharding import Cordon
 from goverse_node.admin.operations import NodeAdmin, Parts
 from goverse_node.admin.plans import shard_plan
 
@@ -42,8 +43,12 @@ def node_admin(
     catalog: Catalog,
     router: CallTarget,
     limits: LimitSettings,
+    decommission: Callable[[], None],
 ) -> NodeAdmin:
-    """The `goverse.admin.Admin` of the node called ``name``."""
+    """The `goverse.admin.Admin` of the node called ``name``.
+
+    :param decommission: has this node begin to leave for good.
+    """
 
     async def set_pin(shard: int, node: str | None) -> None:
         if node is None:
@@ -57,6 +62,19 @@ def node_admin(
                 "it was written, but this node has not seen it yet", executed=Executed.YES
             )
 
+    async def set_cordon(node: str, cordon: Cordon | None) -> None:
+        if cordon is None:
+            await uncordon_node(coordinator, member.keys, node)
+        else:
+            await cordon_node(coordinator, member.keys, node, cordon)
+        view = member.view
+        if not await view.wait_for(
+            lambda: view.state.cordons.get(node) is cordon, timeout_s=_SEEN_S
+        ):
+            raise Unavailable(
+                "it was written, but this node has not seen it yet", executed=Executed.YES
+            )
+
     parts = Parts(
         set_pin=set_pin,
         objects=lambda: _objects(catalog, name),
@@ -66,6 +84,8 @@ def node_admin(
         types=lambda: node_types(catalog.describe()),
         why=lambda shard: _why(member, catalog, shard),
         plan=lambda asked: _plan(member, asked),
+        set_cordon=set_cordon,
+        decommission=decommission,
     )
     return NodeAdmin(name, member.view, parts, default_timeout_s=limits.default_call_timeout_s)
 

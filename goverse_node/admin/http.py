@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import AbstractContextManager
 
 from goverse.admin.api import Admin, Shard
 from goverse.errors import InvalidArgument
 from goverse.observability.ops_http import Request, Response, Route
 from goverse.security.operators import OperatorRule
+from goverse_node.admin import audit_trail
 
 PATTERN = "/admin/v1/shards/{n}/pin"
 
@@ -28,16 +30,33 @@ class PinRoutes:
 
     async def pin(self, request: Request) -> Response:
         """Body ``{"node": "n2"}``, or the query ``?node=n2``."""
-        self._check(request, "pinning a shard")
-        shard = _shard_number(request)
-        return _answer(await self._admin.pin_shard(shard, node=_node(request)))
+        with self._acting(request, "pin_shard", "pinning a shard") as trail:
+            shard = _shard_number(request)
+            pinned = await self._admin.pin_shard(shard, node=_node(request))
+            trail.done()
+        return _answer(pinned)
 
     async def unpin(self, request: Request) -> Response:
-        self._check(request, "unpinning a shard")
-        return _answer(await self._admin.unpin_shard(_shard_number(request)))
+        with self._acting(request, "unpin_shard", "unpinning a shard") as trail:
+            unpinned = await self._admin.unpin_shard(_shard_number(request))
+            trail.done()
+        return _answer(unpinned)
 
-    def _check(self, request: Request, action: str) -> None:
-        self._rule.check(request.peer, request.headers.get("authorization", ""), action)
+    def _acting(
+        self, request: Request, action: str, words: str
+    ) -> AbstractContextManager[audit_trail.Trail]:
+        asked = (
+            request.params["n"],
+            *request.query.values(),
+            request.body.decode("utf-8", "replace"),
+        )
+        target = " ".join(part[:64] for part in asked if part)
+        return audit_trail.operator_acts(
+            self._rule,
+            request.peer,
+            request.headers.get("authorization", ""),
+            audit_trail.Act(action, words, f"shard {target}"),
+        )
 
 
 def _answer(shard: Shard) -> Response:

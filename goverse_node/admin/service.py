@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,12 +17,16 @@ from goverse.aio.limits import Limit
 from goverse.errors import Executed, Overloaded
 from goverse.security.operators import OperatorRule
 from goverse.transport.grpc_status import status_of
+from goverse_node.admin import audit_trail
 
 #: What changes something, and so needs an operator.
 CHANGES = frozenset(
     {
         "pin_shard",
         "unpin_shard",
+        "cordon_node",
+        "uncordon_node",
+        "decommission_node",
         "rebalance_shards",
         "call_object",
         "create_object",
@@ -29,8 +34,10 @@ CHANGES = frozenset(
     }
 )
 
-#: What waits for an object, for as long as the caller does.
-_TIMED = frozenset({"call_object", "create_object", "delete_object"})
+#: What waits, for an object or a store, for as long as the caller does.
+_TIMED = frozenset(
+    name for name in METHODS if "timeout_s" in inspect.signature(getattr(Admin, name)).parameters
+)
 
 _MAX_CONCURRENT = 256
 
@@ -78,8 +85,21 @@ class AdminService:
     async def _answer(
         self, method: Method, request: Message, context: grpc.aio.ServicerContext[Any, Any]
     ) -> Message:
-        if method.python_name in CHANGES:
-            self._rule.check(context.peer(), _authorization(context), method.name)
+        if method.python_name not in CHANGES:
+            return await self._answer_to(method, request, context)
+        with audit_trail.operator_acts(
+            self._rule,
+            context.peer(),
+            _authorization(context),
+            audit_trail.Act(method.python_name, method.name, *_concerning(request)),
+        ) as trail:
+            answer = await self._answer_to(method, request, context)
+            trail.done(answer)
+        return answer
+
+    async def _answer_to(
+        self, method: Method, request: Message, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> Message:
         if self._running >= _MAX_CONCURRENT:
             raise Overloaded(
                 f"{_MAX_CONCURRENT} admin calls are running on this node", executed=Executed.NO
@@ -101,3 +121,15 @@ def _authorization(context: grpc.aio.ServicerContext[Any, Any]) -> str:
         if key == "authorization" and isinstance(value, str):
             return value
     return ""
+
+
+def _concerning(request: Any) -> tuple[str, tuple[str, ...]]:
+    """What a request is about, and which call, for the audit log. Arguments of methods are the
+    application's affair."""
+    names = [field.name for field in request.DESCRIPTOR.fields]
+    told = [
+        f"{name}={getattr(request, name)}"
+        for name in names
+        if name not in ("args", "call_id") and getattr(request, name)
+    ]
+    return " ".join(told), (request.call_id,) if "call_id" in names else ()
