@@ -109,9 +109,9 @@ class GateService:
         yield Limit("gate_service.held_bytes", self._held_bytes, most)
 
     async def close(self, timeout_s: float) -> None:
-        """Take no new calls, let those in flight end within ``timeout_s``, and streams that
-        `Clients.close` has ended write what is queued."""
-        self._closing = True
+        """Let calls in flight end within ``timeout_s``, and streams that `Clients.close` has ended
+        write what is queued; take no new calls after that. Before, whoever has not heard that it
+        should go elsewhere is served."""
         if self._calls:
             self._at_rest.clear()
             try:
@@ -126,6 +126,7 @@ class GateService:
                     await self._at_rest.wait()
             except TimeoutError:
                 pass  # They do not read. Their connections end with the listener.
+        self._closing = True
 
     # -- the stream
 

@@ -65,6 +65,7 @@ class TcpListener:
         self._silents: dict[Front, None] = {}
         self._carriers: dict[TcpCarrier, None] = {}
         self._passages: dict[Passage, None] = {}
+        self._retired = False
         self._closed = False
 
     def snapshot(self) -> ListenerSnapshot:
@@ -119,6 +120,9 @@ class TcpListener:
 
     def _grpc(self, transport: asyncio.Transport, peer: str, first: bytes) -> None:
         assert self._inner is not None
+        if self._retired:
+            transport.abort()  # before a word is said: a client with another address turns to that
+            return
         if len(self._passages) >= self._max_passages:
             log.warning("%s is closed: %d gRPC connections are open", peer, len(self._passages))
             transport.abort()
@@ -129,6 +133,11 @@ class TcpListener:
 
     def _passage_gone(self, passage: Passage) -> None:
         self._passages.pop(passage, None)
+
+    async def retire(self, grace_s: float) -> None:
+        self._retired = True
+        if self._inner is not None:
+            await self._inner.stop(grace_s)
 
     async def close(self) -> None:
         if self._closed:

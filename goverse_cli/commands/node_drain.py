@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sys
 
 import click
@@ -83,7 +84,8 @@ async def decommission(options: Options, name: str, yes: bool) -> None:
         await leaving.decommission_node(name)
     note(f"{name} leaves")
     await _gone(options, name, found.incarnation, others, deadline)
-    emit(options.output, found, lambda: f"{name} has left the cluster.")
+    left = dataclasses.replace(found, state="left")
+    emit(options.output, left, lambda: node_table((left,)))
 
 
 async def _drained(options: Options, admin: Admin, found: Member, deadline: float) -> Member:
@@ -139,16 +141,8 @@ async def _gone(
     try:
         async with asyncio.timeout_at(deadline):
             for address in others:
-                try:
-                    async with options.node(address) as admin:
-                        while any(
-                            node.name == name and node.incarnation == incarnation
-                            for node in (await admin.list_nodes()).members
-                        ):
-                            await asyncio.sleep(_POLL_S)
-                        return
-                except GoverseError:
-                    continue
+                if await _seen_to_go(options, address, name, incarnation):
+                    return
     except TimeoutError:
         pass
     raise CliError(
@@ -158,13 +152,28 @@ async def _gone(
     )
 
 
+async def _seen_to_go(options: Options, address: str, name: str, incarnation: str) -> bool:
+    """False: the node at ``address`` does not answer."""
+    try:
+        async with options.node(address) as admin:
+            while any(  # noqa: ASYNC110
+                node.name == name and node.incarnation == incarnation
+                for node in (await admin.list_nodes()).members
+            ):
+                await asyncio.sleep(_POLL_S)
+            return True
+    except GoverseError:
+        return False
+
+
 def _ask(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
         raise CliError(
-            "this asks before it ends a node, and there is no terminal to ask at",
-            Exit.USAGE,
+            "this is no terminal, so nobody can be asked; nothing was changed",
+            Exit.REFUSED,
             "pass --yes if you mean it",
         )
-    click.confirm(question, abort=True, err=True)
+    if not click.confirm(question, err=True):
+        raise CliError("nothing was changed", Exit.REFUSED)
