@@ -118,7 +118,7 @@ class _Planner:
                 moving += 1
             if target not in self._live:
                 all_assigned = False
-            if target != self._choices[shard] or shard in state.pins:
+            if target != self._choices[shard] or self._resort or shard in state.pins:
                 self._decide(shard, target)
         changes = [*self._urgent, *self._begin(moving, all_assigned)]
         changes.sort(key=lambda change: _URGENCY[change.reason])
