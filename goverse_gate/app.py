@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from goverse.aio.limits import Bounded, Limit, fullest
 from goverse.aio.runtime import Runtime
+from goverse.aio.tasks import Tasks
 from goverse.call import CallTarget
 from goverse.cluster.member import GateMember, MemberSnapshot
 from goverse.cluster.records import Kind
@@ -52,6 +53,9 @@ log = logging.getLogger(__name__)
 
 #: What clients are told when they must go.
 STOPPING = "this gate is stopping: connect again, to another"
+
+#: A gRPC client that has asked nothing for so long has heard that it should go elsewhere.
+GRPC_QUIET_S = 0.25
 
 #: For links to nodes to say goodbye, once no client is left.
 LINK_CLOSE_S = 2.0
@@ -131,11 +135,12 @@ class Gate:
         """
         self.stopping = True
         log.info("gate %s sends %d clients elsewhere", self.name, len(self.clients))
+        if self._http_server is not None:
+            self._http_server.retire()  # before event streams end: their connections end with them
         self.clients.close(STOPPING)
         closing = [
             self.sessions.close(timeout_s),
-            self.gate_service.close(timeout_s),
-            self.listener.retire(timeout_s),
+            _close_grpc(self.listener, self.gate_service, timeout_s),
         ]
         if self._http_server is not None:
             closing.append(_close_http(self._http_server, timeout_s, min(notice_s, timeout_s)))
@@ -246,10 +251,26 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
         yield gate
 
 
+async def _close_grpc(listener: Listener, service: GateService, timeout_s: float) -> None:
+    now = asyncio.get_running_loop().time
+    deadline = now() + timeout_s
+    # A client keeps its connection for as long as it holds on to a stream that is over.
+    tasks = Tasks("gRPC clients")
+    try:
+        either = [
+            tasks.spawn("leave", listener.retire(timeout_s)),
+            tasks.spawn("are quiet", service.wait_quiet(GRPC_QUIET_S)),
+        ]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await tasks.close()
+    await service.close(max(0.0, deadline - now()))
+
+
 async def _close_http(server: HttpServer, timeout_s: float, notice_s: float) -> None:
     now = asyncio.get_running_loop().time
     deadline = now() + timeout_s
-    await server.drain(notice_s)
+    await server.wait_left(notice_s)
     await server.close(max(0.0, deadline - now()))
 
 

@@ -106,10 +106,12 @@ class HttpServer:
         most = self._limits.max_pipelined
         yield from fullest(Limit("http.pipelined", len(c.pipeline), most) for c in connections)
 
-    async def drain(self, notice_s: float) -> None:
-        """Go on serving, each answer being the last on its connection, until no connection is left
-        or ``notice_s`` have passed."""
+    def retire(self) -> None:
+        """From now on each answer is the last on its connection, a stream that ends included."""
         self._calls.draining = True
+
+    async def wait_left(self, notice_s: float) -> None:
+        """Serve until no connection is left, or ``notice_s`` have passed."""
         connections = self._server.server_state.connections
         deadline = asyncio.get_running_loop().time() + notice_s
         # uvicorn tells nobody when a connection ends.

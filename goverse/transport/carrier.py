@@ -73,8 +73,8 @@ class Listener(Protocol):
         ...
 
     async def retire(self, grace_s: float) -> None:
-        """Take no more gRPC clients, ask those that are here to go elsewhere, and return when their
-        calls are over, after ``grace_s`` at the latest. Links are up to whoever accepts them."""
+        """Take no more gRPC clients, ask those that are here to go elsewhere, and return when they
+        have, after ``grace_s`` at the latest. Links are up to whoever accepts them."""
         ...
 
     async def close(self) -> None:

@@ -51,8 +51,7 @@ class InnerServer:
         self._server = server
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new calls, tell clients so (GOAWAY), and let those calls that run end within
-        ``grace_s``."""
+        """Take no new calls, and let those that run end within ``grace_s``."""
         await self._server.stop(grace_s)
 
 

@@ -66,6 +66,7 @@ class TcpListener:
         self._carriers: dict[TcpCarrier, None] = {}
         self._passages: dict[Passage, None] = {}
         self._retired = False
+        self._left = asyncio.Event()
         self._closed = False
 
     def snapshot(self) -> ListenerSnapshot:
@@ -133,11 +134,19 @@ class TcpListener:
 
     def _passage_gone(self, passage: Passage) -> None:
         self._passages.pop(passage, None)
+        self._left.set()
 
     async def retire(self, grace_s: float) -> None:
         self._retired = True
-        if self._inner is not None:
-            await self._inner.stop(grace_s)
+        for passage in self._passages:
+            passage.goodbye()
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._passages:
+                    self._left.clear()
+                    await self._left.wait()
+        except TimeoutError:
+            log.info("%d gRPC connections are cut off by the stop", len(self._passages))
 
     async def close(self) -> None:
         if self._closed:
