@@ -182,7 +182,7 @@ async def _still_there(server: Server) -> None:
         await asyncio.wait_for(asyncio.shield(server.process.wait()), 0.5)
 
 
-async def test_a_gate_that_stops_is_not_ready_before_it_is_gone(small: ProcessCluster) -> None:
+async def test_L23_a_gate_that_stops_is_not_ready_before_it_is_gone(small: ProcessCluster) -> None:
     await small.start_node("n1")
     gate = await small.start_gate("g1", GOVERSE_GATE__SHUTDOWN_NOTICE="2s")
     await small.wait_ready()
