@@ -134,7 +134,7 @@ UNLIMITED = {
     "goverse/cluster/ownership.py:Ownership._timers": _SHARDS,
     "goverse/cluster/ownership.py:Ownership._unserved_since": _SHARDS,
     "goverse/cluster/state.py:ClusterState.claims": _SHARDS,
-    "goverse/cluster/state.py:ClusterState.cordons": "one per node that an operator cordoned, by hand",
+    "goverse/cluster/state.py:ClusterState.cordons": "an operator cordoned each by hand",
     "goverse/cluster/state.py:ClusterState.gates": _MEMBERS,
     "goverse/cluster/state.py:ClusterState.nodes": _MEMBERS,
     "goverse/cluster/state.py:ClusterState.owners": _SHARDS,
