@@ -181,3 +181,54 @@ async def test_a_view_that_is_listed_anew_has_the_same_cordons(world: World) -> 
     await cordon(n1, "n1", Cordon.CORDONED)
     late = await world.gate("g1")
     assert late.member.view.state.cordons == {"n1": Cordon.CORDONED}
+
+
+@pytest.mark.parametrize("seed", range(10))
+@in_world(shards=32)
+async def test_L13_no_two_owners_and_no_shard_without_one_whatever_operators_do(
+    world: World, seed: int
+) -> None:
+    """Nodes are cordoned, drained and taken back at random, while others die, stop and come; in the
+    end the cordons stand as they are, and every shard is served all the same."""
+    names = ["n1", "n2", "n3", "n4"]
+    operator = await world.gate("operator")
+    for name in names:
+        await world.node(name)
+    for _ in range(20):
+        await world.passes(world.random.uniform(0.0, 2.0))
+        process = world.random.choice(world.live)
+        what = world.random.choice(
+            ["cordon", "cordon", "drain", "drain", "uncordon", "kill", "stop", "restart"]
+        )
+        if what == "kill":
+            process.kill()
+            world.spawn(process.name)
+        elif what in ("stop", "restart"):
+            mode = LeaveMode.RESTART if what == "restart" else LeaveMode.PERMANENT
+            world.loop.spawn(process.process, _leave(process, mode))
+            world.spawn(process.name)
+        else:
+            said = {"cordon": Cordon.CORDONED, "drain": Cordon.DRAINING, "uncordon": None}
+            try:
+                await cordon(operator, process.name, said[what])
+            except NotFound:
+                pass  # it is on its way out, or in
+    await world.until(world.settled, 60)
+    standing = operator.member.view.state.cordons
+    # Who drains is empty, unless nobody else could take what it has.
+    if any(process.name not in standing for process in world.live if process.member.valid()):
+        await world.until(
+            lambda: all(
+                not process.host.shards
+                for process in world.live
+                if standing.get(process.name) is Cordon.DRAINING
+            ),
+            60,
+        )
+    assert world.all_open()
+
+
+async def _leave(process: Process, mode: LeaveMode) -> None:
+    await process.node.drain(mode, timeout_s=3.0)
+    await process.member.stop()
+    process.kill()
