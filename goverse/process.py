@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -127,7 +128,7 @@ async def _serve(configuration: Configuration, app: App, logging_: logs.Logging)
         stack.push_async_callback(coordinator.close)
         network = TcpNetwork(limits=settings.limits)
         stack.push_async_callback(network.close)
-        surroundings = Surroundings(coordinator, network, runtime, metrics)
+        surroundings = Surroundings(coordinator, network, runtime, metrics, stop=stopped.set)
         running = tasks.spawn("app", _run_app(app, settings, surroundings, stopped))
         if configuration.path is not None:
             reloader = Reloader(
@@ -185,14 +186,22 @@ async def _cancel_when(event: asyncio.Event, task: asyncio.Task[None]) -> None:
 
 
 def _stop_signals() -> asyncio.Event:
+    """Set by the first signal. The second ends the process, also while a method holds up the loop:
+    so these are handlers of the interpreter, which runs them between any two instructions, and not
+    of the loop, which would run them in its turn."""
     stopped = asyncio.Event()
-
-    def received() -> None:
-        if stopped.is_set():
-            os._exit(EXIT_HURRIED)
-        stopped.set()
-
     loop = asyncio.get_running_loop()
+    signals = 0
+
+    def received(number: int, frame: object) -> None:
+        nonlocal signals
+        signals += 1
+        if signals > 1:
+            # Not a word: whoever should read it may be what holds this process up.
+            os._exit(EXIT_HURRIED)
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the process soon will
+            loop.call_soon_threadsafe(stopped.set)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, received)
+        signal.signal(number, received)
     return stopped

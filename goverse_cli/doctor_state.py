@@ -90,6 +90,13 @@ def _members(state: ClusterState) -> Iterator[Finding]:
             message=f"not active, given no shards: {names(leaving)}",
             hint="see: goverse-cli node list",
         )
+    if state.cordons:
+        yield Finding(
+            check="members",
+            level=WARN,
+            message=f"given no shards, as an operator said: {names(sorted(state.cordons))}",
+            hint="when they are to have shards again: goverse-cli node uncordon NAME",
+        )
 
 
 def _leader(state: ClusterState) -> Iterator[Finding]:

@@ -76,7 +76,12 @@ class Options:
     etcd_prefix: str = ""
     output: str = "table"
     timeout_s: float = DEFAULT_TIMEOUT_S
+    timeout_given: bool = False
     token_file: str = ""
+
+    def patience_s(self, default_s: float) -> float:
+        """The timeout of a command that does long work: as given, or its own default."""
+        return self.timeout_s if self.timeout_given else default_s
 
     @property
     def token(self) -> str:
@@ -225,6 +230,7 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     options = ctx.find_object(Options)
     if value is not None and options is not None and not ctx.resilient_parsing:
         setattr(options, str(param.name), value)
+        options.timeout_given |= param.name == "timeout_s"
 
 
 _SHARED = (

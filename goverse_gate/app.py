@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from goverse.aio.limits import Bounded, Limit, fullest
 from goverse.aio.runtime import Runtime
+from goverse.aio.tasks import Tasks
 from goverse.call import CallTarget
 from goverse.cluster.member import GateMember, MemberSnapshot
 from goverse.cluster.records import Kind
@@ -28,6 +29,7 @@ from goverse.observability.metrics import Metrics
 from goverse.observability.ops_server import OpsServer
 from goverse.routing import Router
 from goverse.routing.metrics import RouterMetrics
+from goverse.transport.carrier import Listener
 from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import Link, LinkConfig
 from goverse.transport.pool import LinkPool, PoolSnapshot
@@ -48,6 +50,12 @@ from goverse_gate.session import Sessions, SessionsSnapshot
 from goverse_gate.websocket import WebSocketEvents
 
 log = logging.getLogger(__name__)
+
+#: What clients are told when they must go.
+STOPPING = "this gate is stopping: connect again, to another"
+
+#: A gRPC client that has asked nothing for so long has heard that it should go elsewhere.
+GRPC_QUIET_S = 0.25
 
 #: For links to nodes to say goodbye, once no client is left.
 LINK_CLOSE_S = 2.0
@@ -86,6 +94,7 @@ class Gate:
         self.address = ""
         self.http_address = ""
         self.ops_address = ""
+        self.listener: Listener
         self.clients: Clients
         self.gate_service: GateService
         self.ops: OpsServer | None = None
@@ -114,13 +123,27 @@ class Gate:
             return ["the HTTP listener has ended, the log says why"]
         return []
 
-    async def drain(self, timeout_s: float) -> None:
-        """Take no new calls, and let those of clients end within ``timeout_s``."""
+    async def drain(self, timeout_s: float, notice_s: float = 0.0) -> None:
+        """Send every client to another gate, and let its calls end within ``timeout_s``.
+
+        Not ready from the first moment. Each kind of client is told in its own way: sessions by a
+        goodbye, event streams and WebSockets by their last event or close code, gRPC by GOAWAY,
+        HTTP by ``Connection: close``. Listeners close last: an address that answers, if only to
+        say no, is quicker to turn away from than one that is silent.
+
+        :param notice_s: how long HTTP connections that are idle may still be told.
+        """
         self.stopping = True
-        self.clients.close("this gate is stopping")
-        closing = [self.sessions.close(timeout_s), self.gate_service.close(timeout_s)]
+        log.info("gate %s sends %d clients elsewhere", self.name, len(self.clients))
         if self._http_server is not None:
-            closing.append(self._http_server.close(timeout_s))
+            self._http_server.retire()  # before event streams end: their connections end with them
+        self.clients.close(STOPPING)
+        closing = [
+            self.sessions.close(timeout_s),
+            _close_grpc(self.listener, self.gate_service, timeout_s),
+        ]
+        if self._http_server is not None:
+            closing.append(_close_http(self._http_server, timeout_s, min(notice_s, timeout_s)))
         await asyncio.gather(*closing)
 
     def snapshot(self) -> GateSnapshot:
@@ -203,10 +226,12 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
         service = gate.gate_service.handler()
         listener = await network.listen(settings.gate.listen, sessions.accept, services=(service,))
         stack.push_async_callback(listener.close)
+        gate.listener = listener
         gate.address = advertised(settings.gate.advertise, listener.address)
         if settings.gate.ops_listen != "off":
             gate.ops_address = await _serve_operations(stack, settings, metrics, gate)
-        stack.push_async_callback(gate.drain, settings.gate.shutdown_timeout_s)
+        stopping = settings.gate.shutdown_timeout_s, settings.gate.shutdown_notice_s
+        stack.push_async_callback(gate.drain, *stopping)
         if settings.gate.http_listen != "off":
             await _serve_http(settings, runtime, gate)
 
@@ -224,6 +249,29 @@ async def run_gate(settings: Settings, surroundings: Surroundings) -> AsyncGener
         if gate.http_address:
             log.info("gate %s serves HTTP on %s", name, gate.http_address)
         yield gate
+
+
+async def _close_grpc(listener: Listener, service: GateService, timeout_s: float) -> None:
+    now = asyncio.get_running_loop().time
+    deadline = now() + timeout_s
+    # A client keeps its connection for as long as it holds on to a stream that is over.
+    tasks = Tasks("gRPC clients")
+    try:
+        either = [
+            tasks.spawn("leave", listener.retire(timeout_s)),
+            tasks.spawn("are quiet", service.wait_quiet(GRPC_QUIET_S)),
+        ]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await tasks.close()
+    await service.close(max(0.0, deadline - now()))
+
+
+async def _close_http(server: HttpServer, timeout_s: float, notice_s: float) -> None:
+    now = asyncio.get_running_loop().time
+    deadline = now() + timeout_s
+    await server.wait_left(notice_s)
+    await server.close(max(0.0, deadline - now()))
 
 
 async def _serve_http(settings: Settings, runtime: Runtime, gate: Gate) -> None:

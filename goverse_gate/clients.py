@@ -83,6 +83,11 @@ class Clients:
         for client in self._clients.values():
             yield from client.buffer.fullness()
 
+    @property
+    def closing(self) -> str:
+        """Why nobody is taken any more; empty as long as somebody is."""
+        return self._closing
+
     def __contains__(self, client_id: str) -> bool:
         return client_id in self._clients
 

@@ -83,11 +83,16 @@ class EventFormat(Protocol):
         """Empty if this format has no word for it."""
         ...
 
+    def reconnect(self, reason: str) -> bytes:
+        """The last words of a gate that stops. Empty if this format has none."""
+        ...
+
     def refusal(self, error: GoverseError) -> tuple[int, Headers, bytes]: ...
 
 
 class OwnEvents:
-    """The events of ``/v1/events``: ``register``, ``message``, ``lost`` and ``heartbeat``."""
+    """The events of ``/v1/events``: ``register``, ``message``, ``lost``, ``heartbeat`` and
+    ``reconnect``."""
 
     resumable = True
 
@@ -115,6 +120,9 @@ class OwnEvents:
     def lost(self, count: int) -> bytes:
         return b'event: lost\ndata: {"count":%d}\n\n' % count
 
+    def reconnect(self, reason: str) -> bytes:
+        return b"event: reconnect\ndata: %s\n\n" % encoder.encode({"reason": reason})
+
     def refusal(self, error: GoverseError) -> tuple[int, Headers, bytes]:
         return problem(error)
 
@@ -133,6 +141,9 @@ class CompatibleEvents:
         return b"event: message\ndata: %s\n\n" % encoder.encode(data)
 
     def lost(self, count: int) -> bytes:
+        return b""
+
+    def reconnect(self, reason: str) -> bytes:
         return b""
 
     def refusal(self, error: GoverseError) -> tuple[int, Headers, bytes]:
@@ -165,6 +176,14 @@ class EventStream:
         if request.method != "GET":
             raise not_allowed(request.method, b"GET")
         send = request.send
+        # Clients of a gate that stops come back at different times.
+        retry_ms = self._random.randint(500, 1_500)
+        if self._clients.closing:
+            # A browser that is told no gives up for good; one whose stream ends comes again.
+            await _begin(request)
+            await _write(send, b"retry: %d\n\n" % retry_ms)
+            await self._end(send)
+            return
         wake = Wake()
         number = 0
         if self._format.resumable:
@@ -173,26 +192,17 @@ class EventStream:
             last_event_id(request)
             attachment = self._clients.connect(Transport.EVENTS, wake)
         try:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": 200,
-                    "headers": [
-                        (b"content-type", b"text/event-stream"),
-                        (b"cache-control", b"no-store"),
-                        # Proxies that buffer would hold events back.
-                        (b"x-accel-buffering", b"no"),
-                        *request.cors,
-                    ],
-                }
-            )
-            # Clients of a gate that stops come back at different times.
-            retry_ms = self._random.randint(500, 1_500)
+            await _begin(request)
             await _write(send, self._format.register(attachment, number, retry_ms))
             await self._serve(attachment, wake, send)
-            await send({"type": "http.response.body", "body": b""})
+            await self._end(send)
         finally:
             attachment.detach()
+
+    async def _end(self, send: Send) -> None:
+        if self._clients.closing:
+            await _write(send, self._format.reconnect(self._clients.closing))
+        await send({"type": "http.response.body", "body": b""})
 
     async def _serve(self, attachment: Attachment, wake: Wake, send: Send) -> None:
         while True:
@@ -215,6 +225,22 @@ class EventStream:
                 attachment.confirm(batch.items)
             else:
                 attachment.put_back(batch)
+
+
+async def _begin(request: Request) -> None:
+    await request.send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [
+                (b"content-type", b"text/event-stream"),
+                (b"cache-control", b"no-store"),
+                # Proxies that buffer would hold events back.
+                (b"x-accel-buffering", b"no"),
+                *request.cors,
+            ],
+        }
+    )
 
 
 async def _write(send: Send, data: bytes) -> None:

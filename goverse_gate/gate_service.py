@@ -82,6 +82,7 @@ class GateService:
         self._limits = limits
         self._doors: dict[str, Door] = {}
         self._calls = 0
+        self._begun = 0
         self._held_bytes = 0
         self._streams = 0
         self._closing = False
@@ -107,6 +108,13 @@ class GateService:
         yield Limit("gate_service.calls", self._calls, self._limits.max_inflight_calls)
         most = self._limits.max_inflight_bytes
         yield Limit("gate_service.held_bytes", self._held_bytes, most)
+
+    async def wait_quiet(self, quiet_s: float) -> None:
+        """Until nothing has been asked for ``quiet_s``, and nothing is under way."""
+        begun = -1
+        while self._calls or self._streams or begun != self._begun:
+            begun = self._begun
+            await asyncio.sleep(quiet_s)
 
     async def close(self, timeout_s: float) -> None:
         """Take no new calls, let those in flight end within ``timeout_s``, and streams that
@@ -153,7 +161,7 @@ class GateService:
             self._streams -= 1
             if not self._streams:
                 self._at_rest.set()
-        await _refuse(context, Unavailable("this gate is stopping"))
+        await _refuse(context, Unavailable(attachment.ended))
 
     # -- calls
 
@@ -182,6 +190,7 @@ class GateService:
         now = asyncio.get_running_loop().time()
         deadline = math.inf if remaining_s is None else now + remaining_s
         self._calls += 1
+        self._begun += 1
         self._held_bytes += len(raw)
         try:
             return await behaviour(_decoded(kind, raw), _Origin(context.peer(), deadline))

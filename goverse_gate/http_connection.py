@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.config import Config
@@ -16,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from goverse.errors import Executed, GoverseError, Overloaded, Unavailable
-from goverse_gate.asgi import Application, Receive, Scope, Send, answer
+from goverse_gate.asgi import Application, Message, Receive, Scope, Send, answer
 from goverse_gate.http_app import HttpLimits
 from goverse_gate.http_calls import Answer, HttpProblem, problem
 from goverse_gate.http_front import BODY_ARRIVED
@@ -222,8 +223,11 @@ def cut_short() -> Answer:
     )
 
 
-def attended(app: Application) -> Application:
-    """``app``, cancelled when its connection is lost; a stopping server's cancel is answered."""
+def attended(app: Application, draining: Callable[[], bool] = lambda: False) -> Application:
+    """``app``, cancelled when its connection is lost; a stopping server's cancel is answered.
+
+    :param draining: whether an answer is the last on its connection.
+    """
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         connection: HttpConnection | None = scope.get(CONNECTION)
@@ -232,8 +236,17 @@ def attended(app: Application) -> Application:
             return
         task = asyncio.current_task()
         connection.running = task
+
+        async def last(message: Message) -> None:
+            if message["type"] == "http.response.start" and draining():
+                headers = [*message["headers"], (b"connection", b"close")]
+                message = {**message, "headers": headers}
+            await send(message)
+
         try:
-            await app(scope, receive, send)
+            await app(scope, receive, last)
+            if draining():  # also where the answer began before that
+                connection.transport.close()
         except asyncio.CancelledError:
             # The task is the server's own and ends here, so nobody else waits for the cancel.
             if connection.lost:

@@ -37,6 +37,8 @@ class WholeCalls:
 
     def __init__(self, respond: Respond) -> None:
         self.respond = respond
+        self.draining = False
+        """Every answer is the last on its connection: the client shall turn to another gate."""
         self._defaults: list[tuple[bytes, bytes]] | None = None
         self._head = b""
 
@@ -188,6 +190,8 @@ class QuickConnection(HttpConnection):
             if self.flow.write_paused:
                 await self.flow.drain()
             exchange.response_complete = True
+            if self._calls.draining:
+                exchange.keep_alive = False
             if not self.transport.is_closing():
                 self._write(exchange, *answer)
                 self._answered()

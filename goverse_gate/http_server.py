@@ -21,6 +21,8 @@ from goverse_gate.http_connection import HttpConnection, attended
 from goverse_gate.http_quick import QuickConnection, WholeCalls
 from goverse_gate.websocket_connection import MAX_MESSAGE_BYTES, WebSocketConnection
 
+_DRAIN_LOOK_S = 0.02
+
 
 @dataclass(frozen=True)
 class HttpServerSnapshot:
@@ -52,7 +54,7 @@ class HttpServer:
         connection = functools.partial(QuickConnection, limits=limits, calls=calls)
         websocket = functools.partial(WebSocketConnection, write_timeout_s=limits.write_timeout_s)
         config = uvicorn.Config(
-            cast(Any, attended(app)),
+            cast(Any, attended(app, lambda: calls.draining)),
             http=cast(Any, connection),
             loop="none",
             ws=cast(Any, websocket),
@@ -71,6 +73,7 @@ class HttpServer:
             timeout_keep_alive=cast(int, limits.keep_alive_timeout_s),
         )
         self._limits = limits
+        self._calls = calls
         self.address = _text(sockets[0].getsockname())
         self._sockets = sockets
         self._server = _Server(config)
@@ -102,6 +105,18 @@ class HttpServer:
         yield Limit("http.connections", len(connections), most, standing=True)
         most = self._limits.max_pipelined
         yield from fullest(Limit("http.pipelined", len(c.pipeline), most) for c in connections)
+
+    def retire(self) -> None:
+        """From now on each answer is the last on its connection, a stream that ends included."""
+        self._calls.draining = True
+
+    async def wait_left(self, notice_s: float) -> None:
+        """Serve until no connection is left, or ``notice_s`` have passed."""
+        connections = self._server.server_state.connections
+        deadline = asyncio.get_running_loop().time() + notice_s
+        # uvicorn tells nobody when a connection ends.
+        while connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_LOOK_S)
 
     async def close(self, timeout_s: float) -> None:
         """Accept no more, end idle connections, give requests ``timeout_s``, then end the rest."""

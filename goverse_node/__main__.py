@@ -27,6 +27,8 @@ _FLAGS = {
     "ops_listen": "node.ops_listen",
     "etcd_endpoints": "cluster.etcd.endpoints",
     "module": "objects.modules",
+    "shutdown_mode": "node.shutdown_mode",
+    "shutdown_timeout": "node.shutdown_timeout",
     "log_level": "log.level",
     "insecure": "node.insecure",
 }
@@ -51,6 +53,13 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                 multiple=True,
                 help="Module (package.module) or file (app.py) to host; repeatable.",
             ),
+            click.option(
+                "--shutdown-mode",
+                type=click.Choice(["permanent", "restart"]),
+                help="What becomes of its shards when it stops: others take them first, or they "
+                "wait for it to come back. [env: GOVERSE_SHUTDOWN_MODE]",
+            ),
+            click.option("--shutdown-timeout", help="How long that may take, with a unit: 20s."),
             click.option("--log-level", help="debug, info, warning or error."),
             click.option(
                 "--insecure", is_flag=True, help="Allow listening beyond loopback without TLS."
@@ -84,6 +93,7 @@ def serve(**flags: Any) -> None:
     \b
     Examples:
       goverse-node serve --module counter.py
+      goverse-node serve --module counter.py --id n1 --shutdown-mode restart
       goverse-node serve --config cluster.yaml --id n1 --listen 10.0.0.5:48000 --insecure
     """
     configuration = _configuration(flags)

@@ -84,6 +84,7 @@ class Node:
         self.catalog = catalog
         self.pool = pool
         self.stopping = False
+        self.leave_mode = LeaveMode(settings.node.shutdown_mode)
         self.address = ""
         self.ops_address = ""
         self.admin: NodeAdmin
@@ -249,7 +250,16 @@ async def run_node(
         node = Node(name, member, catalog, pool, settings)
         node.inbound, node.local, node.pushes = inbound, local, pushes
         node.durability, node.reliability = durability, reliability
-        node.admin = node_admin(name, member, coordinator, catalog, router, limits, store)
+
+        def decommission() -> None:
+            # It does not come back, whatever is configured: nobody shall wait for it.
+            node.leave_mode = LeaveMode.PERMANENT
+            node.stopping = True
+            surroundings.stop()
+
+        node.admin = node_admin(
+            name, member, coordinator, catalog, router, limits, store, decommission
+        )
         _watch(metrics, node, per_shard=settings.metrics.per_shard)
 
         node.service = AdminService(node.admin, rule)
@@ -283,8 +293,7 @@ async def run_node(
             yield node
         finally:
             node.stopping = True
-            mode = LeaveMode(settings.node.shutdown_mode)
-            await member.drain(mode, timeout_s=settings.node.shutdown_timeout_s)
+            await member.drain(node.leave_mode, timeout_s=settings.node.shutdown_timeout_s)
 
 
 def _token(path: str) -> str:

@@ -338,6 +338,21 @@ class Admin(Protocol):
 
     async def list_gates(self) -> MemberList: ...
 
+    async def cordon_node(self, node: str, *, drain: bool = False) -> Member:
+        """Give ``node`` no new shards; with ``drain`` also move away those that it has, which
+        happens later. Idempotent. Raises NotFound for a node that is not there,
+        FailedPrecondition where no other node could take its shards."""
+        ...
+
+    async def uncordon_node(self, node: str) -> Member:
+        """Let ``node`` have shards again, also one that is away. Idempotent."""
+        ...
+
+    async def decommission_node(self, node: str) -> Member:
+        """Have ``node``, which must be the one that is asked, leave and exit. Raises
+        FailedPrecondition unless it is drained, and has no shard any more."""
+        ...
+
     async def list_shards(
         self, *, node: str = "", state: str = "", page_size: int = 0, page_token: str = ""
     ) -> ShardPage:

@@ -17,6 +17,7 @@ from goverse.admin.api import (
     ClusterStatus,
     Location,
     LockList,
+    Member,
     MemberList,
     ObjectPage,
     Shard,
@@ -100,6 +101,15 @@ class AdminClient:
 
     async def list_gates(self) -> MemberList:
         return await self._ask("list_gates", MemberList)
+
+    async def cordon_node(self, node: str, *, drain: bool = False) -> Member:
+        return await self._ask("cordon_node", Member, node=node, drain=drain)
+
+    async def uncordon_node(self, node: str) -> Member:
+        return await self._ask("uncordon_node", Member, node=node)
+
+    async def decommission_node(self, node: str) -> Member:
+        return await self._ask("decommission_node", Member, node=node)
 
     async def list_shards(
         self, *, node: str = "", state: str = "", page_size: int = 0, page_token: str = ""

@@ -255,6 +255,8 @@ class Session:
             )
         self._links[link] = None
         link.add_close_callback(self._ended)
+        # At once, and not with the next call: what is pushed meanwhile goes to the next gate.
+        link.add_goodbye_callback(self._retire)
         return self.inbox
 
     def _use(self, link: Link) -> None:

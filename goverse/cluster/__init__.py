@@ -4,7 +4,7 @@
 `ClusterView`. Nothing here runs objects: that is done by the `ShardHost` it is given.
 """
 
-from goverse.cluster.admin import pin_shard, unpin_shard
+from goverse.cluster.admin import cordon_node, pin_shard, uncordon_node, unpin_shard
 from goverse.cluster.keys import Keys
 from goverse.cluster.leadership import Leadership, LeadershipSnapshot
 from goverse.cluster.member import GateMember, LeaveMode, MemberSnapshot, NodeMember
@@ -41,6 +41,8 @@ __all__ = [
     "Step",
     "StuckShard",
     "ViewSnapshot",
+    "cordon_node",
     "pin_shard",
+    "uncordon_node",
     "unpin_shard",
 ]

@@ -42,6 +42,9 @@ class Keys:
     def restart(self, name: str) -> str:
         return f"{self.prefix}restarts/{name}"
 
+    def cordon(self, name: str) -> str:
+        return f"{self.prefix}cordons/{name}"
+
     def parse(self, key: str) -> Parsed:
         folder, _, name = key[len(self.prefix) :].partition("/")
         return Parsed(folder, name)

@@ -157,6 +157,7 @@ class Leadership:
             or change.nodes
             or change.leader
             or change.restarts
+            or change.cordons
             or change.layout
             or change.replaced
         ):
@@ -336,7 +337,7 @@ class Leadership:
         if not self.leading:
             return
         hold = self._last_plan.reasons.get(shard)
-        if Hold.NO_NODE in self._last_plan.held:
+        if hold is None and Hold.NO_NODE in self._last_plan.held:
             hold = Hold.NO_NODE
         if hold is not None:
             yield _WHY[hold]
@@ -367,6 +368,7 @@ _WHY = {
     Hold.NO_NODE: "no node takes shards",
     Hold.LOADS_UNKNOWN: "the leader does not know all nodes' loads yet",
     Hold.RESTARTING: "its node announced a restart, and it waits for it (cluster.restart_grace)",
+    Hold.CORDONED: "its node is cordoned: it keeps what it has (goverse-cli node uncordon)",
     Hold.NOT_STABLE: "it is to move, once no node has come or gone for cluster.stability_duration",
     Hold.NOT_ALL_ASSIGNED: "it is to move for balance, once every shard has a node that is there",
     Hold.COOLDOWN: "it is to move for balance, and has just done so (cluster.rebalance_cooldown)",

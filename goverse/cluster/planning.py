@@ -60,6 +60,7 @@ class Planning:
                     full=by_load and self._loads.full(name),
                     own=self._loads.own(name) * weights[name] if loads else 0.0,
                     max_new=trust.max_new(name, state.targets, state.claims, now),
+                    cordon=state.cordons.get(name),
                 )
                 for name, record in state.nodes.items()
             ),

@@ -16,6 +16,7 @@ import msgspec
 
 from goverse.coordination.api import KeyValue
 from goverse.ids import NUM_SLOTS, Epoch, MemberId, check_member_name
+from goverse.sharding import Cordon
 
 T = TypeVar("T")
 
@@ -87,6 +88,12 @@ class RestartValue(msgspec.Struct, frozen=True):
     incarnation: str
 
 
+class CordonValue(msgspec.Struct, frozen=True):
+    """An operator's word about a node of that name, whichever process bears it."""
+
+    cordon: Cordon
+
+
 @dataclass(frozen=True, slots=True)
 class MemberRecord:
     """One registered member. ``create_revision`` is the epoch of objects named after the node."""
@@ -151,6 +158,7 @@ _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {
         LeaderValue,
         PinValue,
         RestartValue,
+        CordonValue,
     )
 }
 _encoder = msgspec.json.Encoder()

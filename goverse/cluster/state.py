@@ -15,6 +15,7 @@ from goverse.cluster.records import (
     BadValue,
     Claim,
     ClaimValue,
+    CordonValue,
     Kind,
     Layout,
     Leader,
@@ -32,6 +33,7 @@ from goverse.cluster.records import (
 )
 from goverse.coordination.api import Changes, KeyValue, Snapshot
 from goverse.ids import Epoch, MemberId
+from goverse.sharding import Cordon
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,6 +47,7 @@ class ViewChange:
     :param shards: shards whose target, claim or pin changed.
     :param owners: shards whose owner changed.
     :param nodes: whether a node came, went, or changed its weight or state.
+    :param cordons: whether an operator cordoned a node, drains one, or took that back.
     :param gone: members whose key went.
     :param replaced: the whole state was listed anew.
     :param lost_history: and at a lower revision than was seen before.
@@ -57,6 +60,7 @@ class ViewChange:
     layout: bool = False
     leader: bool = False
     restarts: bool = False
+    cordons: bool = False
     gone: tuple[MemberId, ...] = ()
     replaced: bool = False
     lost_history: bool = False
@@ -73,6 +77,7 @@ class _Touched:
     layout: bool = False
     leader: bool = False
     restarts: bool = False
+    cordons: bool = False
 
 
 class ClusterState:
@@ -91,6 +96,8 @@ class ClusterState:
         self.owners: dict[int, Owner] = {}
         self.pins: dict[int, str] = {}
         self.restarts: dict[str, str] = {}
+        #: By the name of a node, which may be away.
+        self.cordons: dict[str, Cordon] = {}
         #: Shards whose last claim was seen to go while its owner's key stood, and its epoch: it was
         #: given up in an orderly way. Of any other nothing is known.
         self.released: dict[int, Epoch] = {}
@@ -116,6 +123,7 @@ class ClusterState:
             layout=touched.layout,
             leader=touched.leader,
             restarts=touched.restarts,
+            cordons=touched.cordons,
             gone=self._gone([old for old in touched.members.values() if old is not None]),
         )
 
@@ -135,6 +143,7 @@ class ClusterState:
             layout=self.layout != fresh.layout or self.layout_revision != fresh.layout_revision,
             leader=self.leader != fresh.leader,
             restarts=self.restarts != fresh.restarts,
+            cordons=self.cordons != fresh.cordons,
             gone=fresh._gone(self.members()),
             replaced=True,
             lost_history=snapshot.revision < self.revision,
@@ -191,6 +200,9 @@ class ClusterState:
             restart = None if item is None else decode(item, RestartValue).incarnation
             _set(self.restarts, name, restart)
             self._touched.restarts = True
+        elif folder == "cordons":
+            _set(self.cordons, name, None if item is None else decode(item, CordonValue).cordon)
+            self._touched.cordons = True
         elif folder == "leader" and not name:
             self._take_leader(item)
         elif folder == "layout" and not name:

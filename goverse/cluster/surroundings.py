@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from goverse.aio.runtime import Runtime
@@ -22,6 +23,7 @@ class Surroundings:
     :param metrics: this process's metrics.
     :param machine: what this process may use, and does.
     :param store: keeps durable objects; None: a node hosts none.
+    :param stop: has the process stop in order, as its first signal does.
     """
 
     coordinator: Coordinator
@@ -30,3 +32,4 @@ class Surroundings:
     metrics: Metrics = field(default_factory=Metrics)
     store: Store | None = None
     machine: Machine = field(default_factory=Machine)
+    stop: Callable[[], None] = lambda: None

@@ -30,6 +30,7 @@ _MAY_BE_ZERO = (
     "node.ready_grace",
     "node.drain_timeout",
     "node.move_timeout",
+    "gate.shutdown_notice",
 )
 
 

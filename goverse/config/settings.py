@@ -177,6 +177,10 @@ class GateSettings:
     shutdown_timeout_s: float = 10.0
     """How long a stopping gate lets the calls end that its clients have made."""
 
+    shutdown_notice_s: float = 3.0
+    """How long a stopping gate goes on answering over HTTP, each time as the last on a connection;
+    less if no connection is left before; 0: it ends those that are idle at once."""
+
     insecure: bool = False
     """Allow listening beyond loopback without TLS."""
 

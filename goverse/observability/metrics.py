@@ -115,7 +115,7 @@ class Metrics:
         )
         self.latch_wait_seconds = Histogram(
             "goverse_latch_wait_seconds",
-            "Moves with goverse_latch_acquisitions: how long the writer had waited, this time; "
+            "Moves when goverse_latch_acquisitions does: how long the writer had waited, this time; "
             "open: how long callers have.",
             ("purpose",),
             SECONDS,

@@ -5,6 +5,7 @@ from goverse.sharding.planner import plan
 from goverse.sharding.values import (
     BALANCED,
     Change,
+    Cordon,
     Hold,
     Plan,
     PlanInput,
@@ -17,6 +18,7 @@ __all__ = [
     "BALANCED",
     "NODE_SHARD",
     "Change",
+    "Cordon",
     "Hold",
     "Plan",
     "PlanInput",

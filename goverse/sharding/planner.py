@@ -10,6 +10,11 @@ For every shard it answers two questions: where should it be, and may it be move
   and so does a pin, an operator's word; a first target and a move for balance wait until the nodes
   have been the same for a while. A move for balance waits also until every shard has a target, and
   until the shard has cooled down; and only so many may be under way, and begin, at one time.
+
+An operator's cordon is a wish, and a shard without a node is an outage. So as long as some node
+takes shards, a cordoned one is given none and keeps what it has, and a draining one is emptied.
+Once none does, what has no node, or has one that leaves, goes to those that are cordoned; and only
+where there is none of these either, to those that drain. Everything else stays where it is.
 """
 
 from __future__ import annotations
@@ -18,7 +23,16 @@ from collections.abc import Mapping, Sequence
 
 from goverse.sharding.levelling import Site, level
 from goverse.sharding.rendezvous import choices
-from goverse.sharding.values import Change, Hold, Plan, PlanInput, PlanNode, Reason, Strategy
+from goverse.sharding.values import (
+    Change,
+    Cordon,
+    Hold,
+    Plan,
+    PlanInput,
+    PlanNode,
+    Reason,
+    Strategy,
+)
 
 
 def plan(state: PlanInput) -> Plan:
@@ -33,18 +47,21 @@ def plan(state: PlanInput) -> Plan:
 class _Planner:
     def __init__(self, state: PlanInput) -> None:
         self._state = state
-        self._live = {node.name: node.accepts and node.weight > 0 for node in state.nodes}
-        accepting = sorted(
-            (node for node in state.nodes if self._live[node.name]), key=lambda node: node.name
-        )
+        self._nodes = {node.name: node for node in state.nodes}
+        accepting = _of(state, None)
+        #: No node takes shards: those that have a node that serves them stay.
+        self._resort = not accepting
+        if self._resort:
+            accepting = _of(state, Cordon.CORDONED) or _of(state, Cordon.DRAINING)
         self._accepting = accepting
         self._room = {node.name: node.max_new for node in accepting}
+        self._live = {name: name in self._room for name in self._nodes}
         self._held: dict[Hold, int] = {}
         self._choices: Sequence[str] = ()
         self._order: Mapping[int, None] = {}
         if not accepting:
             pass
-        elif state.strategy is Strategy.RENDEZVOUS:
+        elif state.strategy is Strategy.RENDEZVOUS or self._resort:
             self._choices = self._rendezvous(accepting)
         elif state.strategy is Strategy.LOAD and not state.loads:
             # By number it would undo what was done by load, whenever another node begins to lead;
@@ -75,7 +92,7 @@ class _Planner:
         homeless = [
             shard
             for shard, target in enumerate(state.targets)
-            if target is None or (not live.get(target, False) and target not in state.restarting)
+            if target is None or not (live.get(target, False) or self._stays(target))
         ]
         by_load = state.strategy is Strategy.LOAD
         placed = level(
@@ -109,7 +126,12 @@ class _Planner:
                 moving += claim is not None or target in self._live
             if target not in self._live:
                 all_assigned = False
-            if target != self._choices[shard] or shard in state.pins or shard in state.avoided:
+            if (
+                target != self._choices[shard]
+                or self._resort
+                or shard in state.pins
+                or shard in state.avoided
+            ):
                 self._decide(shard, target)
         changes = [*self._urgent, *self._begin(moving, all_assigned)]
         changes.sort(key=lambda change: _URGENCY[change.reason])
@@ -138,24 +160,42 @@ class _Planner:
         self._hold_all(why, self._patient[allowed:])
         return self._patient[:allowed]
 
+    def _stays(self, target: str) -> bool:
+        """Whether a shard there is left alone, although nothing new is given to that node."""
+        node = self._nodes.get(target)
+        if node is None or not node.accepts:
+            return target in self._state.restarting
+        return node.keeps or (target in self._state.restarting and node.cordon is None)
+
     def _decide(self, shard: int, target: str | None) -> None:
         """Move the shard, or count why it stays."""
+        state = self._state
+        node = self._nodes.get(target) if target is not None else None
+        serves = node is not None and node.accepts
+        avoided = target in state.avoided.get(shard, ())
+        unclaimed = serves and avoided and state.claims[shard] != target
+        if node is not None and serves and (self._resort or node.keeps) and not unclaimed:
+            pin = state.pins.get(shard, node.name)
+            if pin != node.name and not self._resort and self._live.get(pin, False):
+                self._urgent.append(Change(shard, pin, target, Reason.PIN))
+            else:
+                self._hold(Hold.CORDONED if node.keeps else Hold.NO_NODE, shard)
+            return
         wish = self._wish(shard, target)
         if target == wish:
             return
-        state = self._state
         if state.claims[shard] != wish and wish in self._room:
             self._room[wish] -= 1
         if target is None:
             self._move(Change(shard, wish, None, Reason.FIRST), state.stable)
+        elif unclaimed:
+            self._urgent.append(Change(shard, wish, target, Reason.UNCLAIMED))
         elif not self._live.get(target, False):
-            if target in state.restarting:
+            if self._stays(target):
                 self._hold(Hold.RESTARTING, shard)
             else:
                 reason = Reason.DRAIN if target in self._live else Reason.FAILOVER
                 self._urgent.append(Change(shard, wish, target, reason))
-        elif target in state.avoided.get(shard, ()) and state.claims[shard] != target:
-            self._urgent.append(Change(shard, wish, target, Reason.UNCLAIMED))
         elif wish == state.pins.get(shard):
             self._urgent.append(Change(shard, wish, target, Reason.PIN))
         else:
@@ -216,6 +256,12 @@ class _Planner:
         for change in changes:
             self._hold(why, change.shard)
         self._waiting.extend(changes)
+
+
+def _of(state: PlanInput, cordon: Cordon | None) -> list[PlanNode]:
+    """The nodes with that cordon that can have shards, by name."""
+    found = (n for n in state.nodes if n.accepts and n.weight > 0 and n.cordon is cordon)
+    return sorted(found, key=lambda node: node.name)
 
 
 _URGENCY = {reason: place for place, reason in enumerate(Reason)}

@@ -18,6 +18,15 @@ class Strategy(enum.Enum):
     """As much load for each node as its weight says."""
 
 
+class Cordon(enum.Enum):
+    """What an operator has said of a node that is to go on running."""
+
+    CORDONED = "cordoned"
+    """It keeps what it has, and takes nothing new."""
+    DRAINING = "draining"
+    """It gives up what it has, and takes nothing new."""
+
+
 class Reason(enum.Enum):
     """Why a target changes, most urgent first."""
 
@@ -37,6 +46,8 @@ class Hold(enum.Enum):
     LOADS_UNKNOWN = "loads_unknown"
     """Balance by load has not been told any yet: only what has no node is given one."""
     RESTARTING = "restarting"
+    CORDONED = "cordoned"
+    """It is on a cordoned node, and balance would have it elsewhere."""
     NOT_STABLE = "not_stable"
     NOT_ALL_ASSIGNED = "not_all_assigned"
     """Some shard has no target that is there: moves for balance wait until all have."""
@@ -61,10 +72,11 @@ class PlanNode:
     """A node whose key stands.
 
     :param weight: its share, relative to that of the others.
-    :param accepts: False while it drains or leaves.
+    :param accepts: False while it leaves.
     :param full: balance by load brings nothing more to it: its memory has no room.
     :param own: load that stays with it whatever moves.
     :param max_new: how many shards it may be given that it does not have.
+    :param cordon: keeps new shards from it, as long as there is a node without one.
     """
 
     name: str
@@ -73,6 +85,12 @@ class PlanNode:
     full: bool = False
     own: float = 0.0
     max_new: int = 1 << 30
+    cordon: Cordon | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether nothing but a pin moves what is on it."""
+        return self.accepts and self.cordon is Cordon.CORDONED
 
 
 @dataclass(frozen=True, slots=True)

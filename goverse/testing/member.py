@@ -183,6 +183,7 @@ class Member:
             network=world.hub.network(self.name),
             machine=SteadyMachine(),
             metrics=self.metrics,
+            stop=self._stopping.set,
             store=world.store.connect(
                 FaultyChannel(world.faults, self.name, record=record, server=STORE),
                 operation_timeout_s=STORE_TIMEOUT_S,

@@ -72,6 +72,11 @@ class Listener(Protocol):
         """host:port really bound (port 0 asks for a free one)."""
         ...
 
+    async def retire(self, grace_s: float) -> None:
+        """Take no more gRPC clients, ask those that are here to go elsewhere, and return when they
+        have, after ``grace_s`` at the latest. Links are up to whoever accepts them."""
+        ...
+
     async def close(self) -> None:
         """Accept no more; then abort what is left."""
         ...

@@ -158,6 +158,7 @@ class Link:
         self._closing = False
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._on_closed: list[Callable[[Link], None]] = []
+        self._on_goodbye: list[Callable[[Link], None]] = []
         self._said_goodbye = False
         self._peer_understood = False
         self._drained: asyncio.Future[None] = self._loop.create_future()
@@ -192,6 +193,10 @@ class Link:
             callback(self)
         else:
             self._on_closed.append(callback)
+
+    def add_goodbye_callback(self, callback: Callable[[Link], None]) -> None:
+        """Have ``callback(link)`` called when the peer asks for no new calls."""
+        self._on_goodbye.append(callback)
 
     # -- ends ---------------------------------------------------------------------------------
 
@@ -336,6 +341,8 @@ class Link:
             case GoodbyeFrame(stage=Stage.NO_NEW_CALLS):
                 self._outgoing.refuse(f"{self.peer} is closing")
                 self._outbox.put_control(GoodbyeFrame(Stage.UNDERSTOOD))
+                for callback in self._on_goodbye:
+                    callback(self)
             case GoodbyeFrame(stage=Stage.UNDERSTOOD):
                 self._peer_understood = True
                 self._check_drained()

@@ -108,6 +108,9 @@ class LoopbackListener:
             end.abort("the server is done")
             self._ends.pop(end, None)
 
+    async def retire(self, grace_s: float) -> None:
+        """No gRPC clients come this way."""
+
     async def close(self) -> None:
         self._closed = True
         self._hub.unbind(self)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import cast
 
 from goverse.transport.front import spelled
+from goverse.transport.goaway import GOAWAY, Frames
 from goverse.transport.tcp_carrier import no_delay, write_eof
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,10 @@ class Passage:
             if not isinstance(error, OSError):
                 raise
 
+    def goodbye(self) -> None:
+        """Ask the client to make no more calls on this connection. Those that it has made go on."""
+        self._inner.say_goodbye()
+
     def abort(self) -> None:
         """End both connections now."""
         self._aborted = True
@@ -136,6 +141,8 @@ class _Side(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._other: _Side | None = None
         self._ended = False
+        self._frames = Frames() if on_made is not None else None  # of the server's side
+        self._goodbye_due = False
 
     def begin(self, transport: asyncio.Transport) -> None:
         self.began = True
@@ -152,8 +159,20 @@ class _Side(asyncio.Protocol):
             self._on_made(cast(asyncio.Transport, transport))
 
     def data_received(self, data: bytes) -> None:
+        if self._frames is not None:
+            end = self._frames.passed(data)
+            if self._goodbye_due and end >= 0:
+                self._goodbye_due = False
+                data = data[:end] + GOAWAY + data[end:]
         if self._other is not None:
             self._other.write(data)
+
+    def say_goodbye(self) -> None:
+        """Between this frame and the next."""
+        if self._frames is not None and self._frames.between and self._other is not None:
+            self._other.write(GOAWAY)
+        else:
+            self._goodbye_due = True
 
     def eof_received(self) -> bool:
         """This side sends no more; the other may go on for as long as it has something to say."""

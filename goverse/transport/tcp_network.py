@@ -65,6 +65,8 @@ class TcpListener:
         self._silents: dict[Front, None] = {}
         self._carriers: dict[TcpCarrier, None] = {}
         self._passages: dict[Passage, None] = {}
+        self._retired = False
+        self._left = asyncio.Event()
         self._closed = False
 
     def snapshot(self) -> ListenerSnapshot:
@@ -119,6 +121,9 @@ class TcpListener:
 
     def _grpc(self, transport: asyncio.Transport, peer: str, first: bytes) -> None:
         assert self._inner is not None
+        if self._retired:
+            transport.abort()  # before a word is said: a client with another address turns to that
+            return
         if len(self._passages) >= self._max_passages:
             log.warning("%s is closed: %d gRPC connections are open", peer, len(self._passages))
             transport.abort()
@@ -129,6 +134,19 @@ class TcpListener:
 
     def _passage_gone(self, passage: Passage) -> None:
         self._passages.pop(passage, None)
+        self._left.set()
+
+    async def retire(self, grace_s: float) -> None:
+        self._retired = True
+        for passage in self._passages:
+            passage.goodbye()
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._passages:
+                    self._left.clear()
+                    await self._left.wait()
+        except TimeoutError:
+            log.info("%d gRPC connections are cut off by the stop", len(self._passages))
 
     async def close(self) -> None:
         if self._closed:

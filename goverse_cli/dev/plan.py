@@ -28,6 +28,7 @@ _DEFAULTS = {
     "GOVERSE_OBJECTS__EXPOSE_ERRORS": "true",
     # When everything stops at once there is nobody to hand shards to.
     "GOVERSE_NODE__SHUTDOWN_MODE": "restart",
+    "GOVERSE_GATE__SHUTDOWN_NOTICE": "0s",
 }
 _ALIASES = {
     "GOVERSE_CLUSTER__STABILITY_DURATION": "GOVERSE_STABILITY_DURATION",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -19,7 +19,7 @@ from goverse.admin.api import (
 )
 from goverse.admin.client import AdminClient
 from goverse.call import CallTarget
-from goverse.cluster.admin import pin_shard, unpin_shard
+from goverse.cluster.admin import cordon_node, pin_shard, uncordon_node, unpin_shard
 from goverse.cluster.member import NodeMember
 from goverse.cluster.stuck import Step, StuckShard
 from goverse.config.settings import LimitSettings
@@ -27,6 +27,7 @@ from goverse.coordination.api import Coordinator
 from goverse.errors import Executed, Unavailable
 from goverse.objects.catalog import Catalog
 from goverse.objects.description import TypesDescription
+from goverse.sharding import Cordon
 from goverse.storage.api import Store
 from goverse_node.admin.locks import lock_of
 from goverse_node.admin.operations import NodeAdmin, Parts
@@ -45,9 +46,13 @@ def node_admin(
     catalog: Catalog,
     router: CallTarget,
     limits: LimitSettings,
-    store: Store | None = None,
+    store: Store | None,
+    decommission: Callable[[], None],
 ) -> NodeAdmin:
-    """The `goverse.admin.Admin` of the node called ``name``."""
+    """The `goverse.admin.Admin` of the node called ``name``.
+
+    :param decommission: has this node begin to leave for good.
+    """
 
     async def set_pin(shard: int, node: str | None) -> None:
         if node is None:
@@ -57,6 +62,19 @@ def node_admin(
         # Who asks this node next shall see it.
         view = member.view
         if not await view.wait_for(lambda: view.state.pins.get(shard) == node, timeout_s=_SEEN_S):
+            raise Unavailable(
+                "it was written, but this node has not seen it yet", executed=Executed.YES
+            )
+
+    async def set_cordon(node: str, cordon: Cordon | None) -> None:
+        if cordon is None:
+            await uncordon_node(coordinator, member.keys, node)
+        else:
+            await cordon_node(coordinator, member.keys, node, cordon)
+        view = member.view
+        if not await view.wait_for(
+            lambda: view.state.cordons.get(node) is cordon, timeout_s=_SEEN_S
+        ):
             raise Unavailable(
                 "it was written, but this node has not seen it yet", executed=Executed.YES
             )
@@ -72,6 +90,8 @@ def node_admin(
         plan=lambda asked: _plan(member, asked),
         store=store,
         locks=lambda most: [lock_of(latch, name) for latch in catalog.latches(most)],
+        set_cordon=set_cordon,
+        decommission=decommission,
     )
     return NodeAdmin(name, member.view, parts, default_timeout_s=limits.default_call_timeout_s)
 

@@ -21,6 +21,7 @@ from goverse.admin.api import (
     Location,
     Lock,
     LockList,
+    Member,
     MemberList,
     ObjectInfo,
     ObjectPage,
@@ -40,6 +41,7 @@ from goverse.errors import (
     NotFound,
     Unavailable,
 )
+from goverse.sharding import Cordon
 from goverse.storage.api import Store
 from goverse_node.admin import locks, report
 from goverse_node.admin.calls import ReliableCallAdmin
@@ -50,6 +52,8 @@ LEADER_TIMEOUT_S = 1.0
 
 #: Writes a pin (or with None removes it); returns once this node's view shows it.
 SetPin = Callable[[int, str | None], Awaitable[None]]
+#: Cordons or drains a node (or with None takes that back); returns once this node's view shows it.
+SetCordon = Callable[[str, Cordon | None], Awaitable[None]]
 #: The activations of this node.
 LocalObjects = Callable[[], Iterable[ObjectInfo]]
 #: What this node knows as the leader: `ClusterStatus.held`, and warnings of these codes.
@@ -96,6 +100,8 @@ class Parts:
     plan: Plans = lambda asked: ShardPlan()
     store: Store | None = None
     locks: LocalLocks = lambda most: ()
+    set_cordon: SetCordon | None = None
+    decommission: Callable[[], None] = lambda: None
 
 
 class NodeAdmin(ReliableCallAdmin):
@@ -166,6 +172,45 @@ class NodeAdmin(ReliableCallAdmin):
 
     async def list_gates(self) -> MemberList:
         return report.gate_list(self._view.state)
+
+    async def cordon_node(self, node: str, *, drain: bool = False) -> Member:
+        state = self._view.state
+        if drain and not report.takers(state, apart_from=node) and node in state.nodes:
+            raise FailedPrecondition(
+                f"no other node takes shards, so {node} cannot give up its own: start one, or "
+                "uncordon one (goverse-cli node list)"
+            )
+        await self._cordon(node, Cordon.DRAINING if drain else Cordon.CORDONED)
+        return report.one_node(self._view.state, node)
+
+    async def uncordon_node(self, node: str) -> Member:
+        await self._cordon(node, None)
+        return report.one_node(self._view.state, node)
+
+    async def _cordon(self, node: str, cordon: Cordon | None) -> None:
+        if self._parts.set_cordon is None:
+            raise Unavailable("this node has no way to the coordinator")
+        await self._parts.set_cordon(node, cordon)
+
+    async def decommission_node(self, node: str) -> Member:
+        state = self._view.state
+        if node != self._name:
+            record = state.nodes.get(node)
+            if record is None:
+                raise NotFound(f"node {node!r} is not registered; see: goverse-cli node list")
+            raise FailedPrecondition(f"only {node} itself can end: ask it at {record.address}")
+        found = report.one_node(state, node)
+        if state.cordons.get(node) is not Cordon.DRAINING:
+            raise FailedPrecondition(
+                f"{node} is {found.state}, not drained: goverse-cli node decommission does both"
+            )
+        if found.claimed or found.targeted:
+            raise FailedPrecondition(
+                f"{node} has {found.claimed} shards, and {found.targeted} are meant for it: wait "
+                "until it has none"
+            )
+        self._parts.decommission()
+        return found
 
     async def list_shards(
         self, *, node: str = "", state: str = "", page_size: int = 0, page_token: str = ""

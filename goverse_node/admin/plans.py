@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from goverse.admin.api import MAX_MOVES, Held, NodeShare, ShardMove, ShardPlan
 from goverse.cluster.leadership import Proposal
-from goverse.sharding import PlanInput, Strategy
+from goverse.sharding import PlanInput, PlanNode, Strategy
 
 
 def shard_plan(found: Proposal, *, stable: bool) -> ShardPlan:
@@ -42,6 +42,10 @@ def shard_plan(found: Proposal, *, stable: bool) -> ShardPlan:
     )
 
 
+def _takes(node: PlanNode) -> bool:
+    return node.accepts and node.cordon is None
+
+
 def _loads(state: PlanInput) -> Sequence[float]:
     by_load = state.strategy is Strategy.LOAD and state.loads
     return state.loads if by_load else (1.0,) * state.num_shards
@@ -64,7 +68,7 @@ def _shares(
             shards_after[following] += 1
             held_after[following] += loads[shard]
     # Of those that take shards: what a node that is emptied still has is not its share.
-    takers = sum(node.weight for node in state.nodes if node.accepts) or 1.0
+    takers = sum(node.weight for node in state.nodes if _takes(node)) or 1.0
     share = (sum(loads) + sum(names.values())) / takers
     for node in sorted(state.nodes, key=lambda node: node.name):
         due = share * node.weight
@@ -72,7 +76,7 @@ def _shares(
         yield NodeShare(
             node=node.name,
             weight=node.weight,
-            accepts=node.accepts,
+            accepts=_takes(node),
             shards=shards[node.name],
             shards_after=shards_after[node.name],
             level=round(held[node.name] / due, 3) if due > 0 else 0.0,

@@ -21,15 +21,17 @@ from goverse.admin.api import (
     ShardPage,
     Warning,
 )
-from goverse.cluster.records import Layout, MemberRecord
+from goverse.cluster.records import Layout, MemberRecord, MemberState
 from goverse.cluster.state import ClusterState
 from goverse.errors import InvalidArgument, NotFound, Unavailable
 from goverse.ids import check_id, check_type
+from goverse.sharding import Cordon
 from goverse.sharding.placement import NODE_SHARD, node_of, shard_of, slot_of
 
 STATES = ("owned", "migrating", "unclaimed", "unassigned")
 
 _MAX_WARNED_SHARDS = 10
+_MAX_WARNED_NODES = 10
 
 
 def cluster_status(state: ClusterState, *, source: str, current: bool) -> ClusterStatus:
@@ -68,6 +70,23 @@ def node_list(state: ClusterState) -> MemberList:
 
 def gate_list(state: ClusterState) -> MemberList:
     return MemberList(members=_gates(state))
+
+
+def one_node(state: ClusterState, name: str) -> Member:
+    """The node, or what is known of one that is away: nothing but its name."""
+    return next((node for node in _nodes(state) if node.name == name), Member(name=name))
+
+
+def takers(state: ClusterState, *, apart_from: str) -> tuple[str, ...]:
+    """Other nodes that are given shards."""
+    return tuple(
+        name
+        for name, record in state.nodes.items()
+        if name != apart_from
+        and record.state is MemberState.ACTIVE
+        and state.cordons.get(name) is None
+        and record.weight > 0
+    )
 
 
 def one_shard(state: ClusterState, number: int) -> Shard:
@@ -200,12 +219,19 @@ def _nodes(state: ClusterState) -> tuple[Member, ...]:
         dataclasses.replace(
             _member(record),
             weight=weights[name],
+            state=_state_of(record, state.cordons.get(name), claimed[name] + targeted[name]),
             leader=name == leader,
             claimed=claimed[name],
             targeted=targeted[name],
         )
         for name, record in sorted(state.nodes.items())
     )
+
+
+def _state_of(record: MemberRecord, cordon: Cordon | None, shards: int) -> str:
+    if record.state is not MemberState.ACTIVE or cordon is None:
+        return record.state.value
+    return "drained" if cordon is Cordon.DRAINING and not shards else cordon.value
 
 
 def _gates(state: ClusterState) -> tuple[Member, ...]:
@@ -238,6 +264,17 @@ def _warnings(
     elif state.leader is None:
         yield Warning(
             code="no_leader", message="no node leads: targets do not change until one does"
+        )
+    if state.cordons:
+        told = ", ".join(
+            f"{name} {cordon.value}" + ("" if name in state.nodes else " (away)")
+            for name, cordon in sorted(state.cordons.items())[:_MAX_WARNED_NODES]
+        )
+        more = len(state.cordons) - _MAX_WARNED_NODES
+        yield Warning(
+            code="node_cordoned",
+            message=f"{told}{f' and {more} more' if more > 0 else ''}: given no shards until "
+            "goverse-cli node uncordon",
         )
     yield from _about(
         sorted(number for number, node in state.pins.items() if node not in state.nodes),

@@ -24,6 +24,9 @@ CHANGES = frozenset(
     {
         "pin_shard",
         "unpin_shard",
+        "cordon_node",
+        "uncordon_node",
+        "decommission_node",
         "rebalance_shards",
         "call_object",
         "create_object",

@@ -314,12 +314,16 @@ async def test_L19_a_gate_stops_at_once_while_streams_are_open(world: World) -> 
         gone = await opened(gate)
         gone.abort()
         await asyncio.wait_for(stack.aclose(), 1.5)
+        for stream in streams:
+            told = await stream.next()
+            assert told.name == "reconnect" and "connect again" in told.data["reason"]
         for stream in (*streams, compatible):
             with pytest.raises(EOFError):
                 await stream.next()
         with pytest.raises(websockets.ConnectionClosed):
             await socket.recv()
         assert socket.close_code in (1001, 1012)
+        assert "connect again" in (socket.close_reason or "")
         snapshot = gate.snapshot().clients
         assert (snapshot.clients, snapshot.away) == (0, 0)
 

@@ -182,7 +182,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a delivery under a new id",
         "goverse/reliable/outbox.py",
-        "            call_id=call.call_id,\n",
+        "            call_id=call_id,\n",
         '            call_id=f"~{self._runtime.random.random()}",\n',
         shows="I12",
         seed=12,

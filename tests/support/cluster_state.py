@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from goverse.cluster.keys import Keys
 from goverse.cluster.records import (
     ClaimValue,
+    CordonValue,
     Kind,
     Layout,
     LeaderValue,
@@ -17,6 +18,7 @@ from goverse.cluster.records import (
 )
 from goverse.cluster.state import ClusterState
 from goverse.coordination.api import KeyValue, Snapshot
+from goverse.sharding import Cordon
 
 
 def cluster_state(
@@ -28,6 +30,7 @@ def cluster_state(
     targets: Mapping[int, str] | None = None,
     claims: Mapping[int, str] | None = None,
     pins: Mapping[int, str] | None = None,
+    cordons: Mapping[str, Cordon] | None = None,
 ) -> ClusterState:
     """Node ``n`` listens on ``n:48000`` as incarnation ``i-n``. ``num_shards`` 0: no layout."""
     keys = Keys("/test")
@@ -50,6 +53,8 @@ def cluster_state(
         values[keys.claim(shard)] = encode(ClaimValue(name, f"i-{name}", 1))
     for shard, name in (pins or {}).items():
         values[keys.pin(shard)] = encode(PinValue(name))
+    for name, cordon in (cordons or {}).items():
+        values[keys.cordon(name)] = encode(CordonValue(cordon))
     items = {
         key: KeyValue(key, value, revision, revision, 7)
         for revision, (key, value) in enumerate(values.items(), start=10)

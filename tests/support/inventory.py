@@ -143,6 +143,7 @@ UNLIMITED = {
     "goverse/cluster/ownership.py:Ownership._timers": _SHARDS,
     "goverse/cluster/ownership.py:Ownership._unserved_since": _SHARDS,
     "goverse/cluster/state.py:ClusterState.claims": _SHARDS,
+    "goverse/cluster/state.py:ClusterState.cordons": "an operator cordoned each by hand",
     "goverse/cluster/state.py:ClusterState.gates": _MEMBERS,
     "goverse/cluster/state.py:ClusterState.nodes": _MEMBERS,
     "goverse/cluster/state.py:ClusterState.owners": _SHARDS,
@@ -287,6 +288,7 @@ UNLIMITED = {
     "one piece: the carrier reads no further, see its test",
     "goverse/transport/inbound.py:Inbound._starting": _CALLS,
     "goverse/transport/link.py:Link._on_closed": _PARTS,
+    "goverse/transport/link.py:Link._on_goodbye": _PARTS,
     "goverse/transport/loopback.py:LoopbackHub._listeners": _TEST,
     "goverse/transport/loopback.py:LoopbackHub.ends": _TEST,
     "goverse/transport/loopback.py:LoopbackListener._ends": _TEST,
@@ -303,6 +305,7 @@ UNLIMITED = {
     "goverse/transport/tcp_network.py:TcpListener._passages": "sessions and "
     "MAX_SPARE_PASSAGES, see its test",
     "goverse/transport/tcp_network.py:TcpListener._servers": "one for each address that a name has",
+    "goverse/transport/tcp_network.py:TcpListener._left": "the stop of a process waits here, alone",
     "goverse/transport/tcp_network.py:TcpListener._silents": "MAX_SILENT, see its test",
     "goverse/transport/tcp_network.py:TcpListener._tasks": _OWNED,
     "goverse/transport/tcp_network.py:TcpNetwork._carriers": _MEMBERS,

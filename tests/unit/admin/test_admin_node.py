@@ -14,8 +14,16 @@ import pytest
 from goverse.admin.api import Admin, ClusterStatus, Held, Lock, ObjectInfo, Warning
 from goverse.call import Call, Codec, Reply, Verb
 from goverse.cluster.state import ClusterState
-from goverse.errors import ApplicationError, Conflict, InvalidArgument, NotFound, Unavailable
+from goverse.errors import (
+    ApplicationError,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from goverse.objects.description import TypesDescription, describe_type
+from goverse.sharding import Cordon
 from goverse_node.admin.assembly import node_types
 from goverse_node.admin.operations import NodeAdmin, Parts
 from tests.support.cluster_state import cluster_state
@@ -33,6 +41,7 @@ class World:
 
     def __init__(self, objects: dict[str, Iterable[ObjectInfo]], **state: Any) -> None:
         self.view = View(cluster_state(nodes=tuple(objects), **state))
+        self.ended: list[str] = []
         self.pins: list[tuple[int, str | None]] = []
         self.calls: list[Call] = []
         self.outcome: Reply | Exception = Reply(b"5", Codec.JSON)
@@ -52,6 +61,8 @@ class World:
                     router=self,
                     peers=self.peer,
                     leading=lambda: self.plan,
+                    set_cordon=self.set_cordon,
+                    decommission=lambda name=name: self.ended.append(name),
                 ),
             )
             for name, found in objects.items()
@@ -62,6 +73,11 @@ class World:
         self.view.state.pins.pop(shard, None)
         if node:
             self.view.state.pins[shard] = node
+
+    async def set_cordon(self, node: str, cordon: Cordon | None) -> None:
+        self.view.state.cordons.pop(node, None)
+        if cordon is not None:
+            self.view.state.cordons[node] = cordon
 
     async def invoke(self, call: Call) -> Reply:
         self.calls.append(call)
@@ -115,6 +131,44 @@ async def test_who_is_asked_by_another_node_asks_nobody() -> None:
     world = World({"n1": [], "n2": []}, leader="n2")
     found = await world.nodes["n1"].get_status(local_only=True)
     assert (found.held, world.asked) == ((), [])
+
+
+async def test_a_node_is_cordoned_and_drained_whoever_is_asked_and_uncordoned_again() -> None:
+    world = World({"n1": [], "n2": []}, targets={0: "n2"}, claims={0: "n2"})
+    n1 = world.nodes["n1"]
+    assert (await n1.cordon_node("n2")).state == "cordoned"
+    assert (await n1.cordon_node("n2", drain=True)).state == "draining"
+    assert (await n1.uncordon_node("n2")).state == "active"
+    assert world.view.state.cordons == {}
+
+
+async def test_the_last_node_that_takes_shards_cannot_be_drained() -> None:
+    world = World({"n1": [], "n2": []})
+    n1 = world.nodes["n1"]
+    await n1.cordon_node("n2")
+    with pytest.raises(FailedPrecondition, match="no other node takes shards"):
+        await n1.cordon_node("n1", drain=True)
+    assert world.view.state.cordons == {"n2": Cordon.CORDONED}
+    await n1.cordon_node("n1")  # which moves nothing
+
+
+async def test_only_a_node_itself_can_end_and_only_once_it_is_drained_and_empty() -> None:
+    world = World({"n1": [], "n2": []}, targets={0: "n2"}, claims={0: "n2"})
+    n1, n2 = world.nodes["n1"], world.nodes["n2"]
+    with pytest.raises(FailedPrecondition, match="only n2 itself can end: ask it at n2:48000"):
+        await n1.decommission_node("n2")
+    with pytest.raises(NotFound, match="n7"):
+        await n1.decommission_node("n7")
+    with pytest.raises(FailedPrecondition, match="n2 is active, not drained"):
+        await n2.decommission_node("n2")
+    await n1.cordon_node("n2", drain=True)
+    with pytest.raises(FailedPrecondition, match="n2 has 1 shards, and 1 are meant for it"):
+        await n2.decommission_node("n2")
+    assert world.ended == []
+    world.view.state.owners.clear()
+    world.view.state.targets.clear()
+    assert (await n2.decommission_node("n2")).state == "drained"
+    assert world.ended == ["n2"]
 
 
 async def test_a_pin_is_written_and_shown() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from goverse.errors import InvalidArgument, NotFound, Unavailable
+from goverse.sharding import Cordon
 from goverse.sharding.placement import slot_of
 from goverse_node.admin import report
 from tests.support.cluster_state import cluster_state
@@ -44,6 +45,24 @@ def test_shards_are_counted_and_shown_by_state() -> None:
     assert shards[1].owner_address == "n1:48000"
     assert shards[1].epoch.startswith("1.")
     assert shards[3].epoch == ""
+
+
+def test_what_operators_said_of_nodes_is_their_state_and_a_warning_also_of_those_away() -> None:
+    state = cluster_state(
+        nodes=("n1", "n2", "n3"), leader="n1", targets={0: "n1", 1: "n2"},
+        claims={0: "n1", 1: "n2"}, num_shards=2,
+        cordons={"n1": Cordon.CORDONED, "n2": Cordon.DRAINING, "n3": Cordon.DRAINING,
+                 "n9": Cordon.CORDONED},
+    )  # fmt: skip
+    found = report.cluster_status(state, source="n1", current=True)
+    assert [node.state for node in found.nodes] == ["cordoned", "draining", "drained"]
+    (warning,) = found.warnings
+    assert warning.code == "node_cordoned"
+    assert warning.message.startswith(
+        "n1 cordoned, n2 draining, n3 draining, n9 cordoned (away): given no shards until"
+    )
+    assert report.takers(state, apart_from="n1") == ()
+    assert report.one_node(state, "n9").state == ""
 
 
 def test_warnings_say_what_is_wrong_and_where() -> None:

@@ -63,7 +63,7 @@ class Recorder:
             self.asked.append((name, arguments))
             if self.outcome is not None:
                 raise self.outcome
-            required = {"shard": 1, "type": "T", "id": "a"}
+            required = {"shard": 1, "type": "T", "id": "a", "name": "n1"}
             model = METHODS[name].model
             fields = model.__dataclass_fields__
             return model(**{key: value for key, value in required.items() if key in fields})
@@ -136,6 +136,19 @@ def test_L31_what_changes_something_is_told_by_its_name() -> None:
 @pytest.mark.parametrize("name", sorted(CHANGES))
 async def test_the_token_opens_the_door_from_anywhere(name: str) -> None:
     await ask(name, Context(REMOTE, bearer(TOKEN)))
+
+
+async def test_what_an_operator_changes_is_in_the_audit_log_also_if_it_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await ask("cordon_node", Context(LOCAL), node="n2", drain=True)
+    with pytest.raises(Aborted):
+        await ask("decommission_node", Context(REMOTE), node="n2")
+    told = [record.getMessage() for record in caplog.records if record.name == "goverse.audit"]
+    assert told[0] == f"cordon_node node=n2 drain=True by {LOCAL} (loopback): asked"
+    assert told[1] == f"cordon_node node=n2 drain=True by {LOCAL} (loopback): done"
+    (refused,) = told[2:]
+    assert refused.startswith(f"decommission_node node=n2 by {REMOTE}: permission_denied: ")
 
 
 async def test_without_a_configured_token_no_token_opens_the_door() -> None:

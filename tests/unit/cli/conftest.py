@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,6 +87,12 @@ class FakeCluster:
             for number in range(4)
         }  # fmt: skip
         self.moves_after = 0
+        self.members = {node.name: node for node in NODES}
+        #: Shards that a draining node gives up each time that somebody looks.
+        self.gives_up = 1
+        #: Looks until a node that was told to leave is gone.
+        self.looks_until_gone = 2
+        self.leaving = ""
         self.types = TypeDescriptions(
             digest="d1",
             types=(
@@ -159,7 +166,34 @@ class FakeCluster:
 
     async def list_nodes(self) -> MemberList:
         self._ask("nodes")
-        return MemberList(members=NODES)
+        for name, node in tuple(self.members.items()):
+            if node.state == "draining":
+                left = max(0, node.claimed - self.gives_up)
+                self.members[name] = dataclasses.replace(node, claimed=left, targeted=0)
+            if name == self.leaving:
+                self.looks_until_gone -= 1
+                if not self.looks_until_gone:
+                    del self.members[name]
+        return MemberList(members=tuple(self.members.values()))
+
+    async def cordon_node(self, node: str, *, drain: bool = False) -> Member:
+        self._ask("cordon", node, drain)
+        if node not in self.members:
+            raise NotFound(f"node {node!r} is not in the cluster; the nodes are: n1, n2")
+        return self._now(node, "draining" if drain else "cordoned")
+
+    async def uncordon_node(self, node: str) -> Member:
+        self._ask("uncordon", node)
+        return self._now(node, "active") if node in self.members else Member(name=node)
+
+    async def decommission_node(self, node: str) -> Member:
+        self._ask("decommission", node, self.connections[-1][0])
+        self.leaving = node
+        return self.members[node]
+
+    def _now(self, node: str, state: str) -> Member:
+        self.members[node] = dataclasses.replace(self.members[node], state=state)
+        return self.members[node]
 
     async def list_gates(self) -> MemberList:
         self._ask("gates")
@@ -299,10 +333,18 @@ class Terminal:
         self.cluster = cluster
         self.environ: dict[str, str] = {}
 
-    def run(self, *arguments: str) -> Result:
+    def run(self, *arguments: str, at_terminal: str | None = None) -> Result:
+        """:param at_terminal: what a person there types; None: standard input is no terminal."""
         outside = Outside(connect=self.cluster.connect, directory=self.cluster.directory)
         options = Options(outside=outside, environ=self.environ)
-        return CliRunner().invoke(cli, list(arguments), obj=options)
+        runner = CliRunner()
+        if at_terminal is None:
+            return runner.invoke(cli, list(arguments), obj=options)
+        with runner.isolation(at_terminal):
+            kind = type(sys.stdin)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kind, "isatty", lambda self: True)
+            return runner.invoke(cli, list(arguments), input=at_terminal, obj=options)
 
 
 @pytest.fixture

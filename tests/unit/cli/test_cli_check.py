@@ -12,6 +12,7 @@ from goverse.admin.api import ClusterStatus, Warning
 from goverse.cluster.records import Claim, Leader, MemberState
 from goverse.cluster.state import ClusterState
 from goverse.ids import MemberId
+from goverse.sharding import Cordon
 from goverse_cli.doctor import (
     FAIL,
     OK,
@@ -90,6 +91,14 @@ def test_a_node_that_leaves_is_named() -> None:
     state = healthy()
     state.nodes["n2"] = dataclasses.replace(state.nodes["n2"], state=MemberState.DRAINING)
     assert of_state(state) == [("members", WARN)]
+
+
+def test_what_operators_said_of_nodes_is_named_with_the_way_back() -> None:
+    state = healthy()
+    state.cordons |= {"n9": Cordon.DRAINING, "n1": Cordon.CORDONED}
+    (found,) = [f for f in check_state(state) if f.level != OK]
+    assert (found.check, found.level) == ("members", WARN)
+    assert "n1, n9" in found.message and "node uncordon" in found.hint
 
 
 def test_a_claim_under_another_lease_than_its_owners_is_found() -> None:

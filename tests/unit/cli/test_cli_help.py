@@ -31,9 +31,9 @@ ALL = list(commands())
 def test_the_commands_that_were_promised_exist() -> None:
     leaves = {" ".join(path) for path, command in ALL if not isinstance(command, click.Group)}
     assert leaves == {
-        "status", "node list", "gate list", "shard list", "shard get", "shard pin",
-        "shard unpin", "shard rebalance", "shard locks", "object call", "object create",
-        "object delete",
+        "status", "node list", "node cordon", "node uncordon", "node drain", "node decommission",
+        "gate list", "shard list", "shard get", "shard pin", "shard unpin", "shard rebalance",
+        "shard locks", "object call", "object create", "object delete",
         "object list",
         "object locate", "type list", "type describe", "check", "version", "completion", "dev",
         "db migrate", "db status", "db check", "db adopt", "reliable-calls stats",

@@ -201,6 +201,47 @@ async def test_L19_a_goodbye_moves_new_calls_and_lets_old_ones_end(world: World)
     await session.close(1)
 
 
+async def test_L19_a_goodbye_moves_a_client_that_makes_no_calls(world: World) -> None:
+    """What is pushed to it meanwhile goes to a gate that stays; its call in flight goes on."""
+    await world.g2.start()
+    session = world.session(G1, G2)
+    told: list[str] = []
+    session.on_reconnect(told.append)
+    await session.open(0)
+    gate = world.g1 if session.snapshot().gate == G1 else world.g2
+    other = world.g2 if gate is world.g1 else world.g1
+    world.target.hold = asyncio.Event()
+    running = asyncio.create_task(session.invoke(a_call()))
+    await eventually(lambda: world.target.running == 1)
+    closing = asyncio.create_task(gate.links[0].close(10))
+    await eventually(lambda: session.snapshot().gate == other.address and told)
+    assert not closing.done() and not running.done()
+    world.target.hold.set()
+    assert await running == Reply(b"x")
+    await closing
+    assert told == [session.client_id]
+    await session.close(1)
+
+
+async def test_L29_a_client_whose_only_gate_drains_holds_no_more_calls_than_it_may(
+    world: World,
+) -> None:
+    session = world.session(G1, limits=LimitSettings(max_session_calls=2))
+    await session.open(0)
+    world.g1.refuse = Unavailable("this gate is stopping")
+    await world.g1.links[0].close(10)
+    await eventually(lambda: session.snapshot().gate == "")
+    waiting = [asyncio.create_task(session.invoke(a_call())) for _ in range(2)]
+    await eventually(lambda: session.snapshot().waiting == 2)
+    for _ in range(20):
+        with pytest.raises(Overloaded) as refused:
+            await session.invoke(a_call())
+        assert refused.value.executed is Executed.NO
+    world.g1.refuse = None  # it is back
+    assert await asyncio.gather(*waiting) == [Reply(b"x")] * 2
+    await session.close(1)
+
+
 async def test_cancelling_a_call_cancels_it_at_the_gate(world: World) -> None:
     world.target.hold = asyncio.Event()
     session = world.session(G1)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goverse.sharding import Hold, Plan, PlanInput, PlanNode, Reason, Strategy, plan
+from goverse.sharding import Cordon, Hold, Plan, PlanInput, PlanNode, Reason, Strategy, plan
 from goverse.sharding.rendezvous import choices
 
 NAMES = ("n1", "n2", "n3", "n4")
@@ -40,6 +41,7 @@ def states(draw: st.DrawFn) -> PlanInput:
             draw(st.sampled_from([0.0, 1.0, 2.5])),
             draw(st.booleans()),
             max_new=draw(st.sampled_from([0, 1, 1 << 30])),
+            cordon=draw(st.sampled_from([None, None, *Cordon])),
         )
         for name in draw(st.lists(st.sampled_from(NAMES), unique=True))
     )
@@ -73,7 +75,13 @@ def states(draw: st.DrawFn) -> PlanInput:
 @settings(max_examples=300, deadline=None)
 def test_every_plan_keeps_the_rules(state: PlanInput) -> None:
     found = plan(state)
-    accepting = {node.name for node in state.nodes if node.accepts and node.weight > 0}
+    usable = [node for node in state.nodes if node.accepts and node.weight > 0]
+    accepting = {node.name for node in usable if node.cordon is None}
+    # With nobody else left: first those that keep what they have, then those that are emptied.
+    cordoned = {node.name for node in usable if node.cordon is Cordon.CORDONED}
+    takers = accepting or cordoned or {node.name for node in usable}
+    serving = {node.name for node in state.nodes if node.accepts}
+    kept = {node.name for node in state.nodes if node.accepts and node.cordon is Cordon.CORDONED}
     live = {node.name for node in state.nodes}
     assert len(found.changes) <= state.max_changes
     for_balance = [change for change in found.changes if change.reason is Reason.BALANCE]
@@ -83,17 +91,21 @@ def test_every_plan_keeps_the_rules(state: PlanInput) -> None:
         assert not {change.shard for change in for_balance} & set(state.cooling)
     assert len({change.shard for change in found.changes}) == len(found.changes)
     for change in found.changes:
-        assert change.node in accepting
+        assert change.node in takers
         assert change.node != change.previous == state.targets[change.shard]
         pin = state.pins.get(change.shard)
         avoided = state.avoided.get(change.shard, ())
         distrusted = pin in avoided or any(n.name == pin and n.max_new < 9 for n in state.nodes)
-        assert pin not in accepting or change.node == pin or distrusted
+        assert pin not in takers or change.node == pin or distrusted
         if change.reason is Reason.UNCLAIMED:
             assert change.previous in avoided
             assert state.claims[change.shard] != change.previous
             continue
-        if change.previous not in accepting:
+        if not accepting:
+            assert change.previous not in serving, "whoever serves a shard keeps it"
+        if change.previous in kept:
+            assert change.node == pin and change.reason is Reason.PIN
+        if change.previous not in serving:
             assert change.previous not in state.restarting
         if change.previous in accepting and pin not in accepting:
             assert state.stable and change.reason is Reason.BALANCE
@@ -106,6 +118,12 @@ def test_every_plan_keeps_the_rules(state: PlanInput) -> None:
         assert change not in found.changes
         assert change.shard in found.reasons
     assert sum(found.held.values()) >= len(found.waiting)
+    # And whoever can be emptied, or has gone, keeps nothing for long.
+    if takers and state.stable and state.max_changes >= len(found.changes) + 1:
+        moved = {change.shard for change in found.changes}
+        for shard, target in enumerate(state.targets):
+            if target not in serving and target not in state.restarting:
+                assert shard in moved, "a shard without a node is given one"
 
 
 @given(states())
@@ -181,6 +199,90 @@ def test_a_draining_node_is_emptied_without_waiting_for_stability() -> None:
     )
     assert len(found.changes) == before.targets.count("n2")
     assert {(change.node, change.reason) for change in found.changes} == {("n1", Reason.DRAIN)}
+
+
+def cordoned(state: PlanInput, name: str, cordon: Cordon | None) -> PlanInput:
+    nodes = tuple(replace(n, cordon=cordon) if n.name == name else n for n in state.nodes)
+    return replace(state, nodes=nodes)
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_a_cordoned_node_keeps_what_it_has_and_gets_nothing(strategy: Strategy) -> None:
+    before = placed(*nodes_of("n1", "n2", "n3"))
+    loads = (1.0,) * SHARDS if strategy is Strategy.LOAD else ()
+    before = replace(before, strategy=strategy, loads=loads)
+    for _ in range(3):
+        before = at_rest(before, plan(before))
+    mine = [shard for shard, node in enumerate(before.targets) if node == "n2"]
+    state = cordoned(before, "n2", Cordon.CORDONED)
+    assert plan(state).changes == ()
+    # Another node dies: its shards go to the third, and none to the cordoned one.
+    dead = replace(state, nodes=tuple(node for node in state.nodes if node.name != "n3"))
+    assert {change.node for change in plan(dead).changes} == {"n1"}
+    # A new node comes: balance takes from the others, and nothing from the cordoned one.
+    grown = replace(state, nodes=(*state.nodes, PlanNode("n4")))
+    found = plan(grown)
+    assert found.changes and {change.previous for change in found.changes} <= {"n1", "n3"}
+    assert all(found.reasons.get(shard) is Hold.CORDONED for shard in mine)
+    # It leaves, and does not say that it comes back: its shards go as those of any other.
+    leaving = tuple(replace(n, accepts=n.name != "n2") for n in state.nodes)
+    gone = plan(replace(state, nodes=leaving))
+    assert sorted(change.shard for change in gone.changes) == mine
+    assert plan(replace(state, nodes=leaving, restarting=("n2",))).changes == ()
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_a_drained_node_is_emptied_and_gets_nothing_until_it_is_uncordoned(
+    strategy: Strategy,
+) -> None:
+    before = replace(placed(*nodes_of("n1", "n2", "n3")), strategy=strategy, stable=False)
+    state = cordoned(before, "n2", Cordon.DRAINING)
+    found = plan(state)
+    assert len(found.changes) == before.targets.count("n2") > 0
+    assert {change.reason for change in found.changes} == {Reason.DRAIN}
+    # Nor does it wait for the grace of a restart that is over.
+    assert plan(replace(state, restarting=("n2",))).changes == found.changes
+    empty = replace(settle(state, found), stable=True)
+    for _ in range(3):
+        empty = at_rest(empty, plan(empty))
+    assert "n2" not in empty.targets
+    back = cordoned(empty, "n2", None)
+    if strategy is not Strategy.LOAD:  # which has been told no loads
+        assert {change.node for change in plan(back).changes} == {"n2"}
+
+
+def test_with_only_cordoned_nodes_left_a_failover_finds_a_home_and_nothing_else_moves() -> None:
+    state = placed(*nodes_of("n1", "n2", "n3", "n4"))
+    state = cordoned(cordoned(state, "n1", Cordon.DRAINING), "n2", Cordon.CORDONED)
+    two = replace(state, nodes=state.nodes[:2], stable=False)
+    found = plan(two)
+    orphans = [s for s, node in enumerate(state.targets) if node in ("n3", "n4")]
+    assert sorted(change.shard for change in found.changes) == orphans
+    assert {(c.node, c.reason) for c in found.changes} == {("n2", Reason.FAILOVER)}
+    assert found.held[Hold.NO_NODE] == state.targets.count("n1"), "nobody may empty it into n2"
+    assert found.held[Hold.CORDONED] == state.targets.count("n2")
+    # Only the one that is drained is there: better it than nobody.
+    last = replace(state, nodes=state.nodes[:1], stable=False)
+    assert {change.node for change in plan(last).changes} == {"n1"}
+    # A node that leaves is none to go to, and is left all the same.
+    leaving = (replace(state.nodes[0], accepts=False), state.nodes[1])
+    off = plan(replace(state, nodes=leaving))
+    assert {change.node for change in off.changes} == {"n2"}
+    assert {change.previous for change in off.changes} == {"n1", "n3", "n4"}
+    # As soon as a node takes shards again, the drained one is emptied into that.
+    again = plan(replace(two, nodes=(*two.nodes, PlanNode("n5"))))
+    assert {change.node for change in again.changes} == {"n5"}
+
+
+def test_a_pin_is_stronger_than_a_cordon_of_the_node_it_leaves_and_not_of_the_one_it_names() -> (
+    None
+):
+    state = cordoned(placed(*nodes_of("n1", "n2")), "n2", Cordon.CORDONED)
+    there = state.targets.index("n2")
+    here = state.targets.index("n1")
+    found = plan(replace(state, pins={there: "n1", here: "n2"}))
+    assert [(c.shard, c.node, c.reason) for c in found.changes] == [(there, "n1", Reason.PIN)]
+    assert found.lost_pins == (here,)
 
 
 def test_moves_for_balance_are_few_at_a_time_and_wait_for_stability() -> None:
@@ -325,3 +427,14 @@ def test_levelling_takes_nothing_to_a_node_that_does_not_claim() -> None:
     found = plan(replace(before, nodes=nodes))
     assert {change.node for change in found.changes} == {"n4"}
     assert Hold.NOT_CLAIMING not in found.held
+
+
+def test_L17_a_cordoned_node_that_does_not_claim_what_it_was_given_is_not_waited_for() -> None:
+    before = placed(*nodes_of("n1", "n2", "n3"))
+    shard = before.targets.index("n3")
+    claims = tuple(None if s == shard else claim for s, claim in enumerate(before.claims))
+    nodes = (*nodes_of("n1", "n2"), PlanNode("n3", cordon=Cordon.CORDONED))
+    unclaimed = replace(before, nodes=nodes, claims=claims)
+    assert plan(unclaimed).changes == ()
+    found = plan(replace(unclaimed, avoided={shard: frozenset({"n3"})}))
+    assert [(c.shard, c.reason) for c in found.changes] == [(shard, Reason.UNCLAIMED)]

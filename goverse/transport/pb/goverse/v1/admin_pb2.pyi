@@ -101,6 +101,26 @@ class Warning(_message.Message):
     shards: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., shards: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class CordonNodeRequest(_message.Message):
+    __slots__ = ("node", "drain")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    drain: bool
+    def __init__(self, node: _Optional[str] = ..., drain: bool = ...) -> None: ...
+
+class UncordonNodeRequest(_message.Message):
+    __slots__ = ("node",)
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    def __init__(self, node: _Optional[str] = ...) -> None: ...
+
+class DecommissionNodeRequest(_message.Message):
+    __slots__ = ("node",)
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    def __init__(self, node: _Optional[str] = ...) -> None: ...
+
 class ListNodesRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -49,6 +49,21 @@ class AdminStub(object):
                 request_serializer=goverse_dot_v1_dot_admin__pb2.ListGatesRequest.SerializeToString,
                 response_deserializer=goverse_dot_v1_dot_admin__pb2.MemberList.FromString,
                 _registered_method=True)
+        self.CordonNode = channel.unary_unary(
+                '/goverse.v1.Admin/CordonNode',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.CordonNodeRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.Member.FromString,
+                _registered_method=True)
+        self.UncordonNode = channel.unary_unary(
+                '/goverse.v1.Admin/UncordonNode',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.UncordonNodeRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.Member.FromString,
+                _registered_method=True)
+        self.DecommissionNode = channel.unary_unary(
+                '/goverse.v1.Admin/DecommissionNode',
+                request_serializer=goverse_dot_v1_dot_admin__pb2.DecommissionNodeRequest.SerializeToString,
+                response_deserializer=goverse_dot_v1_dot_admin__pb2.Member.FromString,
+                _registered_method=True)
         self.ListShards = channel.unary_unary(
                 '/goverse.v1.Admin/ListShards',
                 request_serializer=goverse_dot_v1_dot_admin__pb2.ListShardsRequest.SerializeToString,
@@ -149,6 +164,28 @@ class AdminServicer(object):
 
     def ListGates(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CordonNode(self, request, context):
+        """Give a node no new shards; with drain also move away those that it has. It goes on running, and
+        this holds for its name until it is taken back, whoever leads and however often it restarts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UncordonNode(self, request, context):
+        """Let a node have shards again, also one that is away. Succeeds if nothing was in the way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecommissionNode(self, request, context):
+        """Have the node that is asked leave the cluster and exit. It must have been drained.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -282,6 +319,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListGates,
                     request_deserializer=goverse_dot_v1_dot_admin__pb2.ListGatesRequest.FromString,
                     response_serializer=goverse_dot_v1_dot_admin__pb2.MemberList.SerializeToString,
+            ),
+            'CordonNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CordonNode,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.CordonNodeRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.Member.SerializeToString,
+            ),
+            'UncordonNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UncordonNode,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.UncordonNodeRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.Member.SerializeToString,
+            ),
+            'DecommissionNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecommissionNode,
+                    request_deserializer=goverse_dot_v1_dot_admin__pb2.DecommissionNodeRequest.FromString,
+                    response_serializer=goverse_dot_v1_dot_admin__pb2.Member.SerializeToString,
             ),
             'ListShards': grpc.unary_unary_rpc_method_handler(
                     servicer.ListShards,
@@ -445,6 +497,87 @@ class Admin(object):
             '/goverse.v1.Admin/ListGates',
             goverse_dot_v1_dot_admin__pb2.ListGatesRequest.SerializeToString,
             goverse_dot_v1_dot_admin__pb2.MemberList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CordonNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/CordonNode',
+            goverse_dot_v1_dot_admin__pb2.CordonNodeRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.Member.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UncordonNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/UncordonNode',
+            goverse_dot_v1_dot_admin__pb2.UncordonNodeRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.Member.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecommissionNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goverse.v1.Admin/DecommissionNode',
+            goverse_dot_v1_dot_admin__pb2.DecommissionNodeRequest.SerializeToString,
+            goverse_dot_v1_dot_admin__pb2.Member.FromString,
             options,
             channel_credentials,
             insecure,
