@@ -1,0 +1,332 @@
+"""A cluster of real processes under load, in which trials take place one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import goverse.client
+from goverse import coordination
+from goverse.aio.runtime import Runtime
+from goverse.cluster import Keys, pin_shard, unpin_shard
+from goverse.cluster.state import ClusterState
+from goverse.config.settings import ClusterSettings, EtcdSettings
+from goverse.coordination import Coordinator, CoordinatorUnavailable
+from goverse.coordination.supervised import EtcdProcess
+from goverse.errors import Executed
+from goverse.sharding import shard_of
+from goverse.storage.supervised import PostgresOptions
+from goverse.testing.processes import ProcessCluster, http_get, process_cluster
+from tests.migration.older import Older
+from tests.migration.report import TrialRecord, TrialReport
+from tests.support.etcd import etcd_options
+from tests.support.eventually import eventually
+from tests.support.postgres import PASSWORD, PostgresServer, installation, open_folder
+from tests.support.tally import FOLDER, turns
+from tests.support.tallying import Added, Tallying
+
+NODES = ("n1", "n2", "n3")
+NUM_SHARDS = 256
+LEASE_TTL_S = 3.0
+#: What is done once a lease has ended.
+RECOVERY_S = LEASE_TTL_S + 2.0
+DRAIN_TIMEOUT_S = 0.5
+WITHIN_S = 60.0
+_PINS_AT_A_TIME = 32
+
+
+@dataclass
+class Scene:
+    """
+    :ivar dead: ids of processes that were killed.
+    :ivar afresh: from when to when volatile objects may have begun afresh.
+    """
+
+    cluster: ProcessCluster
+    etcd: EtcdProcess
+    postgres: PostgresServer | None
+    coordinator: Coordinator
+    load: Tallying
+    chance: random.Random
+    report: TrialReport
+    older: Older | None = None
+    keys: Keys = field(default_factory=Keys)
+    began: float = field(default_factory=time.monotonic)
+    dead: set[int] = field(default_factory=set)
+    afresh: list[tuple[float, float]] = field(default_factory=list)
+
+    # -- looking ------------------------------------------------------------------------------
+
+    async def state(self) -> ClusterState:
+        """What the coordinator says now. Raises CoordinatorUnavailable."""
+        found = await self.coordinator.list(self.keys.prefix)
+        return ClusterState(self.keys).replaced_by(found)[0]
+
+    async def owners(self) -> dict[int, str]:
+        """Nodes by shard: those that are there, and hold its claim."""
+        return _owners(await self.state())
+
+    async def counted(self, metric: str, **labels: str) -> float:
+        """Summed up over all nodes that are there."""
+        wanted = [f'{name}="{value}"' for name, value in labels.items()]
+        total = 0.0
+        for server in self.cluster.servers.values():
+            if server.kind != "node":
+                continue
+            _, text = await http_get(server.ops_address, "/metrics")
+            for found in re.finditer(rf"^{metric}\{{([^}}]*)\}} (\S+)$", text, re.M):
+                if all(each in found[1] for each in wanted):
+                    total += float(found[2])
+        return total
+
+    def object_on(self, shard: int, name: str) -> str:
+        return f"shard#{shard}/{name}"
+
+    def shards_called(self, count: int) -> list[int]:
+        """Shards in which steady callers have volatile objects."""
+        names = [called.name for called in self.load.called if called.kind == "volatile"]
+        return list(dict.fromkeys(shard_of(name, NUM_SHARDS) for name in names))[:count]
+
+    # -- waiting ------------------------------------------------------------------------------
+
+    async def settled(self, timeout_s: float = WITHIN_S) -> None:
+        """Until every shard is owned, and where it is targeted, and every node has some."""
+
+        async def check() -> bool:
+            try:
+                state = await self.state()
+            except CoordinatorUnavailable:
+                return False
+            owners = _owners(state)
+            return (
+                len(owners) == NUM_SHARDS
+                and set(owners.values()) == set(state.nodes)
+                and all(t.node == owners.get(shard) for shard, t in state.targets.items())
+            )
+
+        await eventually(check, timeout_s)
+
+    async def arrived(self, moves: Mapping[int, str], timeout_s: float = WITHIN_S) -> None:
+        async def check() -> bool:
+            owners = await self.owners()
+            return all(owners.get(shard) == node for shard, node in moves.items())
+
+        await eventually(check, timeout_s)
+
+    async def on_its_way(self, shard: int, node: str) -> None:
+        """Until ``shard`` belongs to ``node``, and is not there yet."""
+
+        async def check() -> bool:
+            state = await self.state()
+            return state.targets[shard].node == node and _owners(state).get(shard) != node
+
+        await eventually(check)
+
+    async def answering(self, since: float, timeout_s: float = WITHIN_S) -> None:
+        """Until everything has answered a call that began after that, and is owned."""
+        await eventually(lambda: not self.load.silent_since(since), timeout_s)
+        await self.settled(timeout_s)
+
+    # -- doing --------------------------------------------------------------------------------
+
+    async def pin(self, moves: Mapping[int, str]) -> None:
+        some = asyncio.Semaphore(_PINS_AT_A_TIME)
+
+        async def one(shard: int, node: str) -> None:
+            async with some:
+                await pin_shard(self.coordinator, self.keys, shard, node)
+
+        await asyncio.gather(*(one(shard, node) for shard, node in moves.items()))
+
+    async def unpin(self, shards: Iterable[int]) -> None:
+        some = asyncio.Semaphore(_PINS_AT_A_TIME)
+
+        async def one(shard: int) -> None:
+            async with some:
+                await unpin_shard(self.coordinator, self.keys, shard)
+
+        await asyncio.gather(*map(one, shards))
+
+    async def kill(self, name: str) -> None:
+        self.dead.add(self.cluster.servers[name].process.pid)
+        await self.cluster.kill(name)
+
+    async def back(self) -> None:
+        """Start every node that is not there; everything comes to rest."""
+        for name in NODES:
+            if name not in self.cluster.servers:
+                await self.cluster.start_node(name)
+        await self.cluster.wait_ready()
+        await self.settled()
+
+    # -- judging ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def trial(
+        self, what: str, expected: str, *, within_s: float, deadly: bool = False
+    ) -> AsyncIterator[TrialRecord]:
+        """One trial. Its block says `undone` and `recovered`.
+
+        :param deadly: calls under way on what dies may fail with ``unknown``, and volatile objects
+            that lived there begin afresh; otherwise no call may fail.
+        """
+        began = time.monotonic()
+        record = TrialRecord(
+            what,
+            what,
+            began_s=began - self.began,
+            in_flight=self.load.in_flight,
+            expected=expected,
+            within_s=within_s,
+        )
+        self.report.faults.append(record)
+        try:
+            yield record
+        finally:
+            failed = self.load.failed(began)
+            record.failed, record.longest_s = len(failed), self.load.longest_s(began)
+            if deadly:
+                self.afresh.append((began, time.monotonic()))
+                failed = [call for call in failed if not self._excused(call)]
+            self.report.violations += [f"{what}: {call}" for call in failed[:10]]
+            print(record.line(), flush=True)
+        if record.recovery_s > within_s:
+            text = f"{what}: recovered after {record.recovery_s:.2f} s, not {within_s:g}"
+            self.report.violations.append(text)
+
+    def _excused(self, call: Added) -> bool:
+        """Whether a call was on a node that died, and its caller told that nobody knows."""
+        name = call.token.rpartition(":")[0]
+        called = next(c for c in self.load.called if c.name == name)
+        before = [c.pid for c in called.calls if c.value and c.ended <= call.began]
+        after = [c.pid for c in called.calls if c.value and c.began >= call.ended]
+        pids = {*before[-1:], *after[:1]}
+        return call.executed is Executed.UNKNOWN and (not pids or bool(pids & self.dead))
+
+    def undone(self, record: TrialRecord) -> float:
+        record.undone_s = time.monotonic() - self.began
+        return time.monotonic()
+
+    def recovered(self, record: TrialRecord) -> None:
+        record.recovered_s = time.monotonic() - self.began
+
+    async def judge(self) -> None:
+        """Once no more is done: what contradicts the promises goes into the report."""
+        await self.load.stop()
+        self.report.violations += await self.load.lost()
+        told = turns(self.cluster.folder)
+        self.report.violations += self.load.violations(told, self.afresh)
+        self.report.duration_s = time.monotonic() - self.began
+        calls = sum(len(called.calls) for called in self.load.called)
+        self.report.figures["calls"] = calls
+        self.report.figures["calls failed"] = len(self.load.failed())
+        self.report.figures["turns"] = sum(told.values())
+
+
+def _owners(state: ClusterState) -> dict[int, str]:
+    standing = {record.member for record in state.nodes.values()}
+    return {
+        shard: claim.member.name
+        for shard, claim in state.claims.items()
+        if claim.member in standing
+    }
+
+
+@asynccontextmanager
+async def open_scene(
+    folder: Path,
+    name: str,
+    seed: int,
+    *,
+    older: Older | None = None,
+    volatile: int = 36,
+    durable: int = 12,
+) -> AsyncIterator[Scene]:
+    """Nodes, gates, etcd, PostgreSQL and callers; all is owned and answers.
+
+    :param older: the nodes and the gate ``g1`` are of that version; ``g2`` never is.
+    """
+    async with AsyncExitStack() as stack:
+        place = stack.enter_context(open_folder())
+        etcd = EtcdProcess(etcd_options("3.4", folder / "etcd"))
+        postgres = PostgresServer(PostgresOptions(place / "data", installation("15"), PASSWORD))
+        stack.push_async_callback(etcd.kill)
+        stack.push_async_callback(postgres.kill)
+        await asyncio.gather(etcd.start(), postgres.start())
+        settings = {
+            "GOVERSE_CLUSTER__LEASE_TTL": f"{LEASE_TTL_S:g}s",
+            "GOVERSE_CLUSTER__STABILITY_DURATION": "200ms",
+            "GOVERSE_CLUSTER__INITIAL_NUM_SHARDS": str(NUM_SHARDS),
+            "GOVERSE_NODE__DRAIN_TIMEOUT": f"{DRAIN_TIMEOUT_S:g}s",
+            "GOVERSE_STORAGE__URL": postgres.url,
+            "GOVERSE_STORAGE__PASSWORD": PASSWORD,
+            "LOG_FORMAT": "json",
+            FOLDER: str(folder),
+        }
+        await _migrate(postgres, older)
+        cluster = await stack.enter_async_context(
+            process_cluster(
+                etcd.endpoint,
+                folder,
+                modules=("tests.support.tally",),
+                environment=settings,
+                node_module=older.node_module if older else "goverse_node",
+            )
+        )
+        environment = older.environment if older else {}
+        for node in NODES:
+            await cluster.start_node(node, **environment)
+        cluster.node_module = "goverse_node"
+        await cluster.start_gate("g2")
+        gates = ["g2"]
+        if older is not None:
+            await cluster.start_gate("g1", **environment)
+            gates.append("g1")
+        await cluster.wait_ready()
+        settings_here = ClusterSettings(etcd=EtcdSettings(endpoints=(etcd.endpoint,)))
+        coordinator = await coordination.open(settings_here, Runtime())
+        stack.push_async_callback(coordinator.close)
+        clients = [
+            await stack.enter_async_context(
+                goverse.client.connect(cluster.servers[gate].address)
+            )
+            for gate in gates
+        ]
+        load = Tallying(clients, volatile=volatile, durable=durable)
+        report = TrialReport(name, seed)
+        chance = random.Random(seed)
+        scene = Scene(cluster, etcd, postgres, coordinator, load, chance, report, older)
+        await scene.settled()
+        await stack.enter_async_context(load)
+        await scene.answering(time.monotonic())
+        scene.began = time.monotonic()
+        yield scene
+
+
+async def _migrate(postgres: PostgresServer, older: Older | None) -> None:
+    """Make the schema, as that version has it. Raises RuntimeError."""
+    if older is None or not older.environment:
+        await postgres.migrate()
+        return
+    command = [sys.executable, "-m", "goverse_cli", "db", "migrate", "--url", postgres.url]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={
+            **{key: value for key, value in os.environ.items() if not key.startswith("GOVERSE_")},
+            **older.environment,
+            "GOVERSE_POSTGRES_PASSWORD": PASSWORD,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {out.decode(errors='replace')}")
