@@ -132,7 +132,13 @@ class Scene:
 
     async def answering(self, since: float, timeout_s: float = WITHIN_S) -> None:
         """Until everything has answered a call that began after that, and is owned."""
-        await eventually(lambda: not self.load.silent_since(since), timeout_s)
+
+        def check() -> bool:
+            silent = self.load.silent_since(since)
+            assert not silent, f"no answer for too long from {silent}"
+            return True
+
+        await eventually(check, timeout_s)
         await self.settled(timeout_s)
 
     # -- doing --------------------------------------------------------------------------------

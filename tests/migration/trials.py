@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 
-from goverse.errors import Unavailable
 from tests.migration.older import ROOT
 from tests.migration.scene import (
     DRAIN_TIMEOUT_S,
@@ -207,17 +205,18 @@ async def coordinator_lost(scene: Scene, *, outage_s: float = 0.5) -> None:
             # Nobody dies, but every node stops what it does.
             pids = {s.process.pid for s in scene.cluster.servers.values()}
             scene.dead |= pids
-        pinning = asyncio.create_task(_pin_what_can_be(scene, moves))
+        pinning = asyncio.create_task(scene.pin(moves))
         await eventually(lambda: _some_on_their_way(scene, moves))
         await scene.etcd.kill()
         gone_at = time.monotonic()
-        await pinning
+        pinning.cancel()
+        await asyncio.gather(pinning, return_exceptions=True)
         await last(outage_s)
         await scene.etcd.start()
         since = scene.undone(record)
         scene.report.figures[f"etcd was away {what}, s"] = round(since - gone_at, 2)
         await scene.answering(since)
-        await _pin_what_can_be(scene, moves)
+        await scene.pin(moves)
         await scene.arrived(moves)
         scene.recovered(record)
     await scene.unpin(moves)
@@ -305,13 +304,6 @@ async def _called_off(scene: Scene, source: str, shard: int) -> None:
     server = scene.cluster.servers[source]
     said = f"the move of shard {shard} was called off"
     await eventually(lambda: said in server.log(), WITHIN_S)
-
-
-async def _pin_what_can_be(scene: Scene, moves: dict[int, str]) -> None:
-    for shard, node in moves.items():
-        # Harmless if it was done: pins are set again.
-        with suppress(Unavailable):
-            await scene.pin({shard: node})
 
 
 async def _some_on_their_way(scene: Scene, moves: dict[int, str]) -> bool:

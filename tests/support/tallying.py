@@ -109,9 +109,8 @@ class Tallying:
 
     async def _go_on(self, number: int, called: Called) -> None:
         chance = random.Random(number)
-        client = self.clients[number % len(self.clients)]
         while not self._stopping.is_set():
-            await self.call(called, client)
+            await self.call(called, self.clients[number % len(self.clients)])
             await asyncio.sleep(chance.uniform(*self._pause_s))
 
     async def call(
