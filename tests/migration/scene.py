@@ -246,75 +246,87 @@ def _owners(state: ClusterState) -> dict[int, str]:
     }
 
 
-@asynccontextmanager
-async def open_scene(
-    folder: Path,
-    name: str,
-    seed: int,
-    *,
-    older: Older | None = None,
-    volatile: int = 36,
-    durable: int = 12,
-) -> AsyncIterator[Scene]:
-    """Nodes, gates, etcd, PostgreSQL and callers; all is owned and answers.
+@dataclass(frozen=True)
+class Setup:
+    """What a scene begins with.
 
-    :param older: the nodes and the gate ``g1`` are of that version; ``g2`` never is.
+    :param nodes: those that are there, with their capacities. :param older: the nodes and the gate
+        ``g1`` are of that version; ``g2`` never is. :param stored: whether there is a database.
+    :param volatile, durable: how many objects have a steady caller.
     """
+
+    nodes: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(NODES, "1"))
+    older: Older | None = None
+    stored: bool = True
+    volatile: int = 36
+    durable: int = 12
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@asynccontextmanager
+async def open_scene(folder: Path, report: TrialReport, setup: Setup) -> AsyncIterator[Scene]:
+    """Nodes, gates, etcd, PostgreSQL and callers; all is owned and answers."""
     async with AsyncExitStack() as stack:
-        place = stack.enter_context(open_folder())
         etcd = EtcdProcess(etcd_options("3.4", folder / "etcd"))
-        postgres = PostgresServer(PostgresOptions(place / "data", installation("15"), PASSWORD))
         stack.push_async_callback(etcd.kill)
-        stack.push_async_callback(postgres.kill)
-        await asyncio.gather(etcd.start(), postgres.start())
-        settings = {
+        await etcd.start()
+        environment = {
             "GOVERSE_CLUSTER__LEASE_TTL": f"{LEASE_TTL_S:g}s",
             "GOVERSE_CLUSTER__STABILITY_DURATION": "200ms",
             "GOVERSE_CLUSTER__INITIAL_NUM_SHARDS": str(NUM_SHARDS),
             "GOVERSE_NODE__DRAIN_TIMEOUT": f"{DRAIN_TIMEOUT_S:g}s",
-            "GOVERSE_STORAGE__URL": postgres.url,
-            "GOVERSE_STORAGE__PASSWORD": PASSWORD,
             "LOG_FORMAT": "json",
             FOLDER: str(folder),
+            **setup.environment,
         }
-        await _migrate(postgres, older)
+        postgres = None
+        if setup.stored:
+            place = stack.enter_context(open_folder())
+            options = PostgresOptions(place / "data", installation("15"), PASSWORD)
+            postgres = PostgresServer(options)
+            stack.push_async_callback(postgres.kill)
+            await postgres.start()
+            await _migrate(postgres, setup.older)
+            environment["GOVERSE_STORAGE__URL"] = postgres.url
+            environment["GOVERSE_STORAGE__PASSWORD"] = PASSWORD
+        modules = ("tests.support.tally",)
         cluster = await stack.enter_async_context(
-            process_cluster(
-                etcd.endpoint,
-                folder,
-                modules=("tests.support.tally",),
-                environment=settings,
-                node_module=older.node_module if older else "goverse_node",
-            )
+            process_cluster(etcd.endpoint, folder, modules=modules, environment=environment)
         )
-        environment = older.environment if older else {}
-        for node in NODES:
-            await cluster.start_node(node, **environment)
-        cluster.node_module = "goverse_node"
-        await cluster.start_gate("g2")
-        gates = ["g2"]
-        if older is not None:
-            await cluster.start_gate("g1", **environment)
-            gates.append("g1")
-        await cluster.wait_ready()
-        settings_here = ClusterSettings(etcd=EtcdSettings(endpoints=(etcd.endpoint,)))
-        coordinator = await coordination.open(settings_here, Runtime())
+        gates = await _start(cluster, setup)
+        settings = ClusterSettings(etcd=EtcdSettings(endpoints=(etcd.endpoint,)))
+        coordinator = await coordination.open(settings, Runtime())
         stack.push_async_callback(coordinator.close)
         clients = [
-            await stack.enter_async_context(
-                goverse.client.connect(cluster.servers[gate].address)
-            )
+            await stack.enter_async_context(goverse.client.connect(cluster.servers[gate].address))
             for gate in gates
         ]
-        load = Tallying(clients, volatile=volatile, durable=durable)
-        report = TrialReport(name, seed)
-        chance = random.Random(seed)
-        scene = Scene(cluster, etcd, postgres, coordinator, load, chance, report, older)
+        load = Tallying(clients, volatile=setup.volatile, durable=setup.durable)
+        chance = random.Random(report.seed)
+        scene = Scene(cluster, etcd, postgres, coordinator, load, chance, report, setup.older)
         await scene.settled()
         await stack.enter_async_context(load)
         await scene.answering(time.monotonic())
         scene.began = time.monotonic()
         yield scene
+
+
+async def _start(cluster: ProcessCluster, setup: Setup) -> tuple[str, ...]:
+    """Start what ``setup`` names; the gates."""
+    older = setup.older
+    environment = older.environment if older is not None else {}
+    if older is not None:
+        cluster.node_module = older.node_module
+    for name, capacity in setup.nodes.items():
+        # The version before knows no capacity, and ends at a setting that it does not know.
+        own = {} if older is not None else {"GOVERSE_NODE__CAPACITY": capacity}
+        await cluster.start_node(name, **environment, **own)
+    cluster.node_module = "goverse_node"
+    await cluster.start_gate("g2")
+    if older is not None:
+        await cluster.start_gate("g1", **environment)
+    await cluster.wait_ready()
+    return ("g2",) if older is None else ("g2", "g1")
 
 
 async def _migrate(postgres: PostgresServer, older: Older | None) -> None:

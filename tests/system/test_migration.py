@@ -10,7 +10,8 @@ import pytest
 
 from tests.migration import trials
 from tests.migration.older import ROOT, older_version
-from tests.migration.scene import open_scene
+from tests.migration.report import TrialReport
+from tests.migration.scene import Setup, open_scene
 
 pytestmark = pytest.mark.system
 
@@ -26,14 +27,14 @@ TRIALS = (
 
 
 async def test_L13_L14_L16_L17_no_move_loses_a_call_or_runs_it_twice(tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(2**32)
+    report = TrialReport("migrations", random.SystemRandom().randrange(2**32))
     older = older_version(tmp_path / "older")
-    async with open_scene(tmp_path, "migrations", seed, older=older) as scene:
-        try:
+    try:
+        async with open_scene(tmp_path, report, Setup(older=older)) as scene:
             for trial in TRIALS:
                 await trial(scene)
             await scene.judge()
-        finally:
-            scene.report.write(ROOT / "reports")
-            print(scene.report)
-    assert scene.report.ok, str(scene.report)
+    finally:
+        report.write(ROOT / "reports")
+        print(report)
+    assert report.ok, str(report)
