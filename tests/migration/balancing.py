@@ -40,6 +40,7 @@ class Balance:
     capacities: dict[str, float]
     follower: Follower
     pinned: dict[int, tuple[str, float]] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
 
     async def pin_here(self, shards: Sequence[int]) -> None:
         """Pin shards to the nodes that they are on."""
@@ -48,9 +49,10 @@ class Balance:
         now = time.monotonic()
         self.pinned |= {shard: (node, now) for shard, node in moves.items()}
 
-    async def settle(self) -> None:
+    async def settle(self, *, by_number: bool = True) -> None:
         """Until every node has its share, and nothing moves for a moment."""
-        await eventually(lambda: self.even() and self._still(1.5), BALANCED_S)
+        await eventually(lambda: not by_number or self.even(), BALANCED_S)
+        await eventually(lambda: self._still(1.5), BALANCED_S)
         await self.scene.settled()
 
     def check_pinned(self) -> None:
@@ -172,7 +174,9 @@ class Balance:
             self._wrong(f"{what}: loads are {worst:.0%} from their mean: {told}")
 
     def _still(self, seconds: float) -> bool:
-        return not self.follower.since(time.monotonic() - seconds)
+        """Whether nothing has moved for so long, of which somebody was looking."""
+        now = time.monotonic()
+        return now - self.began > seconds and not self.follower.since(now - seconds)
 
 
 class _Heat:

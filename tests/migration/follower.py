@@ -6,22 +6,25 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from goverse.cluster import Keys
 from goverse.cluster.records import ClaimValue, decode
-from goverse.coordination import Coordinator, Snapshot
+from goverse.coordination import Changes, Coordinator, Snapshot
 
 
 @dataclass
 class Follower:
     """
     :ivar owners: by shard; those that have none at this moment keep the last.
-    :ivar moved: when (`time.monotonic`) a shard came to another node than it had been on.
+    :ivar moved: when a shard came to another node than it had been on.
+    :param clock: what is read then.
     """
 
+    keys: Keys
+    clock: Callable[[], float] = time.monotonic
     owners: dict[int, str] = field(default_factory=dict)
     moved: list[tuple[float, int]] = field(default_factory=list)
 
@@ -29,28 +32,30 @@ class Follower:
         """How often each shard has moved since then."""
         return Counter(shard for when, shard in self.moved if when > moment)
 
-    async def follow(self, coordinator: Coordinator, keys: Keys) -> None:
-        watch = coordinator.watch(keys.prefix + "claims/")
+    def seen(self, step: Snapshot | Changes) -> None:
+        """Take a step of a watch over the claims, or over everything."""
+        for key, item in step.items.items():
+            folder, name = self.keys.parse(key)
+            if folder != "claims" or item is None:
+                continue
+            shard, node = int(name), decode(item, ClaimValue).node
+            before, self.owners[shard] = self.owners.get(shard), node
+            if before is not None and before != node:
+                self.moved.append((self.clock(), shard))
+
+    async def follow(self, coordinator: Coordinator) -> None:
+        watch = coordinator.watch(self.keys.prefix + "claims/")
         try:
             async for step in watch:
-                items = step.items
-                for key, item in items.items():
-                    if item is not None:
-                        shard, node = int(keys.parse(key).name), decode(item, ClaimValue).node
-                        self._owned(shard, node, new=not isinstance(step, Snapshot))
+                self.seen(step)
         finally:
             await watch.aclose()
-
-    def _owned(self, shard: int, node: str, *, new: bool) -> None:
-        before, self.owners[shard] = self.owners.get(shard), node
-        if before is not None and before != node and new:
-            self.moved.append((time.monotonic(), shard))
 
 
 @asynccontextmanager
 async def following(coordinator: Coordinator, keys: Keys) -> AsyncIterator[Follower]:
-    follower = Follower()
-    task = asyncio.create_task(follower.follow(coordinator, keys))
+    follower = Follower(keys)
+    task = asyncio.create_task(follower.follow(coordinator))
     try:
         yield follower
     finally:

@@ -17,12 +17,14 @@ class TrialRecord(FaultRecord):
 
     :param expected: in words. :param within_s: the longest that recovery may take.
     :param failed: calls that failed. :param longest_s: of all calls.
+    :param lost_leases: nodes that live and lost their lease.
     """
 
     expected: str = ""
     within_s: float = 0.0
     failed: int = 0
     longest_s: float = 0.0
+    lost_leases: int = 0
 
     def line(self) -> str:
         return (

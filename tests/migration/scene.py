@@ -46,7 +46,8 @@ _PINS_AT_A_TIME = 32
 @dataclass
 class Scene:
     """
-    :ivar dead: ids of processes that were killed.
+    :ivar dead: ids of processes that were killed, or lost their lease.
+    :ivar lost: how many leases the log of a process says that it lost.
     :ivar afresh: from when to when volatile objects may have begun afresh.
     """
 
@@ -61,6 +62,7 @@ class Scene:
     keys: Keys = field(default_factory=Keys)
     began: float = field(default_factory=time.monotonic)
     dead: set[int] = field(default_factory=set)
+    lost: dict[int, int] = field(default_factory=dict)
     afresh: list[tuple[float, float]] = field(default_factory=list)
 
     # -- looking ------------------------------------------------------------------------------
@@ -177,14 +179,15 @@ class Scene:
 
     @asynccontextmanager
     async def trial(
-        self, what: str, expected: str, *, within_s: float, deadly: bool = False
+        self, what: str, expected: str, *, within_s: float
     ) -> AsyncIterator[TrialRecord]:
         """One trial. Its block says `undone` and `recovered`.
 
-        :param deadly: calls under way on what dies may fail with ``unknown``, and volatile objects
-            that lived there begin afresh; otherwise no call may fail.
+        If something dies in it, or loses its lease, calls under way there may fail with
+        ``unknown``, and volatile objects that lived there begin afresh; otherwise no call may fail.
         """
         began = time.monotonic()
+        known = len(self.dead)
         record = TrialRecord(
             what,
             what,
@@ -199,7 +202,8 @@ class Scene:
         finally:
             failed = self.load.failed(began)
             record.failed, record.longest_s = len(failed), self.load.longest_s(began)
-            if deadly:
+            self.dead |= self._without_lease(record)
+            if len(self.dead) > known:
                 self.afresh.append((began, time.monotonic()))
                 failed = [call for call in failed if not self._excused(call)]
             self.report.violations += [f"{what}: {call}" for call in failed[:10]]
@@ -208,14 +212,24 @@ class Scene:
             text = f"{what}: recovered after {record.recovery_s:.2f} s, not {within_s:g}"
             self.report.violations.append(text)
 
+    def _without_lease(self, record: TrialRecord) -> set[int]:
+        """Processes that have lost their leases: the coordinator was away for too long. They are
+        left, as what they discarded is as good as dead."""
+        found = set()
+        for server in self.cluster.servers.values():
+            times = server.log().count("lost its lease")
+            if server.kind == "node" and times > self.lost.get(server.process.pid, 0):
+                self.lost[server.process.pid] = times
+                found.add(server.process.pid)
+        record.lost_leases = len(found)
+        return found
+
     def _excused(self, call: Added) -> bool:
         """Whether a call was on a node that died, and its caller told that nobody knows."""
         name = call.token.rpartition(":")[0]
         called = next(c for c in self.load.called if c.name == name)
         before = [c.pid for c in called.calls if c.value and c.ended <= call.began]
-        after = [c.pid for c in called.calls if c.value and c.began >= call.ended]
-        pids = {*before[-1:], *after[:1]}
-        return call.executed is Executed.UNKNOWN and (not pids or bool(pids & self.dead))
+        return call.executed is Executed.UNKNOWN and (not before or before[-1] in self.dead)
 
     def undone(self, record: TrialRecord) -> float:
         record.undone_s = time.monotonic() - self.began
@@ -289,7 +303,7 @@ async def open_scene(folder: Path, report: TrialReport, setup: Setup) -> AsyncIt
             await _migrate(postgres, setup.older)
             environment["GOVERSE_STORAGE__URL"] = postgres.url
             environment["GOVERSE_STORAGE__PASSWORD"] = PASSWORD
-        modules = ("tests.support.tally",)
+        modules = ("tests.support.tally", *["tests.support.kept_tally"] * setup.stored)
         cluster = await stack.enter_async_context(
             process_cluster(etcd.endpoint, folder, modules=modules, environment=environment)
         )

@@ -27,7 +27,7 @@ class Tally(goverse.Object):
         :param token: of this call alone. :param work_s: how long the turn waits.
         :param busy_s: how long it keeps a processor busy.
         """
-        await _turn(token, work_s, busy_s)
+        await turn(token, work_s, busy_s)
         self.value += 1
         return [self.value, os.getpid()]
 
@@ -37,23 +37,8 @@ class Tally(goverse.Object):
         return str(Path(goverse.__file__).parents[1])
 
 
-class KeptTally(goverse.Object, durability="acknowledged"):
-    """The same in a database."""
-
-    value: int = 0
-
-    @goverse.method(timeout_s=300)
-    async def add(self, token: str, work_s: float = 0.0) -> list[int]:
-        await _turn(token, work_s, 0.0)
-        self.value += 1
-        return [self.value, os.getpid()]
-
-    @goverse.method(read_only=True)
-    async def read(self) -> int:
-        return self.value
-
-
-async def _turn(token: str, work_s: float, busy_s: float) -> None:
+async def turn(token: str, work_s: float = 0.0, busy_s: float = 0.0) -> None:
+    """Note a turn, and let it take its time."""
     if folder := os.environ.get(FOLDER, ""):
         os.write(_notes(folder), f"{token}\n".encode())
     until = time.process_time() + busy_s

@@ -16,7 +16,8 @@ from typing import Any
 import goverse.client
 from goverse.errors import Executed, GoverseError, Unavailable
 from tests.support.eventually import eventually
-from tests.support.tally import KeptTally, Tally
+from tests.support.kept_tally import KeptTally
+from tests.support.tally import Tally
 
 READ_S = 30.0
 #: Between two calls of a caller.
