@@ -107,7 +107,7 @@ class Balance:
         least = sum(max(0.0, ideal[name] - before[name]) for name in ideal)
         counts = dict(sorted(self.counts().items()))
         self.scene.report.figures[f"{what}: shards"] = (
-            f"{counts}, shares {({name: round(share, 1) for name, share in ideal.items()})}, "
+            f"{counts}, shares { ({name: round(share, 1) for name, share in ideal.items()}) }, "
             f"{moved.total()} moved, at least {least:.0f} must"
         )
         if max(moved.values(), default=0) > 1:
@@ -138,9 +138,7 @@ class Balance:
 
     def level(self, hot: Mapping[int, float]) -> bool:
         ideal = sum(hot.values()) / len(self.capacities)
-        return all(
-            abs(level - ideal) <= UNEVEN * ideal for level in self.levels(hot).values()
-        )
+        return all(abs(level - ideal) <= UNEVEN * ideal for level in self.levels(hot).values())
 
     async def heated(
         self, what: str, hot: Mapping[int, float], *, rest_s: float, within_s: float
@@ -184,7 +182,7 @@ class _Heat:
 
     #: Of a shard of one unit: a call of `BUSY_S` each so many seconds.
     EVERY_S = 0.04
-    BUSY_S = 0.003
+    BUSY_S = 0.006
 
     def __init__(self, balance: Balance, hot: Mapping[int, float]) -> None:
         self._balance = balance

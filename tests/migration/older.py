@@ -59,7 +59,9 @@ def older_version(folder: Path, *, commit: str = COMMIT) -> Older:
 def _git(*arguments: str) -> bytes | None:
     """None: it is not there, or there is no git."""
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, check=False
+        )
     except OSError:
         return None
     return done.stdout if done.returncode == 0 else None

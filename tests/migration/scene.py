@@ -31,7 +31,7 @@ from tests.support.etcd import etcd_options
 from tests.support.eventually import eventually
 from tests.support.postgres import PASSWORD, PostgresServer, installation, open_folder
 from tests.support.tally import FOLDER, turns
-from tests.support.tallying import Added, Tallying
+from tests.support.tallying import Added, Afresh, Tallying
 
 NODES = ("n1", "n2", "n3")
 NUM_SHARDS = 256
@@ -48,7 +48,6 @@ class Scene:
     """
     :ivar dead: ids of processes that were killed, or lost their lease.
     :ivar lost: how many leases the log of a process says that it lost.
-    :ivar afresh: from when to when volatile objects may have begun afresh.
     """
 
     cluster: ProcessCluster
@@ -63,7 +62,7 @@ class Scene:
     began: float = field(default_factory=time.monotonic)
     dead: set[int] = field(default_factory=set)
     lost: dict[int, int] = field(default_factory=dict)
-    afresh: list[tuple[float, float]] = field(default_factory=list)
+    afresh: list[Afresh] = field(default_factory=list)
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -204,7 +203,7 @@ class Scene:
             record.failed, record.longest_s = len(failed), self.load.longest_s(began)
             self.dead |= self._without_lease(record)
             if len(self.dead) > known:
-                self.afresh.append((began, time.monotonic()))
+                self.afresh.append(Afresh(began, time.monotonic()))
                 failed = [call for call in failed if not self._excused(call)]
             self.report.violations += [f"{what}: {call}" for call in failed[:10]]
             print(record.line(), flush=True)

@@ -23,7 +23,7 @@ from tests.migration.scene import (
 from tests.support.eventually import eventually
 from tests.support.pacing import last
 from tests.support.tally import Tally, turns
-from tests.support.tallying import Added, Called
+from tests.support.tallying import Added, Afresh, Called
 
 Trial = Callable[[Scene], Awaitable[None]]
 
@@ -61,27 +61,41 @@ async def to_and_fro(scene: Scene, *, rounds: int = 4, shards: int = 16) -> None
 
 
 async def many_pairs(scene: Scene, *, rounds: int = 1) -> None:
-    """Every shard moves at once, from every node to every other; the next time while the moves
-    before are still under way."""
+    """Every shard moves at once, from every node to every other; then again, and half of them get
+    another target while they move."""
     owners = await scene.owners()
     for _ in range(rounds):
-        moves = {
-            shard: scene.chance.choice([name for name in NODES if name != owner])
-            for shard, owner in owners.items()
-        }
-        again = {shard: _next(node) for shard, node in moves.items() if shard % 2}
+        moves = _everywhere(scene, owners)
         async with scene.trial(
             "every shard moves at once, between every pair of nodes",
-            "no call fails; all shards are owned again",
+            "no call fails; all shards are owned again; volatile objects keep their state",
             within_s=MOVED_S,
         ) as record:
             scene.undone(record)
             await scene.pin(moves)
+            await scene.arrived(moves)
+            scene.recovered(record)
+            await scene.answering(time.monotonic())
+        before = await _begun_afresh(scene)
+        owners = _everywhere(scene, moves)
+        again = {shard: _next(node) for shard, node in owners.items() if shard % 2}
+        async with scene.trial(
+            "every shard moves at once, and half of them are sent elsewhere on their way",
+            "no call fails; all shards are owned again; what begins afresh is counted",
+            within_s=MOVED_S,
+        ) as record:
+            began = scene.undone(record)
+            await scene.pin(owners)
             await scene.pin(again)
-            owners = moves | again
+            owners |= again
             await scene.arrived(owners)
             scene.recovered(record)
             await scene.answering(time.monotonic())
+        # State that was sent to one node is of no use to another: see goverse/cluster/DESIGN.md.
+        counted = int(await _begun_afresh(scene) - before)
+        scene.afresh.append(Afresh(began, time.monotonic(), counted))
+        told = scene.report.figures.setdefault("objects that began afresh on their way", [])
+        told.append(counted)
     async with scene.trial(
         "every pin is taken away at once",
         "no call fails; all shards are owned again, where balance wants them",
@@ -92,6 +106,22 @@ async def many_pairs(scene: Scene, *, rounds: int = 1) -> None:
         await scene.settled()
         scene.recovered(record)
         await scene.answering(began)
+
+
+def _everywhere(scene: Scene, owners: dict[int, str]) -> dict[int, str]:
+    """Another node for each shard."""
+    return {
+        shard: scene.chance.choice([name for name in NODES if name != owner])
+        for shard, owner in owners.items()
+    }
+
+
+async def _begun_afresh(scene: Scene) -> float:
+    """Objects that are known to begin afresh although their shard has moved as planned."""
+    total = 0.0
+    for outcome in ("superseded", "stale", "unsure", "no_target", "left_behind"):
+        total += await scene.counted("goverse_moved_objects_total", outcome=outcome)
+    return total
 
 
 async def long_turn(scene: Scene, *, work_s: float = 1.5) -> None:
@@ -241,7 +271,7 @@ async def upgrade(scene: Scene) -> None:
             await scene.cluster.start_node(name)
             await scene.cluster.wait_ready(name)
         # What an older node had, it could not give to anybody.
-        scene.afresh.append((began, time.monotonic()))
+        scene.afresh.append(Afresh(began, time.monotonic()))
         await scene.settled()
         scene.recovered(record)
         await scene.answering(time.monotonic())

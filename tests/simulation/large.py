@@ -50,9 +50,7 @@ class Change:
     least: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.what}: {self.moved} moved, {self.least:.0f} had to, {self.recovered_s:.2f} s"
-        )
+        return f"{self.what}: {self.moved} moved, {self.least:.0f} had to, {self.recovered_s:.2f} s"
 
 
 @dataclass
@@ -131,9 +129,7 @@ class Churn:
         moved = self.follower.since(began)
         if bound is None:
             bound = least(before, old, self._there())
-        self.outcome.changes.append(
-            Change(what, world.loop.time() - began, moved.total(), bound)
-        )
+        self.outcome.changes.append(Change(what, world.loop.time() - began, moved.total(), bound))
         print(f"  {self.outcome.changes[-1]}", file=sys.stderr, flush=True)
 
     # -- what there is ------------------------------------------------------------------------
@@ -221,7 +217,7 @@ class Churn:
         names = [process.name for process in leaving]
         fewer = {name: weight for name, weight in old.items() if name not in names}
         # That many, whoever has them: only counts matter to who comes.
-        return least(before, old, fewer) + least([None] * len(before), fewer, self._there())
+        return least(before, old, fewer) + least([min(fewer)] * len(before), fewer, self._there())
 
     async def _pauses(self) -> float:
         """Past its lease: its shards go, and its share comes back to it."""

@@ -63,6 +63,18 @@ class Called:
                 high += 1
 
 
+@dataclass(frozen=True)
+class Afresh:
+    """From when to when volatile objects may have begun afresh.
+
+    :param at_most: how often that was counted; None: nodes have died, and what they counted.
+    """
+
+    since: float
+    until: float
+    at_most: int | None = None
+
+
 class Tallying:
     """Callers that add, from the entry of ``async with`` until `stop`; each object has one.
 
@@ -179,16 +191,13 @@ class Tallying:
             default=0.0,
         )
 
-    def violations(
-        self, turns: Counter[str], afresh: Iterable[tuple[float, float]]
-    ) -> Iterator[str]:
+    def violations(self, turns: Counter[str], afresh: Iterable[Afresh]) -> Iterator[str]:
         """What contradicts the promises.
 
         :param turns: see `tests.support.tally.turns`.
-        :param afresh: from when to when nodes were dead, so that volatile objects of theirs may
-            have begun afresh.
         """
         windows = list(afresh)
+        excused: Counter[Afresh] = Counter()
         for called in self.called:
             for call in called.calls:
                 times = turns[call.token]
@@ -199,11 +208,14 @@ class Tallying:
                 if times and call.executed is Executed.NO:
                     yield f"{call.token} was executed, and its caller told that it was not: {call}"
             for since, until, text in called.backs():
-                excused = called.kind == "volatile" and any(
-                    since < end and until > begin for begin, end in windows
-                )
-                if not excused:
+                found = [w for w in windows if since < w.until and until > w.since]
+                if called.kind != "volatile" or not found:
                     yield text
+                else:
+                    excused[found[0]] += 1
+        for window, times in excused.items():
+            if window.at_most is not None and times > window.at_most:
+                yield f"{times} objects began afresh, and {window.at_most} were counted"
 
     async def lost(self) -> list[str]:
         """Durable objects whose state is not what their callers were told."""

@@ -37,9 +37,7 @@ async def test_by_number_nodes_come_and_go_with_weights_of_1_2_and_4(tmp_path: P
 async def test_by_load_five_hot_shards_are_spread_and_a_pinned_one_stays(tmp_path: Path) -> None:
     report = TrialReport("hot-shards", random.SystemRandom().randrange(2**32))
     nodes = ("n1", "n2", "n3")
-    setup = Setup(
-        dict.fromkeys(nodes, "1"), stored=False, volatile=12, durable=0, environment=LOAD
-    )
+    setup = Setup(dict.fromkeys(nodes, "1"), stored=False, volatile=12, durable=0, environment=LOAD)
     async with open_scene(tmp_path, report, setup) as scene:
         async with balancing(scene, dict.fromkeys(nodes, 1.0)) as balance:
             await balance.settle(by_number=False)
