@@ -27,6 +27,9 @@ LOAD = {
     "GOVERSE_CLUSTER__LOAD_INTERVAL": "1s",
 }
 
+#: Pauses of steady callers beside which a hot shard is one.
+SLOW_S = (0.8, 1.2)
+
 
 @dataclass
 class Balance:
@@ -140,6 +143,10 @@ class Balance:
         ideal = sum(hot.values()) / len(self.capacities)
         return all(abs(level - ideal) <= UNEVEN * ideal for level in self.levels(hot).values())
 
+    def _levelled(self, hot: Mapping[int, float]) -> bool:
+        assert self.level(hot), f"not level: {self.levels(hot)}"
+        return True
+
     async def heated(
         self, what: str, hot: Mapping[int, float], *, rest_s: float, within_s: float
     ) -> None:
@@ -152,7 +159,7 @@ class Balance:
                 within_s=within_s,
             ) as record:
                 self.scene.undone(record)
-                await eventually(lambda: self.level(hot), within_s)
+                await eventually(lambda: self._levelled(hot), within_s)
                 self.scene.recovered(record)
                 await self.scene.settled()
             # The means follow what has moved.
@@ -178,11 +185,13 @@ class Balance:
 
 
 class _Heat:
-    """Callers that keep shards busy at a steady rate while the block lasts."""
+    """Callers that keep shards busy at a steady rate while the block lasts, however long their
+    calls take."""
 
     #: Of a shard of one unit: a call of `BUSY_S` each so many seconds.
-    EVERY_S = 0.04
-    BUSY_S = 0.006
+    EVERY_S = 0.02
+    BUSY_S = 0.0015
+    MAX_IN_FLIGHT = 64
 
     def __init__(self, balance: Balance, hot: Mapping[int, float]) -> None:
         self._balance = balance
@@ -194,7 +203,8 @@ class _Heat:
     async def __aenter__(self) -> _Heat:
         scene = self._balance.scene
         for shard, units in self._hot.items():
-            called = scene.load.beside(scene.object_on(shard, f"hot-{len(scene.load.called)}"))
+            name = scene.object_on(shard, f"hot-{len(scene.load.called)}")
+            called = scene.load.beside(name, kind="crowded")
             self._called.append(called)
             self._tasks.append(asyncio.create_task(self._go_on(called, self.EVERY_S / units)))
         return self
@@ -205,12 +215,17 @@ class _Heat:
 
     async def _go_on(self, called: Called, every_s: float) -> None:
         load = self._balance.scene.load
+        under_way: set[asyncio.Task[Added]] = set()
         due = time.monotonic()
         while not self._stopping.is_set():
-            await load.call(called, load.clients[0], busy_s=self.BUSY_S)
-            # What was late is not made up for: the rate after a wait is that of before.
-            due = max(due + every_s, time.monotonic())
+            if len(under_way) < self.MAX_IN_FLIGHT:
+                call = load.call(called, load.clients[0], busy_s=self.BUSY_S)
+                task = asyncio.create_task(call)
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+            due += every_s
             await last(max(0.0, due - time.monotonic()))
+        await asyncio.gather(*under_way)
 
     def rates(self, since: float) -> dict[str, float]:
         """Answered calls a second, by node."""

@@ -31,7 +31,7 @@ from tests.support.etcd import etcd_options
 from tests.support.eventually import eventually
 from tests.support.postgres import PASSWORD, PostgresServer, installation, open_folder
 from tests.support.tally import FOLDER, turns
-from tests.support.tallying import Added, Afresh, Tallying
+from tests.support.tallying import PAUSE_S, Added, Afresh, Tallying
 
 NODES = ("n1", "n2", "n3")
 NUM_SHARDS = 256
@@ -265,7 +265,7 @@ class Setup:
 
     :param nodes: those that are there, with their capacities. :param older: the nodes and the gate
         ``g1`` are of that version; ``g2`` never is. :param stored: whether there is a database.
-    :param volatile, durable: how many objects have a steady caller.
+    :param volatile, durable: how many objects have a steady caller, with pauses of ``pause_s``.
     """
 
     nodes: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(NODES, "1"))
@@ -273,6 +273,7 @@ class Setup:
     stored: bool = True
     volatile: int = 36
     durable: int = 12
+    pause_s: tuple[float, float] = PAUSE_S
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -314,7 +315,9 @@ async def open_scene(folder: Path, report: TrialReport, setup: Setup) -> AsyncIt
             await stack.enter_async_context(goverse.client.connect(cluster.servers[gate].address))
             for gate in gates
         ]
-        load = Tallying(clients, volatile=setup.volatile, durable=setup.durable)
+        load = Tallying(
+            clients, volatile=setup.volatile, durable=setup.durable, pause_s=setup.pause_s
+        )
         chance = random.Random(report.seed)
         scene = Scene(cluster, etcd, postgres, coordinator, load, chance, report, setup.older)
         await scene.settled()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from goverse.errors import GoverseError
-from tests.migration.balancing import COUNT, LOAD, Balance, balancing
+from tests.migration.balancing import COUNT, LOAD, SLOW_S, Balance, balancing
 from tests.migration.report import TrialReport
 from tests.migration.scene import Setup, open_scene
 
@@ -76,7 +76,6 @@ async def play(
     seconds: float,
 ) -> TrialReport:
     report = TrialReport(name, seed)
-    folder.mkdir()
     try:
         async with (
             asyncio.timeout(seconds + SLACK_S),
@@ -100,9 +99,17 @@ def main() -> int:
     seconds = given.minutes * 60 / 2
     folder = Path(tempfile.mkdtemp(prefix="goverse-soak."))
     number = Setup({"n1": "1", "n2": "2"}, stored=False, durable=0, environment=COUNT)
-    load = Setup(dict.fromkeys(FIVE, "1"), stored=False, volatile=12, durable=0, environment=LOAD)
+    load = Setup(
+        dict.fromkeys(FIVE, "1"),
+        stored=False,
+        volatile=12,
+        durable=0,
+        pause_s=SLOW_S,
+        environment=LOAD,
+    )
     good = True
     for name, setup, act in (("rebalancing", number, by_number), ("hot-shards", load, by_load)):
+        (folder / name).mkdir()
         report = asyncio.run(play(name, seed, folder / name, setup, act, seconds))
         report.write(given.reports)
         print(report, flush=True)

@@ -16,7 +16,7 @@ FOLDER = "TALLY_FOLDER"
 
 
 class Tally(goverse.Object):
-    """Declared state that is kept nowhere: it travels with planned moves, and dies with its node."""
+    """Declared state that is kept nowhere: it goes with planned moves, and dies with its node."""
 
     value: int = 0
 

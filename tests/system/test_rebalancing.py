@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.migration.balancing import COUNT, LOAD, balancing
+from tests.migration.balancing import COUNT, LOAD, SLOW_S, balancing
 from tests.migration.older import ROOT
 from tests.migration.report import TrialReport
 from tests.migration.scene import Setup, open_scene
@@ -37,14 +37,21 @@ async def test_by_number_nodes_come_and_go_with_weights_of_1_2_and_4(tmp_path: P
 async def test_by_load_five_hot_shards_are_spread_and_a_pinned_one_stays(tmp_path: Path) -> None:
     report = TrialReport("hot-shards", random.SystemRandom().randrange(2**32))
     nodes = ("n1", "n2", "n3")
-    setup = Setup(dict.fromkeys(nodes, "1"), stored=False, volatile=12, durable=0, environment=LOAD)
+    setup = Setup(
+        dict.fromkeys(nodes, "1"),
+        stored=False,
+        volatile=12,
+        durable=0,
+        pause_s=SLOW_S,
+        environment=LOAD,
+    )
     async with open_scene(tmp_path, report, setup) as scene:
         async with balancing(scene, dict.fromkeys(nodes, 1.0)) as balance:
             await balance.settle(by_number=False)
             home = scene.chance.choice(nodes)
             mine = [shard for shard, node in balance.follower.owners.items() if node == home]
-            hot = dict(zip(scene.chance.sample(mine, 5), (2.0, 1.0, 1.0, 1.0, 1.0), strict=True))
-            await balance.pin_here([list(hot)[1]])
+            hot = dict.fromkeys(scene.chance.sample(mine, 5), 1.0)
+            await balance.pin_here([next(iter(hot))])
             await balance.heated("five hot shards on one node", hot, rest_s=REST_S, within_s=45.0)
         await scene.judge()
     report.write(ROOT / "reports")
