@@ -57,7 +57,7 @@ async def to_and_fro(scene: Scene, *, rounds: int = 4, shards: int = 16) -> None
         text = f"{restored:g} objects came with their shards, in {rounds} rounds of {len(chosen)}"
         scene.report.violations.append(text)
     await scene.unpin(chosen)
-    await scene.settled()
+    await scene.at_home()
 
 
 async def many_pairs(scene: Scene, *, rounds: int = 1) -> None:
@@ -103,7 +103,7 @@ async def many_pairs(scene: Scene, *, rounds: int = 1) -> None:
     ) as record:
         began = scene.undone(record)
         await scene.unpin(range(NUM_SHARDS))
-        await scene.settled()
+        await scene.at_home()
         scene.recovered(record)
         await scene.answering(began)
 
@@ -157,7 +157,7 @@ async def long_turn(scene: Scene, *, work_s: float = 1.5) -> None:
             text = f"a call beside the long turn waited {longest:.2f} s"
             scene.report.violations.append(text)
     await scene.unpin([shard])
-    await scene.settled()
+    await scene.at_home()
 
 
 async def called_off(scene: Scene) -> None:
@@ -246,7 +246,7 @@ async def coordinator_lost(scene: Scene, *, outage_s: float = 0.0) -> None:
     if longer and not record.lost_leases:
         scene.report.violations.append(f"{record.what}: too mild, no lease has ended")
     await scene.unpin(moves)
-    await scene.settled()
+    await scene.at_home()
 
 
 async def upgrade(scene: Scene) -> None:
@@ -272,7 +272,7 @@ async def upgrade(scene: Scene) -> None:
             await scene.cluster.wait_ready(name)
         # What an older node had, it could not give to anybody.
         scene.afresh.append(Afresh(began, time.monotonic()))
-        await scene.settled()
+        await scene.at_home()
         scene.recovered(record)
         await scene.answering(time.monotonic())
     await _runs_from(scene, {str(ROOT)})
