@@ -49,7 +49,7 @@ _PINS_AT_A_TIME = 32
 @dataclass
 class Scene:
     """
-    :ivar dead: ids of processes that were killed, or lost their lease.
+    :ivar dead: ids of processes that were killed, or lost their lease, each time.
     :ivar lost: how many leases the log of a process says that it lost.
     """
 
@@ -63,7 +63,7 @@ class Scene:
     older: Older | None = None
     keys: Keys = field(default_factory=Keys)
     began: float = field(default_factory=time.monotonic)
-    dead: set[int] = field(default_factory=set)
+    dead: list[int] = field(default_factory=list)
     lost: dict[int, int] = field(default_factory=dict)
     afresh: list[Afresh] = field(default_factory=list)
 
@@ -173,7 +173,7 @@ class Scene:
         await asyncio.gather(*map(one, shards))
 
     async def kill(self, name: str) -> None:
-        self.dead.add(self.cluster.servers[name].process.pid)
+        self.dead.append(self.cluster.servers[name].process.pid)
         await self.cluster.kill(name)
 
     async def back(self) -> None:
@@ -211,7 +211,7 @@ class Scene:
         finally:
             failed = self.load.failed(began)
             record.failed, record.longest_s = len(failed), self.load.longest_s(began)
-            self.dead |= self._without_lease(record)
+            self.dead += self._without_lease(record)
             if len(self.dead) > known:
                 self.afresh.append(Afresh(began, time.monotonic()))
                 failed = [call for call in failed if not self._excused(call)]
