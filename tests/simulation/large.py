@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import sys
@@ -32,7 +33,7 @@ from goverse.testing.loop import SimLoop, SimulationError, run_virtual, sim_runt
 from tests.migration.follower import Follower
 from tests.support.members import TTL_S, Process, World
 
-NODES, SHARDS, CHANGES = 100, 8_192, 16
+NODES, SHARDS, CHANGES = 100, 8_192, 9
 #: Virtual seconds for everything to be where it belongs after a change.
 RECOVERED_S = 120.0
 #: Returns how many shards it moves whatever the method, or None for what follows from the nodes.
@@ -255,6 +256,8 @@ def play(seed: int, nodes: int, shards: int, changes: int, strategy: str) -> Out
     """One seed. Whatever goes wrong is among the violations."""
     outcome = Outcome(seed, strategy)
     started = time.perf_counter()
+    # A hundred views of everything are much to look through, and little of it is ever garbage.
+    gc.set_threshold(100_000, 100, 1_000)
 
     async def main(loop: SimLoop) -> None:
         settings = ClusterSettings(
