@@ -276,6 +276,7 @@ class Setup:
     :param nodes: those that are there, with their capacities. :param older: the nodes and the gate
         ``g1`` are of that version; ``g2`` never is. :param stored: whether there is a database.
     :param volatile, durable: how many objects have a steady caller, with pauses of ``pause_s``.
+    :param one_processor: each node may use one only, so that a little is much of what it has.
     """
 
     nodes: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(NODES, "1"))
@@ -284,6 +285,7 @@ class Setup:
     volatile: int = 36
     durable: int = 12
     pause_s: tuple[float, float] = PAUSE_S
+    one_processor: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -346,7 +348,11 @@ async def _start(cluster: ProcessCluster, setup: Setup) -> tuple[str, ...]:
     for name, capacity in setup.nodes.items():
         # The version before knows no capacity, and ends at a setting that it does not know.
         own = {} if older is not None else {"GOVERSE_NODE__CAPACITY": capacity}
-        await cluster.start_node(name, **environment, **own)
+        server = await cluster.start_node(name, **environment, **own)
+        if setup.one_processor:
+            processors = sorted(os.sched_getaffinity(0))
+            chosen = processors[len(cluster.servers) % len(processors)]
+            os.sched_setaffinity(server.process.pid, {chosen})
     cluster.node_module = "goverse_node"
     await cluster.start_gate("g2")
     if older is not None:

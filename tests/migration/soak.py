@@ -105,6 +105,7 @@ def main() -> int:
         volatile=12,
         durable=0,
         pause_s=SLOW_S,
+        one_processor=True,
         environment=LOAD,
     )
     good = True

@@ -43,6 +43,7 @@ async def test_by_load_five_hot_shards_are_spread_and_a_pinned_one_stays(tmp_pat
         volatile=12,
         durable=0,
         pause_s=SLOW_S,
+        one_processor=True,
         environment=LOAD,
     )
     async with open_scene(tmp_path, report, setup) as scene:
