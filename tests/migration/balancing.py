@@ -28,6 +28,9 @@ LOAD = {
     "GOVERSE_CLUSTER__LOAD_INTERVAL": "1s",
 }
 
+#: Longer than the cooldown and what loads take to be believed.
+_STILL_S = 10.0
+_RATES_S = 3.0
 #: Pauses of steady callers beside which a hot shard is one.
 SLOW_S = (0.8, 1.2)
 
@@ -165,7 +168,7 @@ class Balance:
         self, what: str, hot: Mapping[int, float], *, rest_s: float, within_s: float
     ) -> None:
         """Keep shards busy, each as many units as it says, until the nodes are as level as whole
-        shards allow, and then for a while."""
+        shards allow, and then, from when nothing moves any more, for ``rest_s``: 0 for a look."""
         async with _Heat(self, hot) as heat:
             async with self.scene.trial(
                 what,
@@ -176,10 +179,12 @@ class Balance:
                 await eventually(lambda: self._levelled(hot), within_s)
                 self.scene.recovered(record)
                 await self.scene.settled()
-            # The means follow what has moved.
-            await eventually(lambda: self._still(3.0), within_s)
+            if rest_s > 0:
+                # The means follow what has moved, and what has moved rests for the cooldown.
+                await eventually(lambda: self._still(_STILL_S), within_s)
             began = time.monotonic()
-            await self.rests(rest_s, hot)
+            await (self.rests(rest_s, hot) if rest_s > 0 else last(_RATES_S))
+            self.check_pinned()
             rates = heat.rates(began)
         least = self.least(hot) / sum(hot.values()) * sum(rates.values())
         worst = max(rates.values()) / least - 1

@@ -53,7 +53,7 @@ async def test_by_load_five_hot_shards_are_spread_and_a_pinned_one_stays(tmp_pat
             mine = [shard for shard, node in balance.follower.owners.items() if node == home]
             hot = dict.fromkeys(scene.chance.sample(mine, 5), 1.0)
             await balance.pin_here([next(iter(hot))])
-            await balance.heated("five hot shards on one node", hot, rest_s=REST_S, within_s=45.0)
+            await balance.heated("five hot shards on one node", hot, rest_s=0.0, within_s=45.0)
         await scene.judge()
     report.write(ROOT / "reports")
     print(report)
