@@ -38,7 +38,7 @@ NODES = ("n1", "n2", "n3")
 NUM_SHARDS = 256
 LEASE_TTL_S = 3.0
 #: What is done once a lease has ended.
-RECOVERY_S = LEASE_TTL_S + 2.0
+RECOVERY_S = LEASE_TTL_S + 3.0
 DRAIN_TIMEOUT_S = 0.5
 #: Where shards belong that are not pinned.
 HOMES = choices(NUM_SHARDS, tuple((name, 1.0) for name in NODES))

@@ -167,7 +167,7 @@ async def called_off(scene: Scene) -> None:
     client = scene.load.clients[0]
     async with scene.trial(
         "a transfer is called off, then the owner dies",
-        "every shard is owned again within the lease and 2 s; the turn's caller is told `unknown`",
+        "every shard is owned again within the lease and 3 s; the turn's caller is told `unknown`",
         within_s=RECOVERY_S,
     ) as record:
         turn = await _under_way(scene, called, 30.0)
@@ -193,7 +193,7 @@ async def both_die(scene: Scene) -> None:
     called, _ = _two_in(scene, shard)
     async with scene.trial(
         "the source dies in mid-migration, then the target",
-        "every shard is owned again within the lease and 2 s of the second death",
+        "every shard is owned again within the lease and 3 s of the second death",
         within_s=RECOVERY_S,
     ) as record:
         turn = await _under_way(scene, called, 30.0)
@@ -219,7 +219,7 @@ async def coordinator_lost(scene: Scene, *, outage_s: float = 0.0) -> None:
     longer = outage_s > RECOVERY_S
     what = "the coordinator is lost in mid-migration"
     expected = (
-        "every object stops, and answers again within the lease and 2 s of its return"
+        "every object stops, and answers again within the lease and 3 s of its return"
         if longer
         else "no call fails; the moves go on when it is back"
     )
