@@ -219,14 +219,15 @@ async def coordinator_lost(scene: Scene, *, outage_s: float = 0.0) -> None:
     longer = outage_s > RECOVERY_S
     what = "the coordinator is lost in mid-migration"
     expected = (
-        "every object stops, and answers again within the lease and 3 s of its return"
+        "every object stops, and answers again within the lease and 5 s of its return"
         if longer
         else "no call fails; the moves go on when it is back"
     )
     async with scene.trial(
         f"{what}, for longer than the leases" if longer else what,
         expected,
-        within_s=RECOVERY_S,
+        # A lease that etcd comes back with is as long again.
+        within_s=RECOVERY_S + 2.0,
     ) as record:
         pinning = asyncio.create_task(scene.pin(moves))
         await eventually(lambda: _some_on_their_way(scene, moves))
