@@ -32,6 +32,7 @@ from goverse.testing.faults import COORDINATOR
 from goverse.testing.loop import SimLoop, SimulationError, run_virtual, sim_runtime
 from tests.migration.follower import Follower
 from tests.support.members import TTL_S, Process, World
+from tests.support.virtual import elapse
 
 NODES, SHARDS, CHANGES = 100, 8_192, 9
 #: Virtual seconds for everything to be where it belongs after a change.
@@ -150,7 +151,7 @@ class Churn:
         while not self._is_settled():
             if self.world.loop.time() - began > RECOVERED_S:
                 raise AssertionError(f"not settled within {RECOVERED_S} s: {self._what_is_wrong()}")
-            await asyncio.sleep(0.25)
+            await elapse(0.25)
 
     def _is_settled(self) -> bool:
         """Every node is a member, has its share, and serves what the leader wants it to."""
@@ -225,7 +226,7 @@ class Churn:
         process = self._some(1)[0]
         mine = len(process.host.shards)
         process.pause()
-        await asyncio.sleep(2 * TTL_S)
+        await elapse(2 * TTL_S)
         process.resume()
         # They go, and it takes as many again.
         return 2.0 * mine
@@ -234,7 +235,7 @@ class Churn:
         """For less than its lease: nothing moves."""
         process = self._some(1)[0]
         self.world.faults.cut(process.process, COORDINATOR)
-        await asyncio.sleep(TTL_S / 3)
+        await elapse(TTL_S / 3)
         self.world.faults.mend(process.process, COORDINATOR)
 
     async def _pinned(self) -> float:
