@@ -92,7 +92,7 @@ class Balance:
         cluster = self.scene.cluster
         async with self.scene.trial(
             what,
-            "no call fails; counts within 10 % of each node's share; no shard moves twice",
+            "no call fails; counts within 10 % of each share; at most 1.2 times the least moves",
             within_s=BALANCED_S,
         ) as record:
             coming = [name for name in capacities if name not in self.capacities]
@@ -117,8 +117,10 @@ class Balance:
             f"{counts}, shares { ({name: round(share, 1) for name, share in ideal.items()}) }, "
             f"{moved.total()} moved, at least {least:.0f} must"
         )
-        if max(moved.values(), default=0) > 1:
-            self._wrong(f"{what}: shards moved more than once: {moved.most_common(5)}")
+        # Nodes that start at the same time do not join at the same time.
+        changed = len(ideal.keys() ^ before.keys())
+        if max(moved.values(), default=0) > changed:
+            self._wrong(f"{what}: shards moved more than {changed} times: {moved.most_common(5)}")
         if moved.total() > MOVEMENT * least + 1:
             self._wrong(f"{what}: {moved.total()} shards moved, and {least:.0f} had to")
         self.check_pinned()
