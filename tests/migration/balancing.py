@@ -97,8 +97,7 @@ class Balance:
         ) as record:
             coming = [name for name in capacities if name not in self.capacities]
             for name in coming:
-                capacity = f"{capacities[name]:g}"
-                await cluster.start_node(name, GOVERSE_NODE__CAPACITY=capacity)
+                await self.scene.start_node(name, f"{capacities[name]:g}")
             await cluster.wait_ready(*coming)
             began = time.monotonic()
             self.scene.undone(record)

@@ -172,6 +172,11 @@ class Scene:
 
         await asyncio.gather(*map(one, shards))
 
+    async def start_node(self, name: str, capacity: str = "1") -> None:
+        """A node of this version. All say their capacity: beside one that takes what its machine
+        has, the others would have other shares than before."""
+        await self.cluster.start_node(name, GOVERSE_NODE__CAPACITY=capacity)
+
     async def kill(self, name: str) -> None:
         self.dead.append(self.cluster.servers[name].process.pid)
         await self.cluster.kill(name)
@@ -180,7 +185,7 @@ class Scene:
         """Start every node that is not there; everything comes home."""
         for name in NODES:
             if name not in self.cluster.servers:
-                await self.cluster.start_node(name)
+                await self.start_node(name)
         await self.cluster.wait_ready()
         await self.at_home()
 

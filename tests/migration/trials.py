@@ -269,7 +269,7 @@ async def upgrade(scene: Scene) -> None:
             status = await scene.cluster.stop(name)
             if status:
                 scene.report.violations.append(f"{name} ended with status {status}")
-            await scene.cluster.start_node(name)
+            await scene.start_node(name)
             await scene.cluster.wait_ready(name)
         # What an older node had, it could not give to anybody.
         scene.afresh.append(Afresh(began, time.monotonic()))
