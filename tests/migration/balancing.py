@@ -208,7 +208,7 @@ class _Heat:
 
     #: Of a shard of one unit: a call of `BUSY_S` each so many seconds.
     EVERY_S = 0.02
-    BUSY_S = 0.0015
+    BUSY_S = 0.004
     MAX_IN_FLIGHT = 64
 
     def __init__(self, balance: Balance, hot: Mapping[int, float]) -> None:

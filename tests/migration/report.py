@@ -27,10 +27,11 @@ class TrialRecord(FaultRecord):
     lost_leases: int = 0
 
     def line(self) -> str:
+        recovered = f"recovered after {self.recovery_s:.2f} s" if self.recovered_s else "not back"
         return (
-            f"{self.began_s:7.1f} s  {self.what}: {self.in_flight} in flight, recovered after "
-            f"{self.recovery_s:.2f} s (at most {self.within_s:g}), {self.failed} calls failed, "
-            f"the longest took {self.longest_s:.2f} s"
+            f"{self.began_s:7.1f} s  {self.what}: {self.in_flight} in flight, {recovered} (at most "
+            f"{self.within_s:g} s), {self.failed} calls failed, the longest took "
+            f"{self.longest_s:.2f} s"
         )
 
 
