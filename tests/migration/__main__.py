@@ -21,8 +21,8 @@ from pathlib import Path
 from goverse.errors import GoverseError
 from tests.migration import trials
 from tests.migration.older import older_version
+from tests.migration.opening import Setup, open_scene
 from tests.migration.report import TrialReport
-from tests.migration.scene import Setup, open_scene
 
 LIMIT_S = 600.0
 LONG_TURN_S = 25.0

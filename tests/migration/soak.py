@@ -19,8 +19,8 @@ from pathlib import Path
 
 from goverse.errors import GoverseError
 from tests.migration.balancing import COUNT, LOAD, SLOW_S, Balance, balancing
+from tests.migration.opening import Setup, open_scene
 from tests.migration.report import TrialReport
-from tests.migration.scene import Setup, open_scene
 
 #: Of all: to start, and to come to an end.
 SLACK_S = 180.0

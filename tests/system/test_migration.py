@@ -10,8 +10,8 @@ import pytest
 
 from tests.migration import trials
 from tests.migration.older import ROOT, older_version
+from tests.migration.opening import Setup, open_scene
 from tests.migration.report import TrialReport
-from tests.migration.scene import Setup, open_scene
 
 pytestmark = pytest.mark.system
 

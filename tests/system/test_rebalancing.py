@@ -9,8 +9,8 @@ import pytest
 
 from tests.migration.balancing import COUNT, LOAD, SLOW_S, balancing
 from tests.migration.older import ROOT
+from tests.migration.opening import Setup, open_scene
 from tests.migration.report import TrialReport
-from tests.migration.scene import Setup, open_scene
 
 pytestmark = pytest.mark.system
 
