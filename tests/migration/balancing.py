@@ -22,14 +22,16 @@ UNEVEN = 0.1
 MOVEMENT = 1.2
 
 COUNT = {"GOVERSE_CLUSTER__STRATEGY": "count", "GOVERSE_CLUSTER__REBALANCE_COOLDOWN": "1s"}
+SHIPPED = {"GOVERSE_CLUSTER__STRATEGY": "load"}
+#: The same in a hurry: measures of a second each, which are too noisy for anything to rest.
 LOAD = {
     "GOVERSE_CLUSTER__STRATEGY": "load",
     "GOVERSE_CLUSTER__REBALANCE_COOLDOWN": "3s",
     "GOVERSE_CLUSTER__LOAD_INTERVAL": "1s",
 }
 
-#: Longer than the cooldown and what loads take to be believed.
-_STILL_S = 10.0
+#: Longer than the cooldown, and what loads take to be believed.
+_STILL_S = 35.0
 _RATES_S = 3.0
 #: Pauses of steady callers beside which a hot shard is one.
 SLOW_S = (0.8, 1.2)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from goverse.errors import GoverseError
-from tests.migration.balancing import COUNT, LOAD, SLOW_S, Balance, balancing
+from tests.migration.balancing import COUNT, SHIPPED, SLOW_S, Balance, balancing
 from tests.migration.opening import Setup, open_scene
 from tests.migration.report import TrialReport
 
@@ -106,7 +106,7 @@ def main() -> int:
         durable=0,
         pause_s=SLOW_S,
         one_processor=True,
-        environment=LOAD,
+        environment=SHIPPED,
     )
     good = True
     for name, setup, act in (("rebalancing", number, by_number), ("hot-shards", load, by_load)):
