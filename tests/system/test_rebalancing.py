@@ -14,7 +14,7 @@ from tests.migration.report import TrialReport
 
 pytestmark = pytest.mark.system
 
-REST_S = 3.0
+REST_S = 1.5
 
 
 async def test_by_number_nodes_come_and_go_with_weights_of_1_2_and_4(tmp_path: Path) -> None:
