@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.migration.older import ROOT
 from tests.migration.scene import (
     DRAIN_TIMEOUT_S,
+    LEASE_TTL_S,
     NODES,
     NUM_SHARDS,
     RECOVERY_S,
@@ -216,7 +217,7 @@ async def coordinator_lost(scene: Scene, *, outage_s: float = 0.0) -> None:
     the leases every object stops."""
     owners = await scene.owners()
     moves = {shard: _next(owner) for shard, owner in owners.items()}
-    longer = outage_s > RECOVERY_S
+    longer = outage_s > LEASE_TTL_S
     what = "the coordinator is lost in mid-migration"
     expected = (
         "every object stops, and answers again within the lease and 5 s of its return"
