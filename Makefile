@@ -12,11 +12,13 @@ RESTARTS ?= 3
 ROUNDS ?= 100
 OUTAGE_SECONDS ?= 30
 SECONDS ?= 60
+SOAK_MINUTES ?= 10
 SEED ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test test-mariadb test-stores check proto simulate fuzz fuzz-http robustness delayed bench clean
+.PHONY: help run test test-mariadb test-stores check proto simulate fuzz fuzz-http robustness delayed \
+	migrations soak bench clean
 
 help:
 	@echo "make run              two nodes, a gate and the counter sample on this machine"
@@ -25,10 +27,12 @@ help:
 	@echo "make test-stores      the words of CockroachDB on the oldest PostgreSQL too"
 	@echo "make check            formatting, lint, types, layers"
 	@echo "make proto            regenerate goverse/transport/pb from proto/"
-	@echo "make simulate         SEEDS=$(SEEDS) simulated clusters with faults"
+	@echo "make simulate         SEEDS=$(SEEDS) simulated clusters with faults, then two of 100 nodes"
 	@echo "make fuzz             FUZZ_SECONDS=$(FUZZ_SECONDS) of nonsense at every door, then over HTTP"
 	@echo "make robustness       MINUTES=$(MINUTES) at most of a bank whose processes are killed, stopped, cut off"
 	@echo "make delayed          SECONDS=$(SECONDS) of delayed calls while nodes are killed and shards move"
+	@echo "make migrations       moving shards, attacked: upgrades, long turns, dead nodes, etcd away"
+	@echo "make soak             SOAK_MINUTES=$(SOAK_MINUTES) of rebalancing under steady load"
 	@echo "make bench            every benchmark, beside limits and peers"
 	@echo "make clean            remove .venv, .tools and every cache"
 
@@ -57,7 +61,8 @@ proto:
 	@PYTHON="$(PYTHON)" scripts/gen-proto
 
 simulate: $(VENV)/test.stamp
-	@exec $(BIN)/python -m tests.simulation --seeds $(SEEDS) --coverage --mutants
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --coverage --mutants
+	@exec $(BIN)/python -m tests.simulation.large
 
 fuzz: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
@@ -76,6 +81,14 @@ robustness: $(VENV)/test.stamp
 delayed: $(VENV)/test.stamp
 	@scripts/setup-test
 	@exec $(BIN)/python -m benchmarks delayed --seconds $(SECONDS)
+
+migrations: $(VENV)/test.stamp
+	@scripts/setup-test
+	@exec $(BIN)/python -m tests.migration $(SEED:%=--seed %)
+
+soak: $(VENV)/test.stamp
+	@scripts/setup-test
+	@exec $(BIN)/python -m tests.migration.soak --minutes $(SOAK_MINUTES) $(SEED:%=--seed %)
 
 bench: $(VENV)/test.stamp
 	@scripts/setup-test

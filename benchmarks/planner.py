@@ -65,7 +65,7 @@ def steps(number: int) -> tuple[Step, ...]:
 def least(before: Sequence[str | None], old: dict[str, float], new: dict[str, float]) -> float:
     """Shards that any method must move from ``before``."""
     held = Counter(before)
-    share, former = SHARDS / sum(new.values()), SHARDS / sum(old.values())
+    share, former = len(before) / sum(new.values()), len(before) / sum(old.values())
     gone = sum(count for name, count in held.items() if name not in new)
     grown = sum(
         weight * share - old.get(name, 0.0) * former

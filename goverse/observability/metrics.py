@@ -115,8 +115,8 @@ class Metrics:
         )
         self.latch_wait_seconds = Histogram(
             "goverse_latch_wait_seconds",
-            "Moves when goverse_latch_acquisitions does: how long the writer had waited, this time; "
-            "open: how long callers have.",
+            "Moves when goverse_latch_acquisitions does: how long the writer had waited, this "
+            "time; open: how long callers have.",
             ("purpose",),
             SECONDS,
         )

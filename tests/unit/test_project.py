@@ -15,6 +15,17 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
+TARGETS = (
+    "run",
+    "test",
+    "check",
+    "proto",
+    "simulate",
+    "fuzz-http",
+    "migrations",
+    "soak",
+    "bench",
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -79,7 +90,7 @@ def test_the_changelog_has_this_version() -> None:
 
 def test_make_offers_what_the_pages_say() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("run", "test", "check", "proto", "simulate", "fuzz-http", "bench"):
+    for target in TARGETS:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
         assert f"make {target}" in (ROOT / "CONTRIBUTING.md").read_text()
 
