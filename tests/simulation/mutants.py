@@ -317,19 +317,27 @@ class Verdict:
 
 def plant(mutant: Mutant, root: Path, folder: Path) -> None:
     """Copy the packages below ``folder`` and change the lines. Raises ValueError."""
+    changed = edit(mutant, root)
     for package in PACKAGES:
         shutil.copytree(
             root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
         )
+    for file, text in changed.items():
+        (folder / file).write_text(text)
+
+
+def edit(mutant: Mutant, root: Path) -> dict[str, str]:
+    """The files that the mutant changes, as they are then. Raises ValueError."""
+    changed: dict[str, str] = {}
     for file, old, new in mutant.edits:
-        target = folder / file
-        text = target.read_text()
+        text = changed.get(file) or (root / file).read_text()
         if text.count(old) != 1:
             raise ValueError(
                 f"mutant {mutant.name!r}: {old!r} occurs {text.count(old)} times in {file}, not "
                 "once; the code has moved on, and so must the mutant"
             )
-        target.write_text(text.replace(old, new))
+        changed[file] = text.replace(old, new)
+    return changed
 
 
 def try_mutant(mutant: Mutant, seeds: list[int], root: Path) -> Verdict:

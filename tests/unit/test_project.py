@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,8 @@ from types import ModuleType
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from benchmarks.__main__ import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = (
@@ -93,6 +96,14 @@ def test_make_offers_what_the_pages_say() -> None:
     for target in TARGETS:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
         assert f"make {target}" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_make_bench_runs_every_benchmark() -> None:
+    script = (ROOT / "scripts" / "bench").read_text()
+    listed = re.search(r"^for arguments in (.*?); do$", script, re.DOTALL | re.MULTILINE)
+    assert listed is not None
+    words = listed[1].replace("\\", " ")
+    assert {line.split()[0] for line in shlex.split(words)} == set(NAMES)
 
 
 def test_scripts_can_be_executed() -> None:
