@@ -39,6 +39,10 @@ class Verb(enum.IntEnum):
     SCHEDULE = 10  # a call with a call id that runs later: the reply says that it is accepted
 
 
+#: Verbs that ask nothing of an object.
+OF_A_NODE = (Verb.DESCRIBE, Verb.LOAD, Verb.MOVE)
+
+
 class ChainEntry(msgspec.Struct, frozen=True, array_like=True):
     """One suspended turn on the path of a call. Written by members only."""
 

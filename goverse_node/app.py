@@ -326,12 +326,12 @@ def _watch(metrics: Metrics, node: Node, *, per_shard: bool) -> None:
     metrics.links.watch(lambda: len(node.pool.connected()) + len(node.inbound))
     metrics.calls_in_flight.watch(node.pool.calls_in_flight)
     metrics.push_queue.watch(node.pushes.waiting)
-    metrics.activations.watch(node.catalog.count_by_type)
-    metrics.shard_objects.watch(lambda: quantiles(node.catalog.count_by_shard()))
+    metrics.activations.watch(node.catalog.census.count_by_type)
+    metrics.shard_objects.watch(lambda: quantiles(node.catalog.census.count_by_shard()))
     if per_shard:
-        metrics.objects_of_shard.watch(lambda: by_shard(node.catalog.count_by_shard()))
-    metrics.latch_holders.watch(node.catalog.count_holders)
-    metrics.latch_writers.watch(node.catalog.count_writers)
+        metrics.objects_of_shard.watch(lambda: by_shard(node.catalog.census.count_by_shard()))
+    metrics.latch_holders.watch(node.catalog.census.count_holders)
+    metrics.latch_writers.watch(node.catalog.census.count_writers)
     if node.reliability is not None:
         metrics.reliable_pending.watch(node.reliability.count_by_type)
         metrics.reliable_oldest_seconds.watch(node.reliability.oldest_by_type)

@@ -60,7 +60,7 @@ class GoverseService:
         answer = pb.ListObjectsResponse(
             objects=[
                 pb.ObjectInfo(type=one.type, id=one.id, creation_time=int(now - one.age_s))
-                for one in self._catalog.objects()
+                for one in self._catalog.census.objects()
             ]
         )
         if answer.ByteSize() > MAX_ANSWER_BYTES:

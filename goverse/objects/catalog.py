@@ -20,7 +20,7 @@ from goverse.aio.deadlines import Deadlines, Reminders
 from goverse.aio.limits import Limit, fullest
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
-from goverse.call import Call, CallTarget, Codec, Forwarded, Receiver, Reply, Verb
+from goverse.call import OF_A_NODE, Call, CallTarget, Codec, Forwarded, Receiver, Reply, Verb
 from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.errors import (
     Conflict,
@@ -47,6 +47,7 @@ from goverse.objects.activation import (
 from goverse.objects.arrival import Arrival
 from goverse.objects.autoload import Autoload, keep_trying
 from goverse.objects.background import Action, timer_turn
+from goverse.objects.census import Census
 from goverse.objects.context import CallDefaults
 from goverse.objects.definition import MethodType
 from goverse.objects.description import TypesDescription
@@ -59,18 +60,9 @@ from goverse.objects.metering import LoadMeter
 from goverse.objects.recording import ReliableCalls
 from goverse.objects.registry import Registry
 from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
-from goverse.objects.snapshots import (
-    CatalogSnapshot,
-    LatchSnapshot,
-    ObjectSnapshot,
-    snapshot_of,
-    snapshot_of_shard,
-    snapshots_of_latches,
-    stage_of,
-)
+from goverse.objects.snapshots import CatalogSnapshot, snapshot_of_shard
 from goverse.objects.turn import WAITING, Turn
 from goverse.observability.quota import Machine
-from goverse.sharding import NODE_SHARD
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +129,7 @@ class Catalog:
         self._ending: dict[ObjectId, asyncio.Event] = {}
         self._held_limit = HeldLimit(limits.max_waiting_calls)
         self._holders = Holders(holds or Holds(), latch_observer, self._cut_off)
+        self.census = Census(self._shards, self._activations, self._holders)
         self._tasks = Tasks("objects")
         self._deadlines = Deadlines()
         self._idle = Reminders(self._check_idle, step_s=0.25)
@@ -176,7 +169,7 @@ class Catalog:
             return await self._with_call_id(call)
         now = self._now()
         activation = self._activations.get((call.type, call.id))
-        if activation is None and call.verb in _OF_A_NODE:
+        if activation is None and call.verb in OF_A_NODE:
             return self._for_this_node(call)
         object_type = activation.object_type if activation else self.arrival.object_type(call)
         turn = self.arrival.turn(call, object_type, now)
@@ -632,50 +625,6 @@ class Catalog:
 
     # -- for people
 
-    def count_by_type(self) -> dict[tuple[str, ...], float]:
-        """How many activations there are of each type, as a gauge wants it."""
-        counts: dict[tuple[str, ...], float] = {}
-        for type_name, _ in self._activations:
-            counts[(type_name,)] = counts.get((type_name,), 0) + 1
-        return counts
-
-    def objects(self) -> tuple[ObjectSnapshot, ...]:
-        """Every activation, by type and id."""
-        now = asyncio.get_running_loop().time()
-        return tuple(snapshot_of(self._activations[key], now) for key in sorted(self._activations))
-
-    def stage(self, shard: int) -> str:
-        """See `stage_of`; empty for a shard that is not here."""
-        found = self._shards.get(shard)
-        return stage_of(found) if found is not None else ""
-
-    def count_by_shard(self) -> dict[int, int]:
-        """How many activations each shard has that is here, those of the node's own left out."""
-        return {n: len(shard.activations) for n, shard in self._shards.items() if n != NODE_SHARD}
-
-    def latches(self, most: int) -> tuple[LatchSnapshot, ...]:
-        """Of shards that are held or wanted: first those that a writer waits for, then those that
-        have been held longest; not more than ``most``."""
-        now = asyncio.get_running_loop().time()
-        return snapshots_of_latches(self._shards.values(), self._holders.loose(), now, most)
-
-    def count_holders(self) -> dict[tuple[str, ...], float]:
-        """Turns and hooks by the state of the shard that they hold, as a gauge wants it."""
-        counts = dict.fromkeys((state.value for state in ShardState), 0.0)
-        del counts["closed"]
-        for shard in self._shards.values():
-            counts[shard.state.value] += shard.holders
-        counts["cut_loose"] = len(self._holders.loose())
-        return {(state,): count for state, count in counts.items()}
-
-    def count_writers(self) -> dict[tuple[str, ...], float]:
-        """Shards by what a writer waits for, or has them for, as a gauge wants it."""
-        counts: dict[tuple[str, ...], float] = {(purpose.value,): 0.0 for purpose in Purpose}
-        for shard in self._shards.values():
-            if shard.writer is not None:
-                counts[(shard.writer.purpose.value,)] += 1
-        return counts
-
     def limits(self) -> Iterator[Limit]:
         yield Limit("objects.held_calls", self._held_limit.held, self._held_limit.max_held)
         if self._moves is not None:
@@ -691,10 +640,6 @@ class Catalog:
             held=self._held_limit.held,
             stopped=self._stopped,
         )
-
-
-#: Verbs that ask nothing of an object.
-_OF_A_NODE = (Verb.DESCRIBE, Verb.LOAD, Verb.MOVE)
 
 
 def _stopping(turn: Turn) -> GoverseError:

@@ -89,7 +89,7 @@ def node_admin(
         why=lambda shard: _why(member, catalog, shard),
         plan=lambda asked: _plan(member, asked),
         store=store,
-        locks=lambda most: [lock_of(latch, name) for latch in catalog.latches(most)],
+        locks=lambda most: [lock_of(latch, name) for latch in catalog.census.latches(most)],
         set_cordon=set_cordon,
         decommission=decommission,
     )
@@ -97,7 +97,7 @@ def node_admin(
 
 
 def _objects(catalog: Catalog, node: str) -> Iterator[ObjectInfo]:
-    for found in catalog.objects():
+    for found in catalog.census.objects():
         yield ObjectInfo(
             type=found.type,
             id=found.id,
@@ -152,9 +152,11 @@ def _why(member: NodeMember, catalog: Catalog, shard: int) -> Iterator[str]:
     held = [*member.ownership.why(shard)]
     yield from held
     if held:
-        if stage := catalog.stage(shard):
+        if stage := catalog.census.stage(shard):
             yield stage
-        busy = [found for found in catalog.objects() if found.shard == shard and found.running]
+        busy = [
+            found for found in catalog.census.objects() if found.shard == shard and found.running
+        ]
         for found in busy[:_MAX_BUSY]:
             yield f"{found.type}/{found.id} runs {found.running} turns, and {found.waiting} wait"
 

@@ -104,7 +104,7 @@ async def _schemathesis(gate: Gate, phase: str, seconds: int, seed: int) -> tupl
 
 async def _at_rest(gate: Gate, nodes: list[Node]) -> list[str]:
     def busy() -> list[str]:
-        objects = [found for node in nodes for found in node.catalog.objects()]
+        objects = [found for node in nodes for found in node.catalog.census.objects()]
         return unrest(gate.snapshot(), *(node.snapshot() for node in nodes), *objects)
 
     try:

@@ -20,7 +20,7 @@ async def test_every_number_of_a_snapshot_is_known_to_be_at_rest_or_not() -> Non
         async with httpx.AsyncClient() as http:
             url = f"http://{gate.http_address}/v1/objects/Chain/a/pass_on"
             assert (await http.post(url, json={"to": "b"})).status_code == 200
-        objects = [found for node in nodes for found in node.catalog.objects()]
+        objects = [found for node in nodes for found in node.catalog.census.objects()]
         assert objects
         found = {
             field_of(path)

@@ -128,7 +128,7 @@ class Node:
             await self.catalog.open_shard(shard, epoch)
 
     def ids(self) -> list[str]:
-        return [one.id for one in self.catalog.objects()]
+        return [one.id for one in self.catalog.census.objects()]
 
 
 def make_call(

@@ -126,7 +126,7 @@ async def test_opening_is_idempotent_and_epochs_only_grow():
             await queued
         assert caught.value.epoch == EPOCH
         assert value_of(await node.call("Thing", "x", "bump")) == 1
-        assert node.catalog.objects()[0].epoch == NEWER
+        assert node.catalog.census.objects()[0].epoch == NEWER
 
 
 @pytest.mark.parametrize("id", ["x", f"shard#{shard_of('x', NUM_SHARDS)}/x", "node#n1/x"])
@@ -135,7 +135,7 @@ async def test_L04_every_object_is_evicted_with_its_shard(id):
     async with running(Thing) as node:
         shard = shard_of(id, NUM_SHARDS)
         assert value_of(await node.call("Thing", id, "bump")) == 1
-        assert node.catalog.objects()[0].shard == shard
+        assert node.catalog.census.objects()[0].shard == shard
         other = (shard + 1) % NUM_SHARDS if shard >= 0 else 0
         assert await node.catalog.close_shard(other, drain_timeout_s=1)
         assert node.ids() == [id]
@@ -380,7 +380,7 @@ async def test_snapshots_tell_what_is_there():
         call = node.call("Thing", "x", "hold")
         queued = node.call("Thing", "x", "bump")
         await turns_of_the_loop()
-        (one,) = node.catalog.objects()
+        (one,) = node.catalog.census.objects()
         assert (one.type, one.id, one.state, one.running, one.waiting) == (
             "Thing", "x", "active", 1, 1,
         )  # fmt: skip
@@ -390,7 +390,7 @@ async def test_snapshots_tell_what_is_there():
         assert (shards[shard_x()].holders, shards[shard_x()].state) == (2, "open")
         instance_of(node).gate.set()
         await asyncio.gather(call, queued)
-        assert node.catalog.objects()[0].running == 0
+        assert node.catalog.census.objects()[0].running == 0
 
 
 async def test_a_chain_entry_of_an_older_epoch_is_not_a_turn_of_this_activation():

@@ -152,7 +152,7 @@ async def test_L21_a_call_that_comes_back_is_refused_at_once_with_its_chain(path
         assert asyncio.get_running_loop().time() - started < 2
         # The innermost caller got the refusal; the log says so, and so does each hop's cause.
         assert caught.value.details["type"] in ("FailedPrecondition", "ObjectFailed")
-        assert [one.running for one in node.catalog.objects()] == [0] * len({"a", *path})
+        assert [one.running for one in node.catalog.census.objects()] == [0] * len({"a", *path})
 
 
 async def test_L21_the_refusal_names_chain_turn_and_class(caplog):
@@ -168,7 +168,7 @@ async def test_L21_the_refusal_names_chain_turn_and_class(caplog):
 async def test_L21_a_class_may_admit_calls_that_come_back(path):
     async with running(Open) as node:
         assert await node.get(Open, "a").ask(path)
-        assert [one.running for one in node.catalog.objects()] == [0] * len({"a", *path})
+        assert [one.running for one in node.catalog.census.objects()] == [0] * len({"a", *path})
 
 
 async def test_L21_concurrent_classes_admit_them_even_while_a_deletion_waits():
@@ -333,7 +333,7 @@ async def test_chains_that_cross_end_at_their_deadline_and_say_how(caplog):
         assert all(error.executed is goverse.Executed.UNKNOWN for error in errors)
         assert "Party/a.hold ran past its deadline" in str(errors[0])
         assert "Party/b.bump" in str(errors[0])
-        await eventually(lambda: all(one.running == 0 for one in node.catalog.objects()))
+        await eventually(lambda: all(one.running == 0 for one in node.catalog.census.objects()))
 
 
 async def test_a_waiting_call_of_crossed_chains_prints_its_chain():
@@ -353,7 +353,7 @@ async def test_recursion_through_objects_ends():
     async with running(Open) as node:
         with pytest.raises(goverse.ObjectFailed):
             await node.get(Open, "a").ask(["b", "a"] * 100)
-        await eventually(lambda: all(one.running == 0 for one in node.catalog.objects()))
+        await eventually(lambda: all(one.running == 0 for one in node.catalog.census.objects()))
 
 
 async def test_a_chain_that_names_an_ended_turn_waits_like_any_call():
@@ -370,7 +370,7 @@ async def test_L21_a_call_of_a_running_turn_keeps_its_place_when_the_drain_begin
         busy = node.call("Party", b, "wait_for", name="busy")
         first = node.call("Party", a, "ask", path=[b])
         await turns_of_the_loop()
-        assert [one.waiting for one in node.catalog.objects()] == [0, 1]
+        assert [one.waiting for one in node.catalog.census.objects()] == [0, 1]
         closing = asyncio.ensure_future(node.catalog.close_shard(1, drain_timeout_s=3))
         await turns_of_the_loop()
         node.catalog._activations[("Party", b)].instance.gates["busy"].set()

@@ -157,7 +157,7 @@ async def test_turns_do_not_wait_for_the_commit_of_those_before() -> None:
         node.wire.plans = ["wait"]
         calls = [node.call("Counter", "a", "add") for _ in range(100)]
         await turns_of_the_loop()
-        assert node.catalog.objects()[0].running == 0
+        assert node.catalog.census.objects()[0].running == 0
         node.wire.gate.set()
         assert [value_of(await call) for call in calls] == list(range(1, 101))
         assert sum(node.counted.batches) <= 3, "a hundred turns in two commits or three"
@@ -435,7 +435,9 @@ async def test_an_inner_turn_commits_with_its_outer_one_or_not_at_all() -> None:
 async def test_a_callback_that_comes_after_its_outer_turn_was_cancelled_is_stored() -> None:
     async with durable(Nested) as node:
         outer = node.call("Nested", "a", "hang")
-        await eventually(lambda: node.catalog.objects() and node.catalog.objects()[0].running)
+        await eventually(
+            lambda: node.catalog.census.objects() and node.catalog.census.objects()[0].running
+        )
         outer.cancel()
         await asyncio.gather(outer, return_exceptions=True)
         chain = (ChainEntry("Nested", "a", EPOCH, 1),)

@@ -188,7 +188,7 @@ async def test_L13_who_swallows_his_cancellation_reaches_nobody_once_the_shard_i
         assert node.latch_seen.removed_by == ["cancelled", "cut_loose"]
         assert node.latch_seen.waits[-1] == pytest.approx(GRACE_S, abs=0.1), "a second to obey"
         assert not hung.done()
-        assert node.catalog.count_holders()[("cut_loose",)] == 1
+        assert node.catalog.census.count_holders()[("cut_loose",)] == 1
         await node.catalog.open_shard(SHARD, NEWER)
         assert value_of(await node.call("Thing", Y, "bump")) == 1  # alive under the new epoch
         before = shard_now(node)
@@ -200,7 +200,7 @@ async def test_L13_who_swallows_his_cancellation_reaches_nobody_once_the_shard_i
         assert node.ids() == [Y], "nothing was called into being"
         assert shard_now(node) == before, "its end is not counted as that of somebody else"
         assert value_of(await node.call("Zombie", X, "bump")) == 1, "begins afresh"
-        assert node.catalog.count_holders()[("cut_loose",)] == 0
+        assert node.catalog.census.count_holders()[("cut_loose",)] == 0
 
 
 class Kept(Zombie, durability="acknowledged"):
@@ -338,14 +338,14 @@ async def test_a_hook_that_hangs_is_cut_loose_and_named() -> None:
     async with at_work(Wakes) as node:
         call = node.send(make_call("Wakes", X, "go", timeout_s=1000))
         await elapse(HOLDS.max_hold_s)
-        (latch,) = node.catalog.latches(10)
+        (latch,) = node.catalog.census.latches(10)
         assert (latch.object, latch.method) == (f"Wakes/{X}", "on_activate")
         assert await close(node, wanted_s=HOLDS.max_hold_s)
         assert node.latch_seen.removed_by == ["cut_loose"]
         with pytest.raises(NotOwner) as caught:
             await call
         assert caught.value.executed is Executed.NO
-        (latch,) = node.catalog.latches(10)
+        (latch,) = node.catalog.census.latches(10)
         assert (latch.state, latch.method) == ("cut_loose", "on_activate")
 
 
@@ -483,13 +483,13 @@ async def test_a_writer_that_is_called_off_leaves_no_trace() -> None:
         await turns_of_the_loop()
         closing = asyncio.ensure_future(close(node))
         await turns_of_the_loop()
-        (latch,) = node.catalog.latches(10)
+        (latch,) = node.catalog.census.latches(10)
         assert (latch.state, latch.purpose, latch.holders) == ("draining", "close", 1)
-        assert node.catalog.count_writers()[("close",)] == 1
+        assert node.catalog.census.count_writers()[("close",)] == 1
         assert await closing is False
-        (latch,) = node.catalog.latches(10)
+        (latch,) = node.catalog.census.latches(10)
         assert (latch.state, latch.purpose, latch.holders) == ("open", "", 1)
-        assert node.catalog.count_writers()[("close",)] == 0
+        assert node.catalog.census.count_writers()[("close",)] == 0
         closing = asyncio.ensure_future(close(node))
         await turns_of_the_loop()
         closing.cancel()
@@ -570,7 +570,7 @@ def test_L37_shards_that_are_wanted_come_first_then_those_held_longest() -> None
                 await elapse(1.0)
             closing = asyncio.ensure_future(close(node, shard=3))
             await elapse(0.5)
-            found = node.catalog.latches(10)
+            found = node.catalog.census.latches(10)
             assert [latch.shard for latch in found] == [3, 1, 2]
             assert [round(latch.age_s, 1) for latch in found] == [1.5, 3.5, 2.5]
             wanted = found[0]
@@ -580,8 +580,8 @@ def test_L37_shards_that_are_wanted_come_first_then_those_held_longest() -> None
                 "hold",
             )
             assert wanted.waits_s == pytest.approx(0.5, abs=0.1)
-            assert [latch.shard for latch in node.catalog.latches(1)] == [3]
-            assert node.catalog.count_holders() == {
+            assert [latch.shard for latch in node.catalog.census.latches(1)] == [3]
+            assert node.catalog.census.count_holders() == {
                 ("opening",): 0,
                 ("open",): 2,
                 ("draining",): 1,
@@ -604,6 +604,6 @@ def test_L29_what_was_cut_loose_is_forgotten_once_it_has_ended() -> None:
                 zombies[-1].free.set()
                 await asyncio.gather(hung, return_exceptions=True)
                 await node.catalog.open_shard(SHARD, Epoch(1, 200 + round))
-            assert node.catalog.latches(10) == ()
+            assert node.catalog.census.latches(10) == ()
 
     run_virtual(main)

@@ -193,7 +193,9 @@ async def _run(hanging: int) -> None:
     await asyncio.gather(*callers)
     while len(node.catalog._holders.loose()) < hanging:
         await play.pause(0.05)
-    named = {latch.object for latch in node.catalog.latches(100) if latch.state == "cut_loose"}
+    named = {
+        latch.object for latch in node.catalog.census.latches(100) if latch.state == "cut_loose"
+    }
     assert named == {f"Worker/{id}" for id in play.hung} and len(named) == hanging
     play.over = True
     await asyncio.gather(*movers)
@@ -202,7 +204,7 @@ async def _run(hanging: int) -> None:
     assert [shard.holders for shard in node.catalog.snapshot().shards] == [0] * len(
         node.catalog.snapshot().shards
     )
-    assert node.catalog.latches(100) == () and play.inside == {}
+    assert node.catalog.census.latches(100) == () and play.inside == {}
     await node.catalog.stop(0.0)
     await node.tasks.close()
 

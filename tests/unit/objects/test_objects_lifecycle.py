@@ -90,7 +90,7 @@ async def test_on_activate_runs_once_before_the_first_turn():
         world.gate("activate")
         calls = [node.call("Thing", "x", "bump") for _ in range(3)]
         await turns_of_the_loop()
-        assert node.catalog.objects()[0].state == "activating"
+        assert node.catalog.census.objects()[0].state == "activating"
         world.gates["activate"].set()
         assert [value_of(await call) for call in calls] == [101, 102, 103]
         assert world.log == ["activate x"]

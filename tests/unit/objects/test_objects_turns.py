@@ -183,7 +183,7 @@ async def test_a_deadline_while_waiting_removes_the_waiter_at_once():
         with pytest.raises(goverse.DeadlineExceeded, match=r"busy with write \(turn 1\)") as caught:
             await second
         assert caught.value.executed is goverse.Executed.NO
-        assert node.catalog.objects()[0].waiting == 1
+        assert node.catalog.census.objects()[0].waiting == 1
         worker = instance_of(node)
         worker.gate("first").set()
         worker.gate("third").set()
@@ -433,7 +433,7 @@ async def test_no_waiter_is_lost_under_random_cancellations():
             assert not waiting
             assert all(not call.cancelled() for call in done if call not in doomed)
         assert hurried.overlaps == 0
-        assert node.catalog.objects()[0].waiting == 0
+        assert node.catalog.census.objects()[0].waiting == 0
         assert sum(shard.holders for shard in node.catalog.snapshot().shards) == 0
 
 

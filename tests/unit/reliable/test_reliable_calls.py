@@ -245,7 +245,9 @@ async def test_a_caller_who_gives_up_changes_nothing_and_repetitions_wait_for_th
         first = node.do("c", "Account", "a", "wait")
         second = node.do("c", "Account", "a", "wait", timeout_s=0.05)
         third = node.do("c", "Account", "a", "wait")
-        await eventually(lambda: node.catalog.objects() and node.catalog.objects()[0].running)
+        await eventually(
+            lambda: node.catalog.census.objects() and node.catalog.census.objects()[0].running
+        )
         first.cancel()
         with pytest.raises(DeadlineExceeded) as late:
             await second
@@ -258,7 +260,9 @@ async def test_a_caller_who_gives_up_changes_nothing_and_repetitions_wait_for_th
 async def test_L36_a_call_that_nobody_waits_for_any_more_runs_to_its_end():
     async with reliable(Account) as node:
         call = node.do("c", "Account", "a", "wait")
-        await eventually(lambda: node.catalog.objects() and node.catalog.objects()[0].running)
+        await eventually(
+            lambda: node.catalog.census.objects() and node.catalog.census.objects()[0].running
+        )
         call.cancel()
         await eventually(call.done)
         gate().set()
