@@ -140,15 +140,17 @@ def crashes(violations: list[str]) -> Iterator[None]:
             if record.exc_info and record.name != "goverse.objects.outcome":
                 violations.append(f"I8: {record.getMessage()}: {record.exc_info[1]!r}")
 
-    logger = logging.getLogger("goverse")
-    before = logger.level, logger.propagate
+    loggers = [logging.getLogger(name) for name in ("goverse", "goverse_node", "goverse_gate")]
+    before = [(logger, logger.level, logger.propagate) for logger in loggers]
     collector = Collector(logging.ERROR)
-    logger.addHandler(collector)
-    logger.setLevel(logging.ERROR)
-    logger.propagate = False
+    for logger in loggers:
+        logger.addHandler(collector)
+        logger.setLevel(logging.ERROR)
+        logger.propagate = False
     try:
         yield
     finally:
-        logger.removeHandler(collector)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
+        for logger, level, propagate in before:
+            logger.removeHandler(collector)
+            logger.setLevel(level)
+            logger.propagate = propagate
