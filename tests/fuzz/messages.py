@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 
@@ -69,22 +70,29 @@ def random_requests(method: Method, data: bytes, packed: bool) -> None:
     virtual(_ask)(method, message)
 
 
+def _values(type: int) -> st.SearchStrategy[Any]:
+    """Of a field of that type."""
+    if type == FieldDescriptor.TYPE_STRING:
+        return texts
+    if type == FieldDescriptor.TYPE_BYTES:
+        return st.binary(max_size=20)
+    if type == FieldDescriptor.TYPE_BOOL:
+        return st.booleans()
+    if type in (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT):
+        return st.floats(width=32)
+    return st.one_of(st.integers(-2, 9), st.integers(-(2**31), 2**31 - 1))
+
+
 @fuzzed(methods, st.data())
 def built_requests(method: Method, data: st.DataObject) -> None:
     """Every field of the request gets some value of its type."""
     message: Any = method.request()
     for field in method.request.DESCRIPTOR.fields:
-        if field.type == field.TYPE_STRING:
-            value: Any = data.draw(texts)
-        elif field.type == field.TYPE_BYTES:
-            value = data.draw(st.binary(max_size=20))
-        elif field.type == field.TYPE_BOOL:
-            value = data.draw(st.booleans())
-        elif field.type in (field.TYPE_DOUBLE, field.TYPE_FLOAT):
-            value = data.draw(st.floats(width=32))
+        values = _values(field.type)
+        if field.is_repeated:
+            getattr(message, field.name).extend(data.draw(st.lists(values, max_size=3)))
         else:
-            value = data.draw(st.one_of(st.integers(-2, 9), st.integers(-(2**31), 2**31 - 1)))
-        setattr(message, field.name, value)
+            setattr(message, field.name, data.draw(values))
     virtual(_ask)(method, message)
 
 

@@ -54,12 +54,14 @@ class Hourglass(goverse.Object, durability="acknowledged"):
 class Kept:
     """What a client was told.
 
+    :param asked: the ids of objects by token, of single calls.
     :param accepted: tokens, which are call ids, that were accepted for certain.
     :param cancelled: what a cancellation answered, by token; the last one.
     :param first: when the first tick of a repeated call is due.
     :param ended_at: when all of those were cancelled.
     """
 
+    asked: dict[str, str] = field(default_factory=dict)
     accepted: dict[str, None] = field(default_factory=dict)
     cancelled: dict[str, str] = field(default_factory=dict)
     first: dict[str, float] = field(default_factory=dict)
@@ -98,6 +100,7 @@ class Timekeeper:
         while not self._stopping:
             number += 1
             token, id = f"later-{number}", choose.choice(GLASSES)
+            self.kept.asked[token] = id
             await self._schedule(token, id)
             if choose.random() < 0.3:
                 await elapse(choose.choice((0.0, 0.3, 1.0)))

@@ -46,7 +46,7 @@ SETTINGS = replace(
             AutoloadSettings(type="Register", name="loaded", scope="node"),
         ),
     ),
-    node=replace(TEST_SETTINGS.node, shutdown_timeout_s=5.0),
+    node=replace(TEST_SETTINGS.node, shutdown_timeout_s=5.0, latch_max_hold_s=3.0),
     gate=replace(TEST_SETTINGS.gate, shutdown_timeout_s=5.0),
 )
 

@@ -31,6 +31,7 @@ KINDS = {
     "friendly": 5,
     "crowd": 5,
     "cancelled": 8,
+    "slow": 2,
     "burst": 1,
     "flood": 4,
     "lively": 16,
@@ -144,6 +145,8 @@ class Workload:
         elif kind == "cancelled":
             wish.args = {"work_s": 12.0}
             wish.timeout_s, wish.cancel_s = 15.0, choose.uniform(0.0, 1.0)
+        elif kind == "slow":
+            wish.args, wish.timeout_s = {"work_s": choose.choice((4.0, 9.0))}, 12.0
         elif kind == "burst":
             await asyncio.gather(*(self._call(wish) for _ in range(8)))
             return

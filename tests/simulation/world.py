@@ -20,6 +20,7 @@ from tests.simulation import exactly, hourglass
 from tests.simulation.foreign import check_descriptions
 from tests.simulation.history import CallRecord, History
 from tests.simulation.hourglass import Timekeeper
+from tests.simulation.operator import Operator
 from tests.simulation.played import Game
 from tests.simulation.players import CELLS, TALLIES, Player
 from tests.simulation.scenario import (
@@ -89,8 +90,12 @@ class Run:
                 asyncio.create_task(self._client(f"client{number}"), name=f"client {number}")
                 for number in range(1, self.scenario.clients + 1)
             ]
+            operator = self._operator()
+            operating = asyncio.create_task(operator.run(), name="operator")
             await self._run_steps()
             await self._heal()
+            operator.stop()
+            await operating
             await self._check_recovery()
             for workload in self._workloads:
                 workload.stop()
@@ -114,6 +119,13 @@ class Run:
     async def _start_node(self, name: str) -> None:
         mode = "restart" if name in self.scenario.restarting else "permanent"
         await self.cluster.start_node(name, shutdown_mode=mode)
+
+    def _operator(self) -> Operator:
+        def delayed() -> list[tuple[str, str]]:
+            return [*self._timekeeper.kept.asked.items()] if self._timekeeper is not None else []
+
+        source = random.Random(f"{self.scenario.seed}:operator")
+        return Operator(self.loop, self.cluster, self.history, source, delayed)
 
     # -- clients --------------------------------------------------------------------------------
 
