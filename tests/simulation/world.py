@@ -40,6 +40,8 @@ REST_S = 5.0
 #: Backoff, a turn's deadline, backoff again.
 LEDGER_S = 40.0
 IDLE_SLACK_S = 2.0
+#: Shards have owners again: what was due meanwhile is made up for.
+CATCH_UP_S = 2.0
 #: An orderly stop: shutdown timeout, draining, links.
 STOP_S = 15.0
 
@@ -332,6 +334,7 @@ class Run:
         tables = self.cluster.store.tables
         timekeeper = self._timekeeper
         assert timekeeper is not None
+        await elapse(CATCH_UP_S)
         await self.loop.run_in("reader", timekeeper.end(self.loop.time() + RECOVERY_S))
 
         def pending() -> list[str]:
