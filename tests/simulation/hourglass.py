@@ -181,6 +181,9 @@ class Timekeeper:
                     break
                 except GoverseError:
                     await elapse(0.2)
+            else:
+                self._history.violate("I6", f"{id} cannot be read")
+                found[id] = ([], 0)
         return found
 
 

@@ -6,6 +6,7 @@ a node that takes thousands of shards needs a hundred statements and not thousan
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,8 +97,9 @@ class Fences:
     def __init__(self, store: Store, facts: OwnerFacts, tasks: Tasks) -> None:
         self._store = store
         self._facts = facts
-        # An opening is used once, also if the answer to raising it was lost.
-        self._used: dict[int, tuple[Epoch, int]] = {}
+        #: A number is used once, also if the answer to raising it was lost; by all shards, and
+        #: across their epochs, as what is left of an older one may still have to be settled.
+        self._numbers = itertools.count(1)
         self._raising: Batcher[_Request, Opening | Exception] = Batcher(
             "raise fences", self._raise_all, tasks, max_items=_MAX_SHARDS, max_waiting=_MAX_WAITING
         )
@@ -140,9 +142,7 @@ class Fences:
         return [results[request] for request in requests]
 
     async def _raise(self, epoch: Epoch, group: Sequence[_Request]) -> int:
-        number = 1 + max(self._last_used(request.shard, epoch) for request in group)
-        for request in group:
-            self._used[request.shard] = (epoch, number)
+        number = next(self._numbers)
         slots = [slot for request in group for slot in request.slots]
         await self._store.raise_fence(slots, epoch, self._facts.incarnation, number)
         return number
@@ -164,7 +164,3 @@ class Fences:
             except (GoverseError, StorageUnavailable, OutcomeUnknown) as own:
                 found.update(await self._after(own, [request]))
         return found
-
-    def _last_used(self, shard: int, epoch: Epoch) -> int:
-        known = self._used.get(shard)
-        return known[1] if known is not None and known[0] == epoch else 0

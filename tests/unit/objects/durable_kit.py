@@ -15,9 +15,10 @@ from goverse.config.settings import LimitSettings
 from goverse.errors import Unavailable
 from goverse.ids import NUM_SLOTS, Epoch, ObjectId
 from goverse.objects.durability.service import Durability
+from goverse.sharding import slot_of
 from goverse.storage.api import StorageUnavailable
 from goverse.storage.memory import MemoryStore
-from goverse.storage.values import StoredObject
+from goverse.storage.values import Fence, StoredObject
 
 T = TypeVar("T")
 
@@ -120,6 +121,12 @@ class DurableNode(Node):
     def make_reliable(self, node: Node) -> Any:
         """Nothing here: see the kit of reliable calls."""
         return None
+
+    def fence(self, id: str) -> Fence:
+        """As it stands in the store."""
+        slot = slot_of(id)
+        row = self.store.tables._fences[slot]
+        return Fence(slot, row.epoch, row.opening)
 
     async def stored(self, type_name: str, id: str) -> StoredObject | None:
         object = ObjectId(type_name, id)

@@ -25,6 +25,7 @@ from tests.support.eventually import eventually
 
 T = TypeVar("T")
 EPOCH = Epoch(1, 10)
+NEWER = Epoch(1, 20)
 
 
 class Facts:
@@ -304,3 +305,26 @@ async def _random_faults(seed: int) -> None:
         expected = str(count).encode() if count else None
         assert await kit.stored(f"o{which}") == expected, f"seed {seed}"
     await kit.close()
+
+
+def test_L07_what_is_left_of_an_older_epoch_is_settled_while_the_newer_one_is_not_raised_yet() -> (
+    None
+):
+    """A shard was lost and regained while the store was away, and a batch was under way."""
+
+    async def main(_: Any) -> None:
+        kit = Kit()
+        older = await kit.fences.open(1, EPOCH)
+        kit.wire.plans = ["refuse"]
+        with pytest.raises(Unavailable):
+            await kit.fences.open(1, NEWER)
+        await kit.fences.raise_again(older)
+        newer = await kit.fences.open(1, NEWER)
+        with pytest.raises(Fenced):
+            await kit.fences.raise_again(older)
+        before = newer.number
+        await kit.fences.raise_again(newer)
+        assert newer.number > before, "a number that was used shuts nothing out"
+        await kit.close()
+
+    run_virtual(main, seed=1)

@@ -25,9 +25,8 @@ from goverse.errors import (
     Unavailable,
 )
 from goverse.ids import Epoch, ObjectId
-from goverse.sharding import slot_of
 from goverse.storage.memory import MemoryStore
-from goverse.storage.values import Act, Fence, ObjectCommit, State
+from goverse.storage.values import Act, ObjectCommit, State
 from goverse.testing.loop import run_virtual
 from tests.support.eventually import eventually
 
@@ -204,7 +203,7 @@ async def test_a_refused_commit_discards_everything_that_built_on_it() -> None:
         await node.get(Counter, "a").add(1)
         id = ObjectId("Counter", "a")
         other = node.store.connect()
-        fence = Fence(slot_of("a"), Epoch(1, 100), 1)
+        fence = node.fence("a")
         stored = await node.stored("Counter", "a")
         assert stored is not None and stored.state is not None
         node.wire.plans = ["wait"]
@@ -479,7 +478,7 @@ async def test_a_slow_load_of_before_the_shard_was_lost_begins_nothing() -> None
 
 async def test_a_state_that_cannot_be_read_fails_calls_and_stays() -> None:
     async with durable(Counter) as node:
-        fence = Fence(slot_of("a"), Epoch(1, 100), 1)
+        fence = node.fence("a")
         id = ObjectId("Counter", "a")
         await node.store.connect().commit([ObjectCommit(fence, id, 0, State(b"\xc1", 0))])
         with pytest.raises(ObjectFailed, match="stored state does not fit") as failed:
