@@ -202,7 +202,6 @@ UNLIMITED = {
     "goverse/objects/durability/commits.py:Commits._idle": "an entry for each lane",
     "goverse/objects/durability/commits.py:Commits._later": _RESIDENT,
     "goverse/objects/durability/commits.py:Commits._settling": _SHARDS,
-    "goverse/objects/durability/fences.py:Fences._used": _SHARDS,
     "goverse/objects/durability/fences.py:Opening._settling": "counts the batches that settle: "
     "one for each lane, and one of accepts",
     "goverse/objects/durability/fences.py:Opening._when_settled": "those that settle or accept at "

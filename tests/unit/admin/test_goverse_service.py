@@ -23,8 +23,9 @@ class Clock:
 
 
 def service(count: int, clock: Clock) -> GoverseService:
+    found = [SimpleNamespace(type="T", id="x" * 100, age_s=7.9)] * count
     catalog: Any = SimpleNamespace(
-        objects=lambda: [SimpleNamespace(type="T", id="x" * 100, age_s=7.9)] * count,
+        census=SimpleNamespace(objects=lambda: found),
         snapshot=lambda: SimpleNamespace(objects=count),
     )
     return GoverseService(catalog, lambda: "n1:48000", clock)
