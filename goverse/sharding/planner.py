@@ -92,7 +92,9 @@ class _Planner:
         homeless = [
             shard
             for shard, target in enumerate(state.targets)
-            if target is None or not (live.get(target, False) or self._stays(target))
+            if target is None
+            or not (live.get(target, False) or self._stays(target))
+            or (not live.get(target, False) and self._unclaimed(shard, target))
         ]
         by_load = state.strategy is Strategy.LOAD
         placed = level(
@@ -167,14 +169,21 @@ class _Planner:
             return target in self._state.restarting
         return node.keeps or (target in self._state.restarting and node.cordon is None)
 
+    def _unclaimed(self, shard: int, target: str | None) -> bool:
+        """Whether its target could serve it, and does not claim it."""
+        state = self._state
+        if target not in state.avoided.get(shard, ()) or state.claims[shard] == target:
+            return False
+        node = self._nodes.get(target) if target is not None else None
+        return node is not None and node.accepts
+
     def _decide(self, shard: int, target: str | None) -> None:
         """Move the shard, or count why it stays."""
         state = self._state
         node = self._nodes.get(target) if target is not None else None
-        serves = node is not None and node.accepts
-        avoided = target in state.avoided.get(shard, ())
-        unclaimed = serves and avoided and state.claims[shard] != target
-        if node is not None and serves and (self._resort or node.keeps) and not unclaimed:
+        unclaimed = self._unclaimed(shard, target)
+        settled = node is not None and node.accepts and (self._resort or node.keeps)
+        if node is not None and settled and not unclaimed:
             pin = state.pins.get(shard, node.name)
             if pin != node.name and not self._resort and self._live.get(pin, False):
                 self._urgent.append(Change(shard, pin, target, Reason.PIN))

@@ -237,19 +237,19 @@ def test_every_move_brings_the_nodes_nearer_to_each_other(state: PlanInput) -> N
 @settings(max_examples=100, deadline=None)
 def test_no_swinging_while_measured_loads_are_a_little_wrong(state: PlanInput, seed: int) -> None:
     """Every load is off by up to a fiftieth at each plan, with a threshold of a tenth. What is
-    moved may be corrected once; nothing goes on moving."""
+    moved may be corrected once; nothing goes on moving. Shares that are nearly a threshold apart
+    may seem to be further apart at any time, once: then one plan more moves something."""
     state = replace(state, strategy=Strategy.LOAD, max_moves=EVERY)
     true, rnd = state.loads, random.Random(seed)
     moves: Counter[int] = Counter()
-    last = 0
-    for round in range(40):
+    plans = 0
+    for _ in range(40):
         state = replace(state, loads=tuple(load * rnd.uniform(0.98, 1.02) for load in true))
         found = plan(state)
         state = settle(state, found)
         moves.update(change.shard for change in found.changes)
-        if found.changes:
-            last = round
-    assert last < 30 and max(moves.values(), default=0) <= 3
+        plans += bool(found.changes)
+    assert plans <= 5 and max(moves.values(), default=0) <= 3
 
 
 def test_what_has_no_node_is_dealt_out_the_largest_first() -> None:

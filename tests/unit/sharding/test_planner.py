@@ -429,12 +429,16 @@ def test_levelling_takes_nothing_to_a_node_that_does_not_claim() -> None:
     assert Hold.NOT_CLAIMING not in found.held
 
 
-def test_L17_a_cordoned_node_that_does_not_claim_what_it_was_given_is_not_waited_for() -> None:
-    before = placed(*nodes_of("n1", "n2", "n3"))
+@pytest.mark.parametrize("strategy", Strategy)
+def test_L17_a_cordoned_node_that_does_not_claim_what_it_was_given_is_not_waited_for(
+    strategy: Strategy,
+) -> None:
+    before = replace(placed(*nodes_of("n1", "n2", "n3")), strategy=strategy, loads=(1.0,) * SHARDS)
     shard = before.targets.index("n3")
     claims = tuple(None if s == shard else claim for s, claim in enumerate(before.claims))
     nodes = (*nodes_of("n1", "n2"), PlanNode("n3", cordon=Cordon.CORDONED))
-    unclaimed = replace(before, nodes=nodes, claims=claims)
+    unclaimed = replace(before, nodes=nodes, claims=claims, max_moves=0)
     assert plan(unclaimed).changes == ()
     found = plan(replace(unclaimed, avoided={shard: frozenset({"n3"})}))
     assert [(c.shard, c.reason) for c in found.changes] == [(shard, Reason.UNCLAIMED)]
+    assert found.changes[0].node in ("n1", "n2")
