@@ -58,6 +58,10 @@ class Holding:
     close_after: float = 0.0  # running loop's time before which no other attempt is made
     wanted_at: float | None = None  # when it was first to be closed; None: it belongs here
 
+    def wanted_s(self, now: float) -> float:
+        """For how long it has been wanted elsewhere, attempts that were called off included."""
+        return now - self.wanted_at if self.wanted_at is not None else 0.0
+
     def become(self, state: HoldingState) -> None:
         if state not in _ALLOWED[self.state]:
             raise RuntimeError(f"shard {self.shard} is {self.state.value}, not {state.value}")

@@ -324,8 +324,7 @@ class Ownership:
     async def _close(self, holding: Holding) -> None:
         shard = holding.shard
         now = asyncio.get_running_loop().time
-        wanted_at = now() if holding.wanted_at is None else holding.wanted_at
-        wanted_s = now() - wanted_at
+        wanted_s = holding.wanted_s(now())
         try:
             closed = await self._host.close_shard(
                 shard, drain_timeout_s=self._drain_timeout_s, wanted_s=wanted_s
@@ -347,7 +346,7 @@ class Ownership:
         delay_s = min(_CALLED_OFF_MIN_S * 2**holding.called_off, _CALLED_OFF_MAX_S)
         if wanted_s < self._max_hold_s:
             # The attempt after that is the last.
-            delay_s = min(delay_s, max(0.0, wanted_at + self._max_hold_s - now()))
+            delay_s = min(delay_s, max(0.0, self._max_hold_s - holding.wanted_s(now())))
         holding.close_after = now() + delay_s
         log.warning(
             "the move of shard %d was called off: its turns did not end within %.1f s; "
@@ -418,9 +417,7 @@ class Ownership:
             yield self._queue.why(shard)
 
     def _why_closing(self, holding: Holding) -> str:
-        now = asyncio.get_running_loop().time()
-        wanted_s = now - holding.wanted_at if holding.wanted_at is not None else 0.0
-        if wanted_s < self._max_hold_s:
+        if holding.wanted_s(asyncio.get_running_loop().time()) < self._max_hold_s:
             waits = f"waits {self._drain_timeout_s:g} s for its turns"
         else:
             waits = (

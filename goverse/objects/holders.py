@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from goverse.aio.seldom import Seldom
@@ -38,10 +39,15 @@ class Holder:
     turn: Turn
     since: float
 
+    @property
+    def method(self) -> str:
+        """What it runs: a method, or what else is done to an object."""
+        call = self.turn.call
+        return call.method or call.verb.name.lower()
+
     def __str__(self) -> str:
         call = self.turn.call
-        name = call.method or call.verb.name.lower()
-        text = f"{call.type}/{call.id}.{name} (turn {self.turn.number or '-'}"
+        text = f"{call.type}/{call.id}.{self.method} (turn {self.turn.number or '-'}"
         return text + (f", call {call.call_id})" if call.call_id else ")")
 
 
@@ -54,6 +60,11 @@ def holders_of(activations: Iterable[Activation]) -> Iterator[Holder]:
         for turn in activation.turns.values():
             if turn is not hook:
                 yield Holder(activation, turn, turn.started)
+
+
+def oldest_of(holders: Iterable[Holder]) -> Holder | None:
+    """Who has begun first."""
+    return min(holders, key=attrgetter("since"), default=None)
 
 
 class Holders:
@@ -179,12 +190,13 @@ class _Removal:
         found = [*holders_of(self._shard.activations.values())]
         max_hold_s = self._holders.max_hold_s
         next_at = now + _LOOK_S
-        if found:
-            oldest = min(found, key=_since)
-            if oldest.turn is not self._named and self._holders.warn(
-                self._shard, self._writer, oldest, now
-            ):
-                self._named = oldest.turn
+        oldest = oldest_of(found)
+        if (
+            oldest is not None
+            and oldest.turn is not self._named
+            and self._holders.warn(self._shard, self._writer, oldest, now)
+        ):
+            self._named = oldest.turn
         for holder in found:
             removed_at = self._told.get(holder.turn)
             if removed_at is None:
@@ -230,10 +242,6 @@ class _Removal:
             f"{describe_chain(holder.turn.call)}",
             executed=Executed.UNKNOWN,
         )
-
-
-def _since(holder: Holder) -> float:
-    return holder.since
 
 
 _DONE = {Purpose.OPEN: "opened", Purpose.CLOSE: "closed", Purpose.HAND_OVER: "handed over"}

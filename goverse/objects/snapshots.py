@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from goverse.ids import Epoch
 from goverse.objects.activation import DEACTIVATING, Activation
-from goverse.objects.holders import Holder, holders_of
+from goverse.objects.holders import Holder, holders_of, oldest_of
 from goverse.objects.shard import Shard, ShardState
 
 
@@ -134,12 +134,8 @@ def _urgency(latch: LatchSnapshot) -> tuple[bool, float, float, int]:
 
 
 def _of_latch(shard: Shard, now: float) -> LatchSnapshot:
-    oldest = min(holders_of(shard.activations.values()), key=_since, default=None)
+    oldest = oldest_of(holders_of(shard.activations.values()))
     return _of_holder(shard, shard.state.value, oldest, now)
-
-
-def _since(holder: Holder) -> float:
-    return holder.since
 
 
 def _of_holder(shard: Shard, state: str, oldest: Holder | None, now: float) -> LatchSnapshot:
@@ -155,7 +151,7 @@ def _of_holder(shard: Shard, state: str, oldest: Holder | None, now: float) -> L
         holders=shard.holders,
         held=shard.held,
         object=f"{call.type}/{call.id}" if call is not None else "",
-        method=(call.method or call.verb.name.lower()) if call is not None else "",
+        method=oldest.method if oldest is not None else "",
         call_id=call.call_id if call is not None else "",
         age_s=now - oldest.since if oldest is not None else 0.0,
     )

@@ -93,8 +93,10 @@ class _Planner:
             shard
             for shard, target in enumerate(state.targets)
             if target is None
-            or not (live.get(target, False) or self._stays(target))
-            or (not live.get(target, False) and self._unclaimed(shard, target))
+            or (
+                not live.get(target, False)
+                and (not self._stays(target) or self._unclaimed(shard, target))
+            )
         ]
         by_load = state.strategy is Strategy.LOAD
         placed = level(
