@@ -58,11 +58,11 @@ class Heartbeat:
 
     def _beat(self) -> None:
         now = self._loop.time()
-        if now - self._due > self._interval_s:
-            # This process stood still, and what the peer sent meanwhile has not been read yet:
-            # timers run before the stream is looked at. The peer gets its full time again.
-            self._heard = now
-        elif now - self._heard > self._timeout_s:
+        late_s = now - self._due
+        # Time in which this process stood still is no silence of the peer: what it sent meanwhile
+        # has not been read yet. After a long stand, reading comes before the verdict.
+        self._heard = min(now, self._heard + late_s)
+        if late_s <= self._interval_s and now - self._heard > self._timeout_s:
             self._timer = None
             self._on_silence(f"nothing was heard for {self._timeout_s:g} s")
             return

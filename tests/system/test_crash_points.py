@@ -364,7 +364,7 @@ async def test_on_postgresql_each_has_the_outcome_of_the_page(
     await postgres.migrate()
 
     async def settings_of(name: str) -> StorageSettings:
-        return postgres.copied_database()
+        return await asyncio.to_thread(postgres.copied_database)
 
     await play_all(etcd.endpoint, tmp_path, settings_of)
 

@@ -229,6 +229,32 @@ async def test_heartbeat() -> None:
     assert beat.silent_s == pytest.approx(17.5)
 
 
+@virtual
+async def test_time_in_which_the_process_stood_still_is_no_silence_of_the_peer() -> None:
+    loop: Any = asyncio.get_running_loop()
+    awake_s = loop.time()
+    silence: list[float] = []
+    beat = Heartbeat(
+        interval_s=1,
+        timeout_s=3,
+        send=lambda: None,
+        on_silence=lambda reason: silence.append(loop.time() - awake_s),
+    )
+
+    def stand_still() -> None:
+        nonlocal awake_s
+        loop._now += 0.9
+        awake_s += 0.9
+        loop.call_later(1, stand_still)
+
+    loop.call_later(0.999, stand_still)
+    beat.start()
+    await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=30)
+    assert len(silence) == 1
+    assert 3 < silence[0] < 5
+    beat.stop()
+
+
 # -- pump ---------------------------------------------------------------------------------------
 
 
