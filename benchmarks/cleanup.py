@@ -244,8 +244,9 @@ class _Ledger:
         """Keep the ids; how many there are of each status."""
         counts = self._ask(
             f"CREATE TABLE expected AS {_OLD}",
-            "CREATE TABLE others AS SELECT call_id FROM goverse_reliable_calls "
-            "WHERE object_type = 'Ghost' AND call_id NOT IN (SELECT call_id FROM expected)",
+            "CREATE TABLE others AS SELECT call_id FROM goverse_reliable_calls c "
+            "WHERE object_type = 'Ghost' AND NOT EXISTS "
+            "(SELECT FROM expected e WHERE e.call_id = c.call_id)",
             "ANALYZE expected",
             "ANALYZE others",
             "SELECT status, count(*) FROM expected GROUP BY status",
