@@ -190,6 +190,7 @@ class Scene:
 
         If something dies in it, or loses its lease, calls under way there may fail with
         ``unknown``, and volatile objects that lived there begin afresh; otherwise no call may fail.
+        Calls that a gate without a lease had sent are on their way to everywhere.
         """
         began = time.monotonic()
         known = len(self.dead)
@@ -207,26 +208,29 @@ class Scene:
         finally:
             failed = self.load.failed(began)
             record.failed, record.longest_s = len(failed), self.load.longest_s(began)
-            self.dead += self._without_lease(record)
+            nodes, gates = self._without_lease("node"), self._without_lease("gate")
+            record.lost_leases = len(nodes)
+            self.dead += nodes
             if len(self.dead) > known:
                 self.afresh.append(Afresh(began, time.monotonic()))
                 failed = [call for call in failed if not self._excused(call)]
+            if gates:
+                failed = [call for call in failed if call.executed is not Executed.UNKNOWN]
             self.report.violations += [f"{what}: {call}" for call in failed[:10]]
             print(record.line(), flush=True)
         if record.recovery_s > within_s:
             text = f"{what}: recovered after {record.recovery_s:.2f} s, not {within_s:g}"
             self.report.violations.append(text)
 
-    def _without_lease(self, record: TrialRecord) -> set[int]:
+    def _without_lease(self, kind: str) -> set[int]:
         """Processes that have lost their leases: the coordinator was away for too long. They are
         left, as what they discarded is as good as dead."""
         found = set()
         for server in self.cluster.servers.values():
             times = server.log().count("lost its lease")
-            if server.kind == "node" and times > self.lost.get(server.process.pid, 0):
+            if server.kind == kind and times > self.lost.get(server.process.pid, 0):
                 self.lost[server.process.pid] = times
                 found.add(server.process.pid)
-        record.lost_leases = len(found)
         return found
 
     def _excused(self, call: Added) -> bool:
