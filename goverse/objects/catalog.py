@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from goverse.aio.deadlines import Deadlines, Reminders
+from goverse.aio.deadlines import Deadlines
 from goverse.aio.limits import Limit, fullest
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
@@ -53,6 +53,7 @@ from goverse.objects.definition import MethodType
 from goverse.objects.description import TypesDescription
 from goverse.objects.durability.service import Durability
 from goverse.objects.holders import GRACE_S, Holders
+from goverse.objects.idling import Idling
 from goverse.objects.latch import Acquired, Holds, LatchObserver, Purpose, Writer
 from goverse.objects.luggage import Arrivals, Courier, Luggage
 from goverse.objects.messages import PushSink
@@ -132,8 +133,9 @@ class Catalog:
         self.census = Census(self._shards, self._activations, self._holders)
         self._tasks = Tasks("objects")
         self._deadlines = Deadlines()
-        self._idle = Reminders(self._check_idle, step_s=0.25)
-        self._idle_luggage = Reminders(self._check_idle_luggage, step_s=1.0)
+        self._idling = Idling(
+            settings, registry, self._autoload, moves.arrivals if moves is not None else None
+        )
         self._stopped = False
         loop = asyncio.get_running_loop()
         self._now = loop.time
@@ -334,7 +336,7 @@ class Catalog:
             predecessor = None
             del self._ending[id]
         activation.begin_activation(call, predecessor)
-        self._watch_idle(activation, activation.created)
+        self._idling.watch(activation, activation.created)
         return activation
 
     async def _run_work(self, activation: Activation, work: Action) -> None:
@@ -355,8 +357,7 @@ class Catalog:
         if activation.ended is not None and not activation.object_type.options.concurrent:
             self._ending[id] = activation.ended
         activation.shard.wake()
-        if activation.reminder is not None:
-            self._idle.cancel(activation.reminder, activation)
+        self._idling.forget(activation)
         if self._services.observer is not None:
             self._services.observer.deactivated(id.type)
         self._place_again(waiting)
@@ -368,42 +369,6 @@ class Catalog:
                 self._place(turn, self._activations.get((turn.call.type, turn.call.id)))
             except GoverseError as error:
                 turn.refuse(error)
-
-    def _watch_idle(self, activation: Activation, since: float) -> None:
-        """One reminder per activation, set again when it finds that the object was used: using
-        an object costs none."""
-        timeout_s = self._idle_timeout_s(activation.object_id)
-        if timeout_s == float("inf"):
-            return
-        activation.reminder = self._idle.add(since + timeout_s, activation)
-
-    def _idle_timeout_s(self, id: ObjectId) -> float:
-        if self._autoload.covers(id):
-            return float("inf")
-        own = self._registry.get(id.type).options.idle_timeout_s
-        return self._settings.idle_timeout_s if own is None else own
-
-    def _check_idle(self, activation: Activation) -> None:
-        if activation.dead:
-            return
-        now = self._now()
-        if not activation.mailbox.idle or activation.state is not ACTIVE:
-            self._watch_idle(activation, now)
-        elif now - activation.last_used < self._idle_timeout_s(activation.object_id):
-            self._watch_idle(activation, activation.last_used)
-        else:
-            activation.begin_deactivation()
-
-    def _check_idle_luggage(self, shard: Shard) -> None:
-        """What came with ``shard`` and was not called is idle as an activation would be."""
-        if shard.luggage is None or self._moves is None or shard.state is ShardState.CLOSED:
-            return
-        now = self._now()
-        dropped, due = shard.luggage.drop_idle(now, self._idle_timeout_s)
-        if dropped:
-            self._moves.arrivals.count("idle", dropped)
-        if due < float("inf"):
-            self._idle_luggage.add(due, shard)
 
     def _forget(self, luggage: Luggage, call: Call) -> None:
         if luggage.take(call.object_id) is not None and self._moves is not None:
@@ -456,7 +421,7 @@ class Catalog:
                 return
         if self._moves is not None:
             opening.luggage = self._moves.arrivals.open(shard, released)
-            self._check_idle_luggage(opening)
+            self._idling.check_luggage(opening)
         writer = opening.writer
         self._let_in(opening)
         if writer is not None:
@@ -620,8 +585,7 @@ class Catalog:
             self._discard(shard, _stopping)
         await self._tasks.close()
         self._deadlines.close()
-        self._idle.close()
-        self._idle_luggage.close()
+        self._idling.close()
 
     # -- for people
 
