@@ -133,7 +133,7 @@ async def _level(callers: int, seconds: float, *, writer: bool) -> Level:
         Runtime(),
         latch_observer=waits,
     )
-    await catalog.open_shard(SHARD, Epoch(1, 1))
+    await catalog.shards.open_shard(SHARD, Epoch(1, 1))
     until = time.perf_counter() + seconds
     took: list[float] = []
     failed = [0]
@@ -182,8 +182,8 @@ async def _writer(catalog: Catalog, until: float) -> int:
     moves = 0
     while (left_s := until - time.perf_counter()) > WRITER_EVERY_S / 2:
         await asyncio.sleep(min(WRITER_EVERY_S, left_s))
-        if not await catalog.close_shard(SHARD, drain_timeout_s=DRAIN_S):
+        if not await catalog.shards.close_shard(SHARD, drain_timeout_s=DRAIN_S):
             continue
         moves += 1
-        await catalog.open_shard(SHARD, Epoch(1, 1 + moves))
+        await catalog.shards.open_shard(SHARD, Epoch(1, 1 + moves))
     return moves

@@ -230,7 +230,7 @@ async def run_node(
             hello, catalog, links, pushes.linked, lambda peer: NodeLink(catalog, moves, peer)
         )
         member.prepare(
-            catalog,
+            catalog.shards,
             metrics,
             drain_timeout_s=settings.node.drain_timeout_s,
             max_hold_s=settings.node.latch_max_hold_s,
@@ -238,7 +238,7 @@ async def run_node(
         )
 
         def lost(reason: str) -> None:
-            catalog.discard_all(reason)
+            catalog.shards.discard_all(reason)
             moves.discard()
             pushes.discard(reason)
             inbound.abort_all(reason)

@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -26,17 +25,14 @@ from goverse.errors import (
     Conflict,
     Executed,
     FailedPrecondition,
-    Fenced,
     GoverseError,
     InvalidArgument,
     NotOwner,
     ObjectFailed,
-    Outranked,
     PermissionDenied,
-    Unavailable,
 )
-from goverse.ids import NO_EPOCH, Epoch, ObjectId
-from goverse.objects import encoding, luggage, outcome, running
+from goverse.ids import ObjectId
+from goverse.objects import encoding, luggage, running
 from goverse.objects.activation import (
     ACTIVE,
     DEACTIVATING,
@@ -45,22 +41,22 @@ from goverse.objects.activation import (
     Services,
 )
 from goverse.objects.arrival import Arrival
-from goverse.objects.autoload import Autoload, keep_trying
+from goverse.objects.autoload import Autoload
 from goverse.objects.background import Action, timer_turn
 from goverse.objects.census import Census
 from goverse.objects.context import CallDefaults
 from goverse.objects.definition import MethodType
 from goverse.objects.description import TypesDescription
 from goverse.objects.durability.service import Durability
-from goverse.objects.holders import GRACE_S, Holders
 from goverse.objects.idling import Idling
-from goverse.objects.latch import Acquired, Holds, LatchObserver, Purpose, Writer
-from goverse.objects.luggage import Arrivals, Courier, Luggage
+from goverse.objects.latch import Holds, LatchObserver
+from goverse.objects.luggage import Luggage
 from goverse.objects.messages import PushSink
 from goverse.objects.metering import LoadMeter
 from goverse.objects.recording import ReliableCalls
 from goverse.objects.registry import Registry
-from goverse.objects.shard import OPEN, HeldLimit, Shard, ShardState
+from goverse.objects.shard import OPEN, Shard
+from goverse.objects.shards import Moves, Shards
 from goverse.objects.snapshots import CatalogSnapshot, snapshot_of_shard
 from goverse.objects.turn import WAITING, Turn
 from goverse.observability.quota import Machine
@@ -81,14 +77,6 @@ class NodeFacts(Protocol):
     def shard_of(self, id: str) -> int:
         """The shard of an object's id. Raises ValueError for an id that has none."""
         ...
-
-
-@dataclass(frozen=True)
-class Moves:
-    """How the state of volatile objects comes and goes with shards."""
-
-    arrivals: Arrivals
-    courier: Courier
 
 
 class Catalog:
@@ -112,31 +100,37 @@ class Catalog:
         holds: Holds | None = None,
         latch_observer: LatchObserver | None = None,
     ) -> None:
-        self._durability = durability
         self._moves = moves
         self._registry = registry
         self.arrival = Arrival(registry, limits)
         self._node = node
         self._settings = settings
-        self._runtime = runtime
-        self._autoload = Autoload(settings.autoload, registry, node.node_name)
-        self._shards: dict[int, Shard] = {}
-        #: The newest epoch known of shards that were open here: what NotOwner tells.
-        self._epochs: dict[int, Epoch] = {}
+        autoload = Autoload(settings.autoload, registry, node.node_name)
         #: Every activation that is not dead, across shards: the fast path of a call.
         self._activations: dict[tuple[str, str], Activation] = {}
         #: Discarded activations whose turns are not over yet: the next one waits for them, so that
         #: turns of one object never overlap in this process.
         self._ending: dict[ObjectId, asyncio.Event] = {}
-        self._held_limit = HeldLimit(limits.max_waiting_calls)
-        self._holders = Holders(holds or Holds(), latch_observer, self._cut_off)
-        self.census = Census(self._shards, self._activations, self._holders)
         self._tasks = Tasks("objects")
         self._deadlines = Deadlines()
-        self._idling = Idling(
-            settings, registry, self._autoload, moves.arrivals if moves is not None else None
+        arrivals = moves.arrivals if moves is not None else None
+        self._idling = Idling(settings, registry, autoload, arrivals)
+        self.shards = Shards(
+            self,
+            node.shard_of,
+            autoload,
+            self._idling,
+            self._tasks,
+            limits,
+            runtime,
+            durability=durability,
+            reliable=reliable,
+            moves=moves,
+            holds=holds,
+            latch_observer=latch_observer,
         )
-        self._stopped = False
+        self._shards = self.shards.by_number
+        self.census = Census(self._shards, self._activations, self.shards.holders)
         loop = asyncio.get_running_loop()
         self._now = loop.time
         self.meter = LoadMeter(self._shards, machine or Machine(), loop.time)
@@ -291,8 +285,8 @@ class Catalog:
 
     def _not_owner(self, call: Call) -> NotOwner:
         shard = self._shard_of(call.id)
-        epoch = self._epochs.get(shard, NO_EPOCH)
-        return NotOwner(f"{call}: shard {shard} is not open here", epoch=epoch)
+        text = f"{call}: shard {shard} is not open here"
+        return NotOwner(text, epoch=self.shards.epoch_of(shard))
 
     def _admit(self, turn: Turn, shard: Shard, activation: Activation | None) -> None:
         call = turn.call
@@ -360,15 +354,20 @@ class Catalog:
         self._idling.forget(activation)
         if self._services.observer is not None:
             self._services.observer.deactivated(id.type)
-        self._place_again(waiting)
+        self.place_again(waiting)
 
-    def _place_again(self, turns: list[Turn]) -> None:
+    def place_again(self, turns: list[Turn]) -> None:
+        """Admit what waited, in order."""
         for turn in turns:
             turn.room = None
             try:
                 self._place(turn, self._activations.get((turn.call.type, turn.call.id)))
             except GoverseError as error:
                 turn.refuse(error)
+
+    def forget_ended(self) -> None:
+        """Nobody waits any more for discarded activations whose turns are over."""
+        self._ending = {id: over for id, over in self._ending.items() if not over.is_set()}
 
     def _forget(self, luggage: Luggage, call: Call) -> None:
         if luggage.take(call.object_id) is not None and self._moves is not None:
@@ -379,210 +378,9 @@ class Catalog:
         if self._moves is not None:
             self._moves.arrivals.count("unencodable")
 
-    # -- shards
-
-    def begin_opening(self, shard: int, epoch: Epoch) -> None:
-        """The claim is held: arriving calls wait from now on. An older opening is dropped.
-
-        Raises Outranked for an epoch below the one known, Unavailable after `stop`.
-        """
-        if self._stopped:
-            raise Unavailable(f"shard {shard}: this node is stopping")
-        known = self._epochs.get(shard, NO_EPOCH)
-        if epoch < known:
-            raise Outranked(f"shard {shard}: epoch {epoch} is older than {known}", known)
-        current = self._shards.get(shard)
-        if current is not None:
-            if current.epoch == epoch:
-                return
-            # Another claim: what ran or waited under the old one is not carried over.
-            self._discard(current, _superseded)
-        self._epochs[shard] = epoch
-        self._shards[shard] = Shard(shard, epoch, self._held_limit, now=self._now())
-
-    async def open_shard(self, shard: int, epoch: Epoch, *, released: Epoch = NO_EPOCH) -> None:
-        """Let calls in, those that waited first. Raises Outranked, Unavailable.
-
-        :param released: the epoch right before this one, if its owner has certainly given it up in
-            an orderly way.
-        """
-        self.begin_opening(shard, epoch)
-        opening = self._shards[shard]
-        if opening.state is not ShardState.OPENING:
-            return
-        if self._durability is not None:
-            opening.opening = await self._durability.open_shard(shard, epoch)
-            if self._shards.get(shard) is not opening or opening.state is not ShardState.OPENING:
-                return  # lost, or superseded, while its fence was being raised
-        reliable = self._services.reliable
-        if reliable is not None:
-            await reliable.opening(opening, released=released != NO_EPOCH)
-            if self._shards.get(shard) is not opening or opening.state is not ShardState.OPENING:
-                return
-        if self._moves is not None:
-            opening.luggage = self._moves.arrivals.open(shard, released)
-            self._idling.check_luggage(opening)
-        writer = opening.writer
-        self._let_in(opening)
-        if writer is not None:
-            self._holders.ended(writer, Acquired.ACQUIRED)
-        if reliable is not None:
-            reliable.opened(opening)
-        for id in self._autoload.objects_of(shard, self._node.shard_of):
-            timeout_s = self._services.defaults.create_timeout_s
-            self._tasks.spawn(
-                f"autoload {id}", keep_trying(id, opening, self, self._runtime, timeout_s)
-            )
-
-    def _let_in(self, shard: Shard) -> None:
-        # Placed here, at once and in order: their tasks wake later, and a call that arrives in
-        # between must not overtake them.
-        shard.state, shard.writer = ShardState.OPEN, None
-        shard.departing = False
-        self._place_again(shard.take_held())
-        shard.changed()
-
-    async def close_shard(
-        self, shard: int, *, drain_timeout_s: float, wanted_s: float = 0.0
-    ) -> bool:
-        """Close in an orderly way. False: turns ran past the timeout, and it is open again.
-
-        Calls that begin a chain wait meanwhile, in order, also those in mailboxes: closed, they
-        go back with NotOwner; called off, they go on here.
-
-        :param wanted_s: for how long this has been wanted, by attempts that were called off. From
-            `Holds.max_hold_s` on it is not called off any more, and takes no longer than that.
-        """
-        closing = self._shards.get(shard)
-        if closing is None:
-            return True
-        if closing.draining:
-            if self._stopped:
-                return False  # `stop` closes it, and its claim ends with the process
-            raise RuntimeError(f"shard {shard} is being closed already")
-        if closing.state is ShardState.OPEN:
-            away = self._moves is not None and self._moves.courier.leads_away(shard)
-            purpose = Purpose.HAND_OVER if away else Purpose.CLOSE
-            closing.want(self._writer(purpose, drain_timeout_s, wanted_s))
-            if away:
-                closing.departing = True
-                closing.luggage = closing.luggage or Luggage()
-            closed = False
-            try:
-                closed = await self._drain(closing, drain_timeout_s)
-            finally:
-                if closing.draining and not closed:
-                    self._let_in(closing)
-            if not closed:
-                return False
-            if closing.draining and closing.departing:
-                await self._send(closing)
-        if closing.state is not ShardState.CLOSED:
-            self._discard(closing, _stopping)
-        return True
-
-    async def _send(self, shard: Shard) -> None:
-        """Let the state of its objects go where ``shard`` goes. Nothing is admitted any more: it
-        would run on a state that has been sent."""
-        moves, leaving = self._moves, shard.luggage
-        assert moves is not None and leaving is not None
-        shard.state = ShardState.LEAVING
-        for activation in list(shard.activations.values()):
-            if activation.object_id not in leaving:
-                self._cut_off(activation)
-            activation.discard(_stopping)
-        if leaving:
-            await moves.courier.deliver(shard.number, shard.epoch, leaving)
-        shard.luggage = None  # whatever became of it is counted
-
-    def _cut_off(self, activation: Activation) -> None:
-        """It is about to be ended before its state could be taken along."""
-        if (
-            self._moves is not None
-            and activation.shard.departing
-            and activation.object_type.packed is not None
-        ):
-            self._moves.arrivals.count("cut_off")
-
-    def _writer(self, purpose: Purpose, timeout_s: float, wanted_s: float = 0.0) -> Writer:
-        now = self._now()
-        max_hold_s = self._holders.max_hold_s
-        if wanted_s < max_hold_s:
-            return Writer(purpose, now, now - wanted_s, now + timeout_s)
-        return Writer(purpose, now, now - wanted_s, now + max_hold_s + GRACE_S, sealed=True)
-
-    async def _drain(self, shard: Shard, timeout_s: float) -> bool:
-        """Wait until no turn runs, then end the activations; False if turns ran too long."""
-        loop = asyncio.get_running_loop()
-        writer = shard.writer
-        assert writer is not None, "whoever drains a shard wants it"
-        if not await self._holders.wait_alone(shard, writer):
-            return False
-        # From here on the move is not called off any more: objects have been told to end.
-        deadline = loop.time() + timeout_s
-        while shard.activations and shard.draining:
-            for activation in list(shard.activations.values()):
-                # A hook that runs may have called an object here, and made it busy again.
-                if activation.mailbox.idle and activation.state is ACTIVE:
-                    activation.begin_deactivation()
-            if not await shard.wait_quiet(deadline):
-                log.warning(
-                    "shard %d: %d objects did not end within %.1f s and are cut off",
-                    shard.number,
-                    len(shard.activations),
-                    timeout_s,
-                )
-                break
-        return True
-
-    def discard_all(self, reason: str) -> None:
-        """The lease is lost: end everything now. Nothing leaves afterwards."""
-        if self._shards:
-            log.warning("discarding %d objects: %s", len(self._activations), reason)
-        for shard in list(self._shards.values()):
-            self._discard(shard, lambda turn: Fenced(f"{turn.call}: {reason}"))
-
-    def _discard(self, shard: Shard, reason: outcome.Reason) -> None:
-        if shard.is_opening and shard.writer is not None:
-            self._holders.ended(shard.writer, Acquired.LOST)
-        shard.state, shard.writer = ShardState.CLOSED, None
-        if self._shards.get(shard.number) is shard:
-            del self._shards[shard.number]
-        self._ending = {id: over for id, over in self._ending.items() if not over.is_set()}
-        for activation in list(shard.activations.values()):
-            activation.discard(reason)
-        for turn in shard.take_held():
-            turn.room = None
-            turn.refuse(shard.not_owner())
-        if shard.luggage is not None:
-            self._leave_behind(shard.luggage)
-        if self._services.reliable is not None:
-            self._services.reliable.closed(shard)
-        shard.changed()
-        shard.wake()
-
-    def _leave_behind(self, luggage: Luggage) -> None:
-        """Its shard has gone without it."""
-        luggage.close()
-        if luggage and self._moves is not None:
-            self._moves.arrivals.count("left_behind", len(luggage))
-
     async def stop(self, timeout_s: float) -> None:
         """Orderly end of the process: no new chains; turns may end, then they are cancelled."""
-        self._stopped = True
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        shards = list(self._shards.values())
-        # All of them first: a turn on one shard may wait for an object on another.
-        for shard in shards:
-            if shard.state is ShardState.OPEN:
-                shard.want(self._writer(Purpose.CLOSE, timeout_s))
-            elif shard.draining:
-                shard.writer = self._writer(Purpose.CLOSE, timeout_s)  # whoever wanted it before
-        for shard in shards:
-            remaining_s = max(0.0, deadline - asyncio.get_running_loop().time())
-            if shard.draining:
-                await self._drain(shard, remaining_s)
-            self._discard(shard, _stopping)
+        await self.shards.stop(timeout_s)
         await self._tasks.close()
         self._deadlines.close()
         self._idling.close()
@@ -590,7 +388,9 @@ class Catalog:
     # -- for people
 
     def limits(self) -> Iterator[Limit]:
-        yield Limit("objects.held_calls", self._held_limit.held, self._held_limit.max_held)
+        yield Limit(
+            "objects.held_calls", self.shards.held_limit.held, self.shards.held_limit.max_held
+        )
         if self._moves is not None:
             yield from self._moves.arrivals.limits()
         yield from fullest(
@@ -601,18 +401,9 @@ class Catalog:
         return CatalogSnapshot(
             shards=tuple(snapshot_of_shard(shard) for _, shard in sorted(self._shards.items())),
             objects=len(self._activations),
-            held=self._held_limit.held,
-            stopped=self._stopped,
+            held=self.shards.held_limit.held,
+            stopped=self.shards.stopped,
         )
-
-
-def _stopping(turn: Turn) -> GoverseError:
-    text = f"{turn.call}: cut off while its shard closed"
-    return Unavailable(text, executed=Executed.UNKNOWN)
-
-
-def _superseded(turn: Turn) -> GoverseError:
-    return Fenced(f"{turn.call}: its shard has another epoch now")
 
 
 def _can_run_in_place(activation: Activation, method: MethodType) -> bool:

@@ -88,7 +88,7 @@ async def _send(body: bytes, codec: Codec) -> None:
     limits = LimitSettings(max_payload_bytes=100_000)
     nobody: Any = None
     catalog = Catalog(registry, Facts(), nobody, ObjectSettings(), limits, Runtime())
-    await catalog.open_shard(0, Epoch(1, 1))
+    await catalog.shards.open_shard(0, Epoch(1, 1))
     ingress = Ingress(catalog, limits, Metrics("g1"))
     door = ingress.door(client_id="", max_calls=10)
     if codec is Codec.JSON:

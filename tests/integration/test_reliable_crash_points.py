@@ -335,7 +335,7 @@ async def test_C14_between_closing_and_release_everything_is_committed() -> None
         calls = [asyncio.ensure_future(learn(client, f"c{n}", f"a{n}")) for n in range(10)]
         node = cluster.member("n1").node
         assert node is not None
-        close = node.catalog.close_shard
+        close = node.catalog.shards.close_shard
 
         async def close_and_die(shard: int, **how: float) -> bool:
             closed = await close(shard, **how)
@@ -344,7 +344,7 @@ async def test_C14_between_closing_and_release_everything_is_committed() -> None
                 await crash.die("n1")
             return closed
 
-        node.catalog.close_shard = close_and_die  # type: ignore[method-assign]
+        node.catalog.shards.close_shard = close_and_die  # type: ignore[method-assign]
         shard = next(shard for shard, owner in cluster.owners().items() if owner == "n1")
         await cluster.pin(shard, "n2")
         assert await asyncio.gather(*calls) == [5] * 10

@@ -292,7 +292,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a chained call runs on state that was sent",
-        "goverse/objects/catalog.py",
+        "goverse/objects/shards.py",
         "        shard.state = ShardState.LEAVING\n",
         "",
         shows="I1",

@@ -110,7 +110,7 @@ async def hosted(
     runtime, metrics = Runtime(), Metrics("g1")
     catalog = Catalog(registry, _Facts(), _nobody(), ObjectSettings(), limits, runtime)
     for shard in range(SHARDS):
-        await catalog.open_shard(shard, Epoch(1, 1))
+        await catalog.shards.open_shard(shard, Epoch(1, 1))
     ingress = Ingress(_Node(catalog), limits, metrics)
     clients = Clients(ingress, "g1", limits, runtime.random, metrics, resume_grace_s=30)
     sessions = Sessions(clients, lambda: MemberId("g1", "x"), LinkConfig(limits, runtime, "g1"))

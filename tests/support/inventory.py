@@ -195,8 +195,6 @@ UNLIMITED = {
     "goverse/objects/catalog.py:Catalog._deadlines": _CALLS,
     "goverse/objects/catalog.py:Catalog._ending": "objects cut off while a turn of theirs ran, "
     "until it ends; looked through whenever a shard is discarded",
-    "goverse/objects/catalog.py:Catalog._epochs": _SHARDS,
-    "goverse/objects/catalog.py:Catalog._shards": _SHARDS,
     "goverse/objects/catalog.py:Catalog._tasks": _OWNED,
     "goverse/objects/definition.py:ObjectType.methods": "the methods of a class",
     "goverse/objects/durability/commits.py:Commits._idle": "an entry for each lane",
@@ -218,6 +216,8 @@ UNLIMITED = {
     "goverse/objects/schemas.py:_Writer._names": _ONCE,
     "goverse/objects/shard.py:Shard._changed": _CALLS,
     "goverse/objects/shard.py:Shard.activations": _RESIDENT,
+    "goverse/objects/shards.py:Shards._epochs": _SHARDS,
+    "goverse/objects/shards.py:Shards.by_number": _SHARDS,
     "goverse/objects/turn.py:Turn.outgoing": _CALLS,
     "goverse/objects/turn.py:Turn.pushes": "MAX_PUSHES, see its test",
     "goverse/observability/families.py:Histogram._children": "one for each value of the labels: "

@@ -534,14 +534,14 @@ async def test_calls_that_a_closed_shard_holds_back() -> None:
         assert node is not None
         shard = node.member.view.shard_of("a")
         other = next(f"b{n}" for n in range(99) if node.member.view.shard_of(f"b{n}") != shard)
-        epoch = node.catalog._shards[shard].epoch
-        assert await node.catalog.close_shard(shard, drain_timeout_s=1)
-        node.catalog.begin_opening(shard, Epoch(epoch.generation, epoch.revision))
+        epoch = node.catalog.shards.by_number[shard].epoch
+        assert await node.catalog.shards.close_shard(shard, drain_timeout_s=1)
+        node.catalog.shards.begin_opening(shard, Epoch(epoch.generation, epoch.revision))
         calls = start(client.get(Busy, "a").echo(text=f"{n}") for n in range(3))
         await world.wait_until(lambda: full(_all_limits(world, client), "objects.held_calls"))
         await refused(client.get(Busy, "a").echo(text="too many"))
         assert await client.get(Busy, other).echo(text="beside") == "beside"
-        await node.catalog.open_shard(shard, epoch)
+        await node.catalog.shards.open_shard(shard, epoch)
         assert await asyncio.gather(*calls) == ["0", "1", "2"]
 
 

@@ -134,7 +134,7 @@ class DurableNode(Node):
 
     async def reopen(self, epoch: Epoch) -> None:
         """The shards were lost, and have come back."""
-        self.catalog.discard_all("the lease ended")
+        self.catalog.shards.discard_all("the lease ended")
         while True:
             try:
                 await self.open_all(epoch)

@@ -125,7 +125,7 @@ class Node:
 
     async def open_all(self, epoch: Epoch = EPOCH) -> None:
         for shard in range(-1, NUM_SHARDS):
-            await self.catalog.open_shard(shard, epoch)
+            await self.catalog.shards.open_shard(shard, epoch)
 
     def ids(self) -> list[str]:
         return [one.id for one in self.catalog.census.objects()]

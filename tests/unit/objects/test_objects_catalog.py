@@ -61,9 +61,9 @@ async def test_a_shard_that_is_not_open_answers_with_the_newest_epoch_known():
         with pytest.raises(NotOwner) as caught:
             await node.call("Thing", "x", "bump")
         assert caught.value.epoch == Epoch(0, 0)
-        await node.catalog.open_shard(shard_x(), EPOCH)
+        await node.catalog.shards.open_shard(shard_x(), EPOCH)
         assert value_of(await node.call("Thing", "x", "bump")) == 1
-        assert await node.catalog.close_shard(shard_x(), drain_timeout_s=1)
+        assert await node.catalog.shards.close_shard(shard_x(), drain_timeout_s=1)
         with pytest.raises(NotOwner) as caught:
             await node.call("Thing", "x", "bump")
         assert caught.value.epoch == EPOCH
@@ -72,11 +72,11 @@ async def test_a_shard_that_is_not_open_answers_with_the_newest_epoch_known():
 
 async def test_calls_wait_in_order_while_the_shard_opens():
     async with running(Thing, opened=False) as node:
-        node.catalog.begin_opening(shard_x(), EPOCH)
+        node.catalog.shards.begin_opening(shard_x(), EPOCH)
         calls = [node.call("Thing", "x", "bump") for _ in range(5)]
         await turns_of_the_loop()
         assert node.catalog.snapshot().held == 5 and node.ids() == []
-        opening = asyncio.ensure_future(node.catalog.open_shard(shard_x(), EPOCH))
+        opening = asyncio.ensure_future(node.catalog.shards.open_shard(shard_x(), EPOCH))
         # It arrives in the same pass of the loop, and must not overtake those that waited.
         late = node.call("Thing", "x", "bump")
         await opening
@@ -87,7 +87,7 @@ async def test_calls_wait_in_order_while_the_shard_opens():
 
 async def test_waiting_for_a_shard_is_bounded_cancellable_and_has_a_deadline():
     async with running(Thing, opened=False, limits=LimitSettings(max_waiting_calls=2)) as node:
-        node.catalog.begin_opening(shard_x(), EPOCH)
+        node.catalog.shards.begin_opening(shard_x(), EPOCH)
         first = node.call("Thing", "x", "bump")
         second = node.send(make_call("Thing", "x", "bump", timeout_s=0.03))
         await turns_of_the_loop()
@@ -102,7 +102,7 @@ async def test_waiting_for_a_shard_is_bounded_cancellable_and_has_a_deadline():
         assert node.catalog.snapshot().held == 0
         third = node.call("Thing", "x", "bump")
         await turns_of_the_loop()
-        assert await node.catalog.close_shard(shard_x(), drain_timeout_s=1)
+        assert await node.catalog.shards.close_shard(shard_x(), drain_timeout_s=1)
         with pytest.raises(NotOwner):
             await third
 
@@ -110,15 +110,15 @@ async def test_waiting_for_a_shard_is_bounded_cancellable_and_has_a_deadline():
 async def test_opening_is_idempotent_and_epochs_only_grow():
     async with running(Thing) as node:
         await node.call("Thing", "x", "bump")
-        await node.catalog.open_shard(shard_x(), EPOCH)
+        await node.catalog.shards.open_shard(shard_x(), EPOCH)
         assert value_of(await node.call("Thing", "x", "bump")) == 2
         with pytest.raises(Outranked, match="is older than") as outranked:
-            await node.catalog.open_shard(shard_x(), Epoch(1, 5))
+            await node.catalog.shards.open_shard(shard_x(), Epoch(1, 5))
         assert outranked.value.epoch == EPOCH
         running_call = node.call("Thing", "x", "hold")
         queued = node.call("Thing", "x", "bump")
         await turns_of_the_loop()
-        await node.catalog.open_shard(shard_x(), NEWER)
+        await node.catalog.shards.open_shard(shard_x(), NEWER)
         with pytest.raises(Fenced) as fenced:
             await running_call
         assert fenced.value.executed is goverse.Executed.UNKNOWN
@@ -137,14 +137,14 @@ async def test_L04_every_object_is_evicted_with_its_shard(id):
         assert value_of(await node.call("Thing", id, "bump")) == 1
         assert node.catalog.census.objects()[0].shard == shard
         other = (shard + 1) % NUM_SHARDS if shard >= 0 else 0
-        assert await node.catalog.close_shard(other, drain_timeout_s=1)
+        assert await node.catalog.shards.close_shard(other, drain_timeout_s=1)
         assert node.ids() == [id]
-        assert await node.catalog.close_shard(shard, drain_timeout_s=1)
+        assert await node.catalog.shards.close_shard(shard, drain_timeout_s=1)
         assert node.ids() == []
         with pytest.raises(NotOwner):
             await node.call("Thing", id, "bump")
         # Back under a newer epoch: a new activation, not the old one.
-        await node.catalog.open_shard(shard, NEWER)
+        await node.catalog.shards.open_shard(shard, NEWER)
         assert value_of(await node.call("Thing", id, "bump")) == 1
 
 
@@ -171,7 +171,7 @@ async def test_L05_no_activation_is_made_on_a_shard_that_left_in_between():
                 if after:
                     loop.call_soon(leave, after - 1)
                 else:
-                    node.catalog.discard_all("lost")
+                    node.catalog.shards.discard_all("lost")
 
             loop.call_soon(leave, passes)
             results = await asyncio.gather(*calls, return_exceptions=True)
@@ -187,7 +187,9 @@ async def test_a_drain_waits_for_the_running_turn_and_sends_the_queued_ones_back
         queued = [node.call("Thing", "x", "bump") for _ in range(3)]
         await turns_of_the_loop()
         thing = instance_of(node)
-        closing = asyncio.ensure_future(node.catalog.close_shard(shard_x(), drain_timeout_s=3))
+        closing = asyncio.ensure_future(
+            node.catalog.shards.close_shard(shard_x(), drain_timeout_s=3)
+        )
         await turns_of_the_loop()
         queued.append(node.call("Thing", "x", "bump"))
         await turns_of_the_loop()
@@ -212,7 +214,9 @@ async def test_a_drain_that_takes_too_long_is_called_off_and_nothing_is_lost():
         first = node.call("Thing", "x", "hold")
         queued = [node.call("Thing", "x", "bump") for _ in range(2)]
         await turns_of_the_loop()
-        closing = asyncio.ensure_future(node.catalog.close_shard(shard_x(), drain_timeout_s=0.03))
+        closing = asyncio.ensure_future(
+            node.catalog.shards.close_shard(shard_x(), drain_timeout_s=0.03)
+        )
         await turns_of_the_loop()
         queued.append(node.call("Thing", "x", "bump"))
         assert await closing is False
@@ -225,10 +229,12 @@ async def test_a_cancelled_drain_opens_the_shard_again():
     async with running(Thing) as node:
         first = node.call("Thing", "x", "hold")
         await turns_of_the_loop()
-        closing = asyncio.ensure_future(node.catalog.close_shard(shard_x(), drain_timeout_s=5))
+        closing = asyncio.ensure_future(
+            node.catalog.shards.close_shard(shard_x(), drain_timeout_s=5)
+        )
         await turns_of_the_loop()
         with pytest.raises(RuntimeError, match="being closed already"):
-            await node.catalog.close_shard(shard_x(), drain_timeout_s=5)
+            await node.catalog.shards.close_shard(shard_x(), drain_timeout_s=5)
         queued = node.call("Thing", "x", "bump")
         await turns_of_the_loop()
         closing.cancel()
@@ -242,7 +248,7 @@ async def test_a_cancelled_drain_opens_the_shard_again():
 async def test_a_hook_that_hangs_does_not_keep_the_shard():
     async with running(Slow) as node:
         await node.call("Slow", "x", "bump")
-        assert await node.catalog.close_shard(shard_x(), drain_timeout_s=0.03)
+        assert await node.catalog.shards.close_shard(shard_x(), drain_timeout_s=0.03)
         assert node.ids() == []
 
 
@@ -258,7 +264,7 @@ async def test_calls_of_a_chain_can_come_to_objects_that_were_closed_already():
     async with running(Chatty) as node:
         await node.call("Chatty", f"shard#{shard_x()}/a", "ping")
         await node.call("Chatty", f"shard#{shard_x()}/b", "ping")
-        assert await node.catalog.close_shard(shard_x(), drain_timeout_s=1)
+        assert await node.catalog.shards.close_shard(shard_x(), drain_timeout_s=1)
         assert node.ids() == []
 
 
@@ -268,7 +274,7 @@ async def test_discarding_is_synchronous_and_nothing_leaves_afterwards():
         queued = node.call("Thing", "x", "bump")
         other = node.call("Thing", "y", "stubborn")
         await turns_of_the_loop()
-        node.catalog.discard_all("the lease is lost")
+        node.catalog.shards.discard_all("the lease is lost")
         assert node.ids() == [] and node.catalog.snapshot().shards == ()
         with pytest.raises(Fenced, match="the lease is lost") as caught:
             await first
@@ -281,7 +287,7 @@ async def test_discarding_is_synchronous_and_nothing_leaves_afterwards():
             await other
         with pytest.raises(NotOwner):
             await node.call("Thing", "x", "bump")
-        await node.catalog.open_shard(shard_x(), NEWER)
+        await node.catalog.shards.open_shard(shard_x(), NEWER)
         assert value_of(await node.call("Thing", "x", "bump")) == 1
 
 
@@ -306,16 +312,16 @@ async def test_turns_never_overlap_even_if_a_discarded_one_takes_its_time_to_end
         first = node.call("Lingers", "x", "linger")
         await turns_of_the_loop()
         old = instance_of(node, type_name="Lingers")
-        node.catalog.discard_all("lost")
-        await node.catalog.open_shard(shard_x(), NEWER)
+        node.catalog.shards.discard_all("lost")
+        await node.catalog.shards.open_shard(shard_x(), NEWER)
         second = node.call("Lingers", "x", "next")
         await turns_of_the_loop()
         assert not second.done() and log == ["told to end"]
         # Discarded while it waits: the one after it waits for the same old turn.
-        node.catalog.discard_all("lost again")
+        node.catalog.shards.discard_all("lost again")
         with pytest.raises(NotOwner):
             await second
-        await node.catalog.open_shard(shard_x(), Epoch(1, 300))
+        await node.catalog.shards.open_shard(shard_x(), Epoch(1, 300))
         third = node.call("Lingers", "x", "next")
         await turns_of_the_loop()
         assert not third.done()
@@ -372,7 +378,7 @@ async def test_an_orderly_stop_lets_turns_end_and_then_cuts_them_off():
             await late
         assert node.catalog.snapshot().stopped and node.ids() == []
         with pytest.raises(goverse.Unavailable, match="stopping"):
-            await node.catalog.open_shard(0, NEWER)
+            await node.catalog.shards.open_shard(0, NEWER)
 
 
 async def test_snapshots_tell_what_is_there():

@@ -297,7 +297,7 @@ async def test_discarding_ends_inner_turns_too():
         await turns_of_the_loop()
         inner = [node.send(inner_call("wait_for", name=name)) for name in ("inner", "second")]
         await turns_of_the_loop()
-        node.catalog.discard_all("lost")
+        node.catalog.shards.discard_all("lost")
         for call, error in zip((outer, *inner), (Fenced, Fenced, NotOwner), strict=True):
             with pytest.raises(error):
                 await call
@@ -371,7 +371,7 @@ async def test_L21_a_call_of_a_running_turn_keeps_its_place_when_the_drain_begin
         first = node.call("Party", a, "ask", path=[b])
         await turns_of_the_loop()
         assert [one.waiting for one in node.catalog.census.objects()] == [0, 1]
-        closing = asyncio.ensure_future(node.catalog.close_shard(1, drain_timeout_s=3))
+        closing = asyncio.ensure_future(node.catalog.shards.close_shard(1, drain_timeout_s=3))
         await turns_of_the_loop()
         node.catalog._activations[("Party", b)].instance.gates["busy"].set()
         assert value_of(await first) == ["2"]
@@ -389,7 +389,7 @@ async def test_L21_calls_of_running_turns_are_admitted_while_the_shard_drains(cl
         itself = node.call(name, "shard#1/c", "hold", other="shard#1/c")
         await turns_of_the_loop()
         if ending == "close":
-            end = asyncio.ensure_future(node.catalog.close_shard(1, drain_timeout_s=3))
+            end = asyncio.ensure_future(node.catalog.shards.close_shard(1, drain_timeout_s=3))
         else:
             end = asyncio.ensure_future(node.catalog.stop(3))
         await turns_of_the_loop()

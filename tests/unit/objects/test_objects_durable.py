@@ -333,7 +333,7 @@ async def test_an_interval_does_not_keep_replies_and_an_orderly_end_stores_all()
         node.wire.plans = []
         assert await node.get(Lazy, "a").add(5) == 5
         assert await node.stored("Lazy", "a") is None
-        assert await node.catalog.close_shard(node.facts.shard_of("a"), drain_timeout_s=5.0)
+        assert await node.catalog.shards.close_shard(node.facts.shard_of("a"), drain_timeout_s=5.0)
         row = await node.stored("Lazy", "a")
         assert row is not None and row.state is not None
         back = Lazy()
@@ -349,7 +349,7 @@ async def test_a_shard_closes_only_with_everything_committed() -> None:
         call = node.call("Counter", "a", "add")
         await turns_of_the_loop()
         shard = node.facts.shard_of("a")
-        closing = asyncio.ensure_future(node.catalog.close_shard(shard, drain_timeout_s=5.0))
+        closing = asyncio.ensure_future(node.catalog.shards.close_shard(shard, drain_timeout_s=5.0))
         await turns_of_the_loop()
         assert not closing.done()
         node.wire.gate.set()
@@ -393,7 +393,7 @@ async def test_a_forwarded_turn_whose_activation_is_lost_is_told_so() -> None:
         told: Any = Told()
         node.catalog.forward(make_call("Counter", "a", "add"), told)
         await turns_of_the_loop()
-        node.catalog.discard_all("the lease ended")
+        node.catalog.shards.discard_all("the lease ended")
         assert len(told.outcomes) == 1
         assert isinstance(told.outcomes[0], GoverseError)
         assert told.outcomes[0].executed is Executed.UNKNOWN

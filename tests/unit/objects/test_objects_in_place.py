@@ -203,8 +203,8 @@ async def test_a_turn_runs_in_place_only_if_nothing_is_in_its_way() -> None:
         assert forward(node, make_call("Quick", "x", "add")) is None
         quick.free.set()
         await waiting
-        node.catalog._shards[shard_of("x", 8)].state = type(
-            node.catalog._shards[shard_of("x", 8)].state
+        node.catalog.shards.by_number[shard_of("x", 8)].state = type(
+            node.catalog.shards.by_number[shard_of("x", 8)].state
         ).DRAINING
         assert forward(node, make_call("Quick", "x", "add")) is None
 

@@ -163,7 +163,7 @@ def virtual(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
 
 
 async def close(node: Node, wanted_s: float = 0.0, shard: int = SHARD) -> bool:
-    return await node.catalog.close_shard(shard, drain_timeout_s=DRAIN_S, wanted_s=wanted_s)
+    return await node.catalog.shards.close_shard(shard, drain_timeout_s=DRAIN_S, wanted_s=wanted_s)
 
 
 def shard_now(node: Node, number: int = SHARD) -> Any:
@@ -189,7 +189,7 @@ async def test_L13_who_swallows_his_cancellation_reaches_nobody_once_the_shard_i
         assert node.latch_seen.waits[-1] == pytest.approx(GRACE_S, abs=0.1), "a second to obey"
         assert not hung.done()
         assert node.catalog.census.count_holders()[("cut_loose",)] == 1
-        await node.catalog.open_shard(SHARD, NEWER)
+        await node.catalog.shards.open_shard(SHARD, NEWER)
         assert value_of(await node.call("Thing", Y, "bump")) == 1  # alive under the new epoch
         before = shard_now(node)
         zombies[0].free.set()
@@ -217,7 +217,7 @@ async def test_L13_nothing_of_a_removed_turn_reaches_the_store() -> None:
         hung = node.send(make_call("Kept", X, "hang", timeout_s=100))
         await elapse(HOLDS.max_hold_s)
         assert await close(node, wanted_s=HOLDS.max_hold_s)
-        await node.catalog.open_shard(SHARD, NEWER)
+        await node.catalog.shards.open_shard(SHARD, NEWER)
         zombies[0].free.set()
         with pytest.raises(Unavailable):
             await hung
@@ -355,7 +355,7 @@ async def test_the_next_life_of_a_hung_object_waits_and_holds_up_nobody() -> Non
         hung = node.send(make_call("Zombie", X, "hang", timeout_s=1000))
         await elapse(HOLDS.max_hold_s)
         assert await close(node, wanted_s=HOLDS.max_hold_s)
-        await node.catalog.open_shard(SHARD, NEWER)
+        await node.catalog.shards.open_shard(SHARD, NEWER)
         again = node.send(make_call("Zombie", X, "bump", timeout_s=1000))
         await elapse(HOLDS.max_hold_s)
         assert not again.done(), "turns of one object never overlap"
@@ -363,7 +363,7 @@ async def test_the_next_life_of_a_hung_object_waits_and_holds_up_nobody() -> Non
         assert await close(node, wanted_s=HOLDS.max_hold_s)
         with pytest.raises(NotOwner):
             await again
-        await node.catalog.open_shard(SHARD, Epoch(1, 300))
+        await node.catalog.shards.open_shard(SHARD, Epoch(1, 300))
         again = node.send(make_call("Zombie", X, "bump", timeout_s=1000))
         await turns_of_the_loop()
         zombies[0].free.set()
@@ -407,7 +407,7 @@ def test_turns_within_turns_are_counted_when_their_object_is_cut_loose(name: str
             assert shard_now(node).holders == (4 if name == "Turning" else 6)
             await elapse(HOLDS.max_hold_s)
             closing = asyncio.ensure_future(close(node, wanted_s=HOLDS.max_hold_s))
-            shard = node.catalog._shards[SHARD]
+            shard = node.catalog.shards.by_number[SHARD]
             assert await closing
             assert shard.holders == 0, "what held it holds it no more, each once"
             zombies[0].free.set()
@@ -505,7 +505,7 @@ async def test_the_end_of_the_lease_ends_the_wait_of_a_writer() -> None:
         await turns_of_the_loop()
         closing = asyncio.ensure_future(close(node, wanted_s=300.0))
         await turns_of_the_loop()
-        node.catalog.discard_all("the lease is lost")
+        node.catalog.shards.discard_all("the lease is lost")
         assert await closing
         assert node.latch_seen.acquired_as == [("close", "lost")]
         with pytest.raises(Fenced):
@@ -600,10 +600,10 @@ def test_L29_what_was_cut_loose_is_forgotten_once_it_has_ended() -> None:
                 hung = node.send(make_call("Zombie", X, "hang", timeout_s=1000))
                 await elapse(HOLDS.max_hold_s)
                 assert await close(node, wanted_s=HOLDS.max_hold_s)
-                assert len(node.catalog._holders._loose) == 1
+                assert len(node.catalog.shards.holders._loose) == 1
                 zombies[-1].free.set()
                 await asyncio.gather(hung, return_exceptions=True)
-                await node.catalog.open_shard(SHARD, Epoch(1, 200 + round))
+                await node.catalog.shards.open_shard(SHARD, Epoch(1, 200 + round))
             assert node.catalog.census.latches(10) == ()
 
     run_virtual(main)

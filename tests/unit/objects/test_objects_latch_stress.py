@@ -175,13 +175,15 @@ async def _mover(node: Patient, shard: int) -> None:
         await play.pause(chance.random() * 0.05)
         wanted_at = loop.time() if wanted_at is None else wanted_at
         wanted_s = loop.time() - wanted_at
-        closed = await node.catalog.close_shard(shard, drain_timeout_s=0.02, wanted_s=wanted_s)
+        closed = await node.catalog.shards.close_shard(
+            shard, drain_timeout_s=0.02, wanted_s=wanted_s
+        )
         play.moves[closed] += 1
         if closed:
             wanted_at = None
             await play.pause(0.001)
             epoch += 1
-            await node.catalog.open_shard(shard, Epoch(1, epoch))
+            await node.catalog.shards.open_shard(shard, Epoch(1, epoch))
 
 
 async def _run(hanging: int) -> None:
@@ -191,7 +193,7 @@ async def _run(hanging: int) -> None:
     hung = [asyncio.create_task(_hang(node, number)) for number in range(hanging)]
     movers = [asyncio.create_task(_mover(node, shard)) for shard in range(SHARDS)]
     await asyncio.gather(*callers)
-    while len(node.catalog._holders.loose()) < hanging:
+    while len(node.catalog.shards.holders.loose()) < hanging:
         await play.pause(0.05)
     named = {
         latch.object for latch in node.catalog.census.latches(100) if latch.state == "cut_loose"

@@ -277,7 +277,7 @@ async def test_background_tasks_end_with_the_activation():
         await eventually(lambda: world.log.count("background begins") == 2)
         await node.send(make_call("Thing", "x", "", verb=Verb.DELETE))
         await eventually(lambda: world.log.count("background ends") == 1)
-        node.catalog.discard_all("test")
+        node.catalog.shards.discard_all("test")
         await eventually(lambda: world.log.count("background ends") == 2)
 
 
@@ -286,7 +286,7 @@ async def test_a_task_cancelled_before_its_first_step_leaves_no_warning():
     async with running(make(world)) as node:
         call = node.call("Thing", "x", "background", gate="never")
         await call
-        node.catalog.discard_all("test")
+        node.catalog.shards.discard_all("test")
         await turns_of_the_loop()
 
 
@@ -322,7 +322,7 @@ async def test_timers_run_as_turns_and_end_with_the_activation():
         seen = len(world.log)
         await node.call("Thing", "x", "timer")
         await eventually(lambda: len(world.log) == seen + 1)
-        await node.catalog.close_shard(node.facts.shard_of("x"), drain_timeout_s=1)
+        await node.catalog.shards.close_shard(node.facts.shard_of("x"), drain_timeout_s=1)
         assert node.ids() == []
 
 
@@ -432,7 +432,7 @@ async def test_a_move_that_meets_the_end_of_the_process_is_left_to_it():
         await turns_of_the_loop(5)
         stopping = asyncio.ensure_future(node.catalog.stop(0.2))
         await turns_of_the_loop(2)
-        assert not await node.catalog.close_shard(3, drain_timeout_s=1.0)
+        assert not await node.catalog.shards.close_shard(3, drain_timeout_s=1.0)
         await stopping
         await asyncio.wait([turn])
 

@@ -170,7 +170,7 @@ async def old_owner(*, let_go: bool = True, **options: Any) -> AsyncIterator[tup
 
 
 async def closes(node: Node, timeout_s: float = 3.0) -> bool:
-    return await node.catalog.close_shard(SHARD, drain_timeout_s=timeout_s)
+    return await node.catalog.shards.close_shard(SHARD, drain_timeout_s=timeout_s)
 
 
 @asynccontextmanager
@@ -181,7 +181,7 @@ async def new_owner(
     async with running(*(classes or CLASSES), opened=False, **options) as node:
         for piece in pieces:
             node.arrivals.add(msgspec.msgpack.decode(msgspec.msgpack.encode(piece), type=Piece))
-        await node.catalog.open_shard(SHARD, NEXT, released=released)
+        await node.catalog.shards.open_shard(SHARD, NEXT, released=released)
         yield node
 
 
@@ -220,7 +220,7 @@ async def test_a_shard_with_nothing_to_take_along_asks_no_courier() -> None:
         assert await closes(old)
         assert hand.begun == 0
         hand.away = False
-        await old.catalog.open_shard(SHARD, NEXT)
+        await old.catalog.shards.open_shard(SHARD, NEXT)
         await do(old, "Counter", A, "add")
         assert await closes(old)
         assert hand.begun == 0 and old.outcomes == {}
@@ -290,7 +290,7 @@ async def test_L21_chains_within_a_draining_shard_and_across_two_come_to_their_e
         across = old.send(make_call("Counter", OTHER, "add_there", there=B))
         await turns_of_the_loop()
         closing = asyncio.gather(
-            closes(old), old.catalog.close_shard(SHARD + 1, drain_timeout_s=3.0)
+            closes(old), old.catalog.shards.close_shard(SHARD + 1, drain_timeout_s=3.0)
         )
         await turns_of_the_loop()
         held = old.send(make_call("Counter", B, "add"))
@@ -326,7 +326,7 @@ async def test_a_lease_that_ends_while_state_is_sent_ends_everything() -> None:
         closing = asyncio.ensure_future(closes(old))
         await eventually(lambda: hand.pieces)
         old.facts.lease = False
-        old.catalog.discard_all("its lease ended")
+        old.catalog.shards.discard_all("its lease ended")
         assert old.catalog.snapshot().shards == ()
         hand.free.set()
         assert await closing
@@ -357,7 +357,7 @@ async def test_later_state_replaces_earlier_and_earlier_is_refused() -> None:
         with pytest.raises(FailedPrecondition, match="newer"):
             node.arrivals.add(Piece(SHARD, Epoch(1, 100), (earlier,)))
         assert node.outcomes == {"superseded": 1}
-        await node.catalog.open_shard(SHARD, NEXT, released=Epoch(1, 150))
+        await node.catalog.shards.open_shard(SHARD, NEXT, released=Epoch(1, 150))
         assert await do(node, "Counter", A, "add") == 8
 
 
@@ -431,7 +431,7 @@ async def test_what_nobody_calls_goes_when_it_is_idle_and_moves_on_as_old_as_it_
     async with running(*CLASSES, opened=False) as third:
         for piece in second.pieces:
             third.arrivals.add(piece)
-        await third.catalog.open_shard(SHARD, Epoch(1, 300), released=NEXT)
+        await third.catalog.shards.open_shard(SHARD, Epoch(1, 300), released=NEXT)
         await elapse(4.5)
         assert third.outcomes == {"idle": 1}
         assert await do(third, "Brief", A, "add") == 1
@@ -532,7 +532,7 @@ async def test_fields_that_a_class_does_not_have_go_on_with_the_next_move() -> N
     async with running(Wide, opened=False) as wide:
         for piece in hand.pieces:
             wide.arrivals.add(piece)
-        await wide.catalog.open_shard(SHARD, Epoch(1, 300), released=NEXT)
+        await wide.catalog.shards.open_shard(SHARD, Epoch(1, 300), released=NEXT)
         assert await do(wide, "Wide", A, "add") == 3
 
 
@@ -562,14 +562,14 @@ async def test_L29_state_that_waits_is_bounded_in_bytes_and_given_back() -> None
             node.arrivals.add(Piece(2, EPOCH, (heavy("shard#2/a", 5_000),)))
         assert used(node.arrivals) > 5_000
         # Opened, it still counts, as long as nobody has called it.
-        await node.catalog.open_shard(1, NEXT, released=EPOCH)
+        await node.catalog.shards.open_shard(1, NEXT, released=EPOCH)
         with pytest.raises(Overloaded):
             node.arrivals.add(Piece(2, EPOCH, (heavy("shard#2/a", 5_000),)))
         # Small ones have their price too.
         many = tuple(heavy(f"shard#2/{n}", 0) for n in range(40))
         with pytest.raises(Overloaded):
             node.arrivals.add(Piece(2, EPOCH, many))
-        node.catalog.discard_all("its lease ended")
+        node.catalog.shards.discard_all("its lease ended")
         assert used(node.arrivals) == 0
         assert node.outcomes == {"left_behind": 1}
         node.arrivals.add(Piece(2, EPOCH, (heavy("shard#2/a", 5_000),)))

@@ -52,17 +52,17 @@ async def test_turns_are_counted_however_they_run() -> None:
         for number in range(7):
             await node.call("Kept", "a", "put", size=100)
             await node.call("Kept", "a", "rest")
-            assert number == node.catalog._shards[shard_of("a", NUM_SHARDS)].turns / 2 - 1
-        shard = node.catalog._shards[shard_of("a", NUM_SHARDS)]
+            assert number == node.catalog.shards.by_number[shard_of("a", NUM_SHARDS)].turns / 2 - 1
+        shard = node.catalog.shards.by_number[shard_of("a", NUM_SHARDS)]
         assert shard.turns == 14 and shard.busy_s > 0
-        assert sum(one.turns for one in node.catalog._shards.values()) == 14
+        assert sum(one.turns for one in node.catalog.shards.by_number.values()) == 14
 
 
 async def test_a_node_answers_who_asks_for_its_load() -> None:
     async with running(Kept) as node:
         await node.call("Kept", "a", "put", size=1000)
         await node.call("Kept", f"node#{node.facts.node_name}/b", "rest")
-        watch, machine = meter(node.catalog._shards)
+        watch, machine = meter(node.catalog.shards.by_number)
         machine.now = 2.0
         found = watch.measure()
         number = shard_of("a", NUM_SHARDS)
@@ -103,7 +103,7 @@ async def test_the_state_of_a_bounded_number_of_objects_is_looked_at(monkeypatch
     async with running(Kept) as node:
         for number in range(64):
             await node.call("Kept", f"object {number}", "put", size=500)
-        watch, machine = meter(node.catalog._shards)
+        watch, machine = meter(node.catalog.shards.by_number)
         sized = []
         for _ in range(5):
             machine.now += 2.0

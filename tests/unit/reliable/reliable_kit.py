@@ -87,7 +87,7 @@ class ReliableNode(DurableNode):
         self.reliability.bind(self.catalog)
         for shard in range(-1, NUM_SHARDS):
             released = Epoch(1, 1) if self.released else NO_EPOCH
-            await self.catalog.open_shard(shard, epoch, released=released)
+            await self.catalog.shards.open_shard(shard, epoch, released=released)
         # What is asked of the store from here on is asked by the test.
         await eventually(lambda: not self.reliability.snapshot().outbox_behind)
 

@@ -377,7 +377,7 @@ async def test_the_next_owner_goes_on(store: MemoryStore) -> None:
 async def test_due_while_the_shard_moves_it_waits_for_the_next_owner(store: MemoryStore) -> None:
     async with reliable(Meter, store=store, epoch=OLD) as old:
         await schedule(old, "s1", when=When(delay_s=0.05))
-        old.catalog.discard_all("the lease ended")
+        old.catalog.shards.discard_all("the lease ended")
         await eventually(lambda: old.reliability.snapshot().delayed == 0)
         async with reliable(Meter, store=store, epoch=NEW, incarnation="second") as new:
             assert await until_seen(new, 1) == [0]

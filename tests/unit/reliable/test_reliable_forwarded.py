@@ -211,7 +211,7 @@ async def test_a_delivery_is_told_once_its_row_stands():
 
 async def test_with_a_closed_shard_a_call_is_declined():
     async with reliable(Account) as node:
-        node.catalog.discard_all("the lease ended")
+        node.catalog.shards.discard_all("the lease ended")
         call = make_call("Account", "a", "deposit", call_id="c1")
         assert node.catalog.forward(call, Receiver()) is None
 

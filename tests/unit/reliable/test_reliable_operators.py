@@ -327,7 +327,7 @@ async def test_a_shard_that_leaves_while_a_call_is_cancelled_says_so() -> None:
         node.client.change_calls = slow
         cancelling = asyncio.ensure_future(cancel(node, "second"))
         await asked.wait()
-        node.catalog.discard_all("moved")
+        node.catalog.shards.discard_all("moved")
         answer.set()
         with pytest.raises(NotOwner):
             await cancelling

@@ -226,7 +226,7 @@ async def test_rows_of_a_former_owner_are_delivered_although_nobody_calls():
         for n in range(20):
             await old.do(f"t{n}", "Account", "a", "transfer", to=f"b{n % 2}", amount=n)
         assert len(await rows(old)) == 20
-        old.catalog.discard_all("killed")
+        old.catalog.shards.discard_all("killed")
     async with reliable(Account, store=store, epoch=Epoch(1, 200)) as node:
         await eventually(lambda: delivered(node) == 20)
         await done(node)
@@ -345,7 +345,7 @@ async def test_a_row_that_is_acknowledged_while_its_shard_leaves_is_counted_once
         await node.get(Account, "a").transfer("b", 5)
         await asked.wait()
         assert node.reliability.snapshot().outbox == 1
-        node.catalog.discard_all("moved")
+        node.catalog.shards.discard_all("moved")
         answer.set()
         await turns_of_the_loop(20)
         assert node.reliability.snapshot().outbox == 0

@@ -162,7 +162,7 @@ async def test_a_call_accepted_before_a_crash_is_run_once_by_the_next_owner_and_
         async with reliable(Account, store=store, epoch=NEW, incarnation="second") as node:
             assert await node.do("c", "Account", "a", "hang", amount=5) == 5
             assert await node.do("c", "Account", "a", "hang", amount=5) == 5
-            dead.catalog.discard_all("the lease ended")
+            dead.catalog.shards.discard_all("the lease ended")
             with pytest.raises(NotOwner) as moved:
                 await call
             assert moved.value.executed is Executed.UNKNOWN
@@ -200,7 +200,7 @@ async def test_a_planned_move_leaves_what_waits_to_the_next_owner():
         calls = [old.do(f"c{n}", "Account", "a", "deposit", amount=n) for n in range(20)]
         await eventually(lambda: old.told.seen)
         for shard in range(-1, 8):
-            assert await old.catalog.close_shard(shard, drain_timeout_s=2.0)
+            assert await old.catalog.shards.close_shard(shard, drain_timeout_s=2.0)
         done = await asyncio.gather(*calls, return_exceptions=True)
         async with reliable(Account, store=store, epoch=NEW, incarnation="second") as node:
             for number, outcome in enumerate(done):
