@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make run              two nodes, a gate and the counter sample on this machine"
 	@echo "make test             everything the project checks of itself, under 20 minutes"
-	@echo "make test-mariadb     crash points, an outage and MINUTES=$(MINUTES) at most of the bank on MariaDB"
+	@echo "make test-mariadb     crash points, an outage, histories and MINUTES=$(MINUTES) at most of the bank on MariaDB"
 	@echo "make test-stores      the words of CockroachDB on the oldest PostgreSQL too"
 	@echo "make check            formatting, lint, types, layers"
 	@echo "make proto            regenerate goverse/transport/pb from proto/"
@@ -47,6 +47,7 @@ test-mariadb: $(VENV)/test.stamp
 	@scripts/setup-test
 	@$(BIN)/python -m pytest -m mariadb tests
 	@$(BIN)/python -m tests.robustness.database_away --database mariadb --seconds $(OUTAGE_SECONDS)
+	@$(BIN)/python -m tests.robustness.histories --database mariadb $(SEED:%=--seed %)
 	@exec $(BIN)/python -m tests.robustness.scenarios --database mariadb --minutes $(MINUTES) \
 		--kills $(KILLS) --pauses $(PAUSES) --cuts $(CUTS) --restarts $(RESTARTS) $(SEED:%=--seed %)
 
@@ -76,7 +77,8 @@ robustness: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.robustness.scenarios --minutes $(MINUTES) --kills $(KILLS) \
 		--pauses $(PAUSES) --cuts $(CUTS) --restarts $(RESTARTS) $(SEED:%=--seed %)
 	@$(BIN)/python -m tests.robustness.paused_owner --rounds $(ROUNDS) $(SEED:%=--seed %)
-	@exec $(BIN)/python -m tests.robustness.database_away --seconds $(OUTAGE_SECONDS)
+	@$(BIN)/python -m tests.robustness.database_away --seconds $(OUTAGE_SECONDS)
+	@exec $(BIN)/python -m tests.robustness.histories $(SEED:%=--seed %)
 
 delayed: $(VENV)/test.stamp
 	@scripts/setup-test

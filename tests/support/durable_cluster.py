@@ -35,8 +35,9 @@ async def running(
     port: int = 0,
     port_of_n1: int = 0,
     nodes: tuple[str, ...] = NODES,
+    modules: tuple[str, ...] = ("tests.support.durable_counter",),
 ) -> AsyncIterator[tuple[ProcessCluster, Any]]:
-    """A database with a schema, nodes that host durable counters, and a gate, ready.
+    """A database with a schema, nodes that host ``modules``, and a gate, ready.
 
     :param kind: one of `DATABASES`. :param port: of the database; 0: a free one.
     :param port_of_n1: where n1 finds it; 0: there.
@@ -49,7 +50,7 @@ async def running(
             async with process_cluster(
                 etcd.endpoint,
                 folder,
-                modules=("tests.support.durable_counter",),
+                modules=modules,
                 environment={
                     "GOVERSE_CLUSTER__LEASE_TTL": f"{LEASE_TTL_S:g}s",
                     "GOVERSE_CLUSTER__STABILITY_DURATION": "200ms",
