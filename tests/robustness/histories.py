@@ -42,8 +42,10 @@ from tests.support.eventually import eventually
 from tests.support.pacing import last
 
 CALLERS = 3
-#: Between two calls of a caller.
-PAUSE_S = (0.1, 0.9)
+#: Between two calls of a caller, at most.
+PAUSE_S = 0.6
+#: Callers of one object meet at the multiples of this: most calls are over in a millisecond or two.
+MEET_S = 0.5
 CALL_S = 5.0
 #: From the last fault until all that has an id is answered.
 SETTLE_S = 60.0
@@ -136,7 +138,12 @@ class Callers:
             number += 1
             token = f"{self._prefix}-{caller}-{number}"
             await self._call(name, token, chance)
-            await last(chance.uniform(*PAUSE_S))
+            await last(chance.uniform(0, PAUSE_S))
+            if chance.random() < 0.7:
+                # Not all objects at the same time.
+                await last(
+                    MEET_S - (time.monotonic() + int(name[1:]) / self._objects * MEET_S) % MEET_S
+                )
 
     async def _call(self, name: str, token: str, chance: random.Random) -> None:
         register = int(name[1:]) % 2 == 0
