@@ -50,7 +50,7 @@ PAGE = ROOT / "goverse/reliable/DESIGN.md"
 LEASE_TTL_S = 3.0
 #: Many at a time, because a failover is mostly waiting.
 AT_A_TIME = 8
-POINT_S = 45.0
+POINT_S = 90.0
 
 
 @dataclass
