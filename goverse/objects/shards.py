@@ -101,7 +101,7 @@ class Shards:
         """
         if self.stopped:
             raise Unavailable(f"shard {shard}: this node is stopping")
-        known = self._epochs.get(shard, NO_EPOCH)
+        known = self.epoch_of(shard)
         if epoch < known:
             raise Outranked(f"shard {shard}: epoch {epoch} is older than {known}", known)
         current = self.by_number.get(shard)
@@ -125,12 +125,12 @@ class Shards:
             return
         if self._durability is not None:
             opening.opening = await self._durability.open_shard(shard, epoch)
-            if self.by_number.get(shard) is not opening or opening.state is not ShardState.OPENING:
+            if not self._still_opening(opening):
                 return  # lost, or superseded, while its fence was being raised
         reliable = self._reliable
         if reliable is not None:
             await reliable.opening(opening, released=released != NO_EPOCH)
-            if self.by_number.get(shard) is not opening or opening.state is not ShardState.OPENING:
+            if not self._still_opening(opening):
                 return
         if self._moves is not None:
             opening.luggage = self._moves.arrivals.open(shard, released)
@@ -141,11 +141,13 @@ class Shards:
             self.holders.ended(writer, Acquired.ACQUIRED)
         if reliable is not None:
             reliable.opened(opening)
+        timeout_s = self._create_timeout_s
         for id in self._autoload.objects_of(shard, self._shard_of):
-            timeout_s = self._create_timeout_s
-            self._tasks.spawn(
-                f"autoload {id}", keep_trying(id, opening, self._host, self._runtime, timeout_s)
-            )
+            trying = keep_trying(id, opening, self._host, self._runtime, timeout_s)
+            self._tasks.spawn(f"autoload {id}", trying)
+
+    def _still_opening(self, shard: Shard) -> bool:
+        return self.by_number.get(shard.number) is shard and shard.state is ShardState.OPENING
 
     def _let_in(self, shard: Shard) -> None:
         # Placed here, at once and in order: their tasks wake later, and a call that arrives in
@@ -226,13 +228,12 @@ class Shards:
 
     async def _drain(self, shard: Shard, timeout_s: float) -> bool:
         """Wait until no turn runs, then end the activations; False if turns ran too long."""
-        loop = asyncio.get_running_loop()
         writer = shard.writer
         assert writer is not None, "whoever drains a shard wants it"
         if not await self.holders.wait_alone(shard, writer):
             return False
         # From here on the move is not called off any more: objects have been told to end.
-        deadline = loop.time() + timeout_s
+        deadline = self._now() + timeout_s
         while shard.activations and shard.draining:
             for activation in list(shard.activations.values()):
                 # A hook that runs may have called an object here, and made it busy again.
@@ -284,7 +285,7 @@ class Shards:
     async def stop(self, timeout_s: float) -> None:
         """Close all, and open none any more: turns may end, then they are cut off."""
         self.stopped = True
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        deadline = self._now() + timeout_s
         shards = list(self.by_number.values())
         # All of them first: a turn on one shard may wait for an object on another.
         for shard in shards:
@@ -293,7 +294,7 @@ class Shards:
             elif shard.draining:
                 shard.writer = self._writer(Purpose.CLOSE, timeout_s)  # whoever wanted it before
         for shard in shards:
-            remaining_s = max(0.0, deadline - asyncio.get_running_loop().time())
+            remaining_s = max(0.0, deadline - self._now())
             if shard.draining:
                 await self._drain(shard, remaining_s)
             self._discard(shard, _stopping)
