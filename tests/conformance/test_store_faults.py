@@ -17,7 +17,16 @@ from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store, Store
 from goverse.storage.values import Verdict
 from goverse.testing.conformance.store_kit import Owner, fresh_epoch
 from tests.support.eventually import eventually
-from tests.support.faulty_servers import ALL, ALONE, LOCKING, SHARED, FaultyServer, serving
+from tests.support.faulty_servers import (
+    ALL,
+    ALONE,
+    LOCKING,
+    SHARED,
+    FaultyServer,
+    fresh_owner,
+    fresh_slot,
+    serving,
+)
 from tests.support.holding_proxy import HoldingProxy
 from tests.support.postgres import PASSWORD
 
@@ -52,19 +61,12 @@ async def gated(server: FaultyServer, proxy: HoldingProxy) -> AsyncIterator[Stor
     await store.close()
 
 
-slots = iter(range(1000, 60_000))
-
-
-async def owner_of(store: Store) -> Owner:
-    return await Owner(store, next(slots), fresh_epoch(), "first").open()
-
-
 # ---- late delivery
 
 
 async def a_commit_is_held_back(gated: Store, proxy: HoldingProxy) -> Owner:
     """Of an owner to whom its outcome is not known."""
-    owner = await owner_of(gated)
+    owner = await fresh_owner(gated)
     await owner.commit(b"", id="first")
     proxy.hold()
     committing = asyncio.ensure_future(owner.commit(b"late"))
@@ -101,7 +103,7 @@ async def test_a_late_commit_does_not_overwrite_what_another_connection_committe
 async def test_a_connection_cut_in_the_middle_of_an_answer_is_unknown(
     server: FaultyServer, store: Store, gated: Store, proxy: HoldingProxy
 ) -> None:
-    owner = await owner_of(gated)
+    owner = await fresh_owner(gated)
     await owner.commit(b"", id="first")
     # It is certainly under way when it is cut: it waits for its fence.
     beside = server.hold(owner.slot, ALONE)
@@ -133,7 +135,7 @@ async def test_a_connection_cut_in_the_middle_of_an_answer_is_unknown(
 async def test_L02_a_frozen_owner_is_ended_and_the_slot_opens_within_a_second(
     server: FaultyServer, store: Store, where: str
 ) -> None:
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     async with server.frozen_owner(owner.slot, where):
         new = Owner(store, owner.slot, fresh_epoch(), "second")
         began = time.monotonic()
@@ -151,9 +153,9 @@ async def test_a_raiser_ends_the_head_of_the_queue_and_not_who_waits_beside_it(
     server: FaultyServer, store: Store
 ) -> None:
     """Two owners raise at once while a third holds the fence: both get an answer."""
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     other = server.store()
-    holding, beside = server.hold(owner.slot, SHARED), server.hold(next(slots), SHARED)
+    holding, beside = server.hold(owner.slot, SHARED), server.hold(fresh_slot(), SHARED)
     low = Owner(store, owner.slot, fresh_epoch(), "low")
     high = Owner(other, owner.slot, fresh_epoch(), "high")
     results = await asyncio.gather(low.open(), high.open(), return_exceptions=True)
@@ -176,7 +178,7 @@ async def test_a_commit_that_waited_for_a_raiser_decides_on_what_that_left(
     server: FaultyServer, store: Store, outcome: str
 ) -> None:
     """New objects and old ones, of several slots, with calls: all or none of each."""
-    first, second = await owner_of(store), await owner_of(store)
+    first, second = await fresh_owner(store), await fresh_owner(store)
     await first.commit(b"0", id="old")
     await first.commit(b"0", id="gone")
     batch = [
@@ -205,7 +207,7 @@ async def test_a_commit_that_waited_for_a_raiser_decides_on_what_that_left(
 async def test_deadlocks_and_fences_of_many_owners_end_well(store: Store) -> None:
     """Raises, commits and accepts of the same slots, all at once: each gets an answer."""
     epoch = fresh_epoch()
-    mine = [next(slots) for _ in range(8)]
+    mine = [fresh_slot() for _ in range(8)]
     await store.raise_fence(mine, epoch, "first", 1)
     owners = [Owner(store, slot, epoch, "first", 1) for slot in mine]
 
@@ -231,7 +233,7 @@ async def test_deadlocks_and_fences_of_many_owners_end_well(store: Store) -> Non
 async def test_a_restart_between_two_operations_is_not_noticed(
     server: FaultyServer, store: Store
 ) -> None:
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     await owner.commit(b"1")
     await owner.accept("before")
     await server.process.stop()
@@ -244,7 +246,7 @@ async def test_a_restart_between_two_operations_is_not_noticed(
 
 
 async def test_L27_an_outage_is_said_and_is_no_hot_loop(server: FaultyServer, store: Store) -> None:
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     await owner.commit(b"1")
     await server.process.kill()
     began = time.monotonic()
@@ -263,7 +265,7 @@ async def test_L27_an_outage_is_said_and_is_no_hot_loop(server: FaultyServer, st
 async def test_a_crash_of_the_server_under_load_leaves_whole_batches(
     server: FaultyServer, store: Store
 ) -> None:
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     confirmed = 0
 
     async def load() -> None:

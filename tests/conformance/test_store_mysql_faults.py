@@ -21,7 +21,7 @@ from goverse.storage.mysql.commit import CommitPlan
 from goverse.storage.values import Acceptance, CallStatus, Outcome, Payload, Verdict
 from goverse.testing.conformance.store_kit import Owner, fresh_epoch
 from tests.support.certificates import Authority
-from tests.support.faulty_servers import FaultyMariadb, serving
+from tests.support.faulty_servers import FaultyMariadb, fresh_owner, fresh_slot, serving
 from tests.support.mariadb import PASSWORD, USER, MariadbOptions, MariadbServer
 from tests.support.pacing import last
 from tests.support.postgres import open_folder
@@ -41,13 +41,6 @@ async def store(server: FaultyMariadb) -> AsyncIterator[MysqlStore]:
     await store.close()
 
 
-slots = iter(range(1000, 60_000))
-
-
-async def owner_of(store: MysqlStore) -> Owner:
-    return await Owner(store, next(slots), fresh_epoch(), "first").open()
-
-
 # ---- owners that come late
 
 
@@ -55,7 +48,7 @@ async def test_who_was_shut_out_locks_nothing_of_his_successor(
     server: FaultyMariadb, store: MysqlStore
 ) -> None:
     """A former owner's first journey arrives late, and its client never takes the second."""
-    old = await owner_of(store)
+    old = await fresh_owner(store)
     await old.commit(b"1")
     new = await Owner(store, old.slot, fresh_epoch(), "second", name=old.name).open()
     late = server.beside()
@@ -71,7 +64,7 @@ async def test_a_commit_that_waits_beside_a_frozen_owner_is_not_ended(
     server: FaultyMariadb, store: MysqlStore
 ) -> None:
     """Whoever waits for nobody is in the way; who waits for him gets on when he is gone."""
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     await owner.commit(b"0")
     frozen = server.beside()
     frozen.execute(f"SELECT 1 FROM goverse_fences WHERE slot = {owner.slot} LOCK IN SHARE MODE")
@@ -94,7 +87,7 @@ async def test_many_raisers_that_are_in_want_at_once_all_get_their_slots(
     """The tables of locks are shown as they were to whoever asks too often: all together they must
     not ask too often."""
     stores = [server.store() for _ in range(12)]
-    mine = [next(slots) for _ in stores]
+    mine = [fresh_slot() for _ in stores]
     holding = [server.beside() for _ in stores]
 
     async def take_over(place: int) -> None:
@@ -118,7 +111,7 @@ async def test_a_session_that_nodes_may_not_end_is_said_to_hold_the_fence(
     server: FaultyMariadb, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = MysqlStore(server.process.settings(operation_timeout_s=0.5), Runtime())
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     holding = server.beside(user="root")
     holding.execute(f"SELECT 1 FROM goverse_fences WHERE slot = {owner.slot} LOCK IN SHARE MODE")
     with pytest.raises(StorageUnavailable, match="connect as the same user"):
@@ -136,7 +129,7 @@ async def test_a_commit_that_waited_for_a_call_decides_on_what_that_left(
     server: FaultyMariadb, store: MysqlStore
 ) -> None:
     """Locked rows are read as they are then, and not as they were when the transaction began."""
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     await owner.accept("c")
     await owner.commit(b"0", id="old")
     beside = server.beside()
@@ -154,7 +147,7 @@ async def test_a_commit_that_waited_for_a_call_decides_on_what_that_left(
 async def test_a_commit_that_waited_for_an_object_decides_on_what_that_left(
     server: FaultyMariadb, store: MysqlStore
 ) -> None:
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     await owner.commit(b"0")
     beside = server.beside()
     beside.execute(
@@ -174,7 +167,7 @@ async def test_a_commit_that_waited_for_an_object_decides_on_what_that_left(
 async def test_a_deadlock_is_a_definite_abort_and_is_sent_again(
     server: FaultyMariadb, store: MysqlStore
 ) -> None:
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     await owner.commit(b"0")
     await owner.accept("c")
     beside = server.beside()
@@ -203,7 +196,7 @@ async def test_a_lock_that_is_waited_for_in_vain_leaves_nothing_behind(
 ) -> None:
     """It ends the statement only: the locks before it stay, unless they are given back."""
     store = MysqlStore(server.process.settings(operation_timeout_s=0.5), Runtime())
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     await owner.commit(b"0", id="a")
     await owner.commit(b"0", id="b")
     beside = server.beside()
@@ -224,7 +217,7 @@ async def test_two_accepts_of_one_id_meet_in_its_row(
     server: FaultyMariadb, store: MysqlStore
 ) -> None:
     """The later one has looked before the earlier one commits, and looks again."""
-    owner = await owner_of(store)
+    owner = await fresh_owner(store)
     beside = server.beside()
     beside.execute(
         "INSERT INTO goverse_reliable_calls (call_id, slot, seq, status, object_type, object_id, "
@@ -247,7 +240,7 @@ async def test_a_value_beyond_what_a_packet_holds_is_refused_alone(server: Fault
         store = server.store()
         with pytest.raises(StoreRefused, match=r"max_allowed_packet=16777216.*256M"):
             await store.check()
-        owner = await owner_of(store)
+        owner = await fresh_owner(store)
         batch = [
             owner.commit_of(b"1", id="a"),
             owner.commit_of(bytes(9_000_000), id="b"),

@@ -12,9 +12,8 @@ from goverse.aio.runtime import Runtime
 from goverse.storage.api import StorageUnavailable, StoreRefused
 from goverse.storage.postgres import PostgresStore
 from goverse.storage.values import Verdict
-from goverse.testing.conformance.store_kit import Owner, fresh_epoch
 from tests.support.eventually import eventually
-from tests.support.faulty_servers import FaultyPostgres, serving
+from tests.support.faulty_servers import FaultyPostgres, fresh_owner, serving
 
 
 @pytest.fixture(scope="module", params=["postgresql-15", "postgresql-18"])
@@ -44,7 +43,7 @@ async def test_a_lock_on_an_outer_join_is_not_what_decides(
     server: FaultyPostgres, store: PostgresStore
 ) -> None:
     """Why the statement locks each table in a CTE of its own."""
-    owner = await Owner(store, 1000, fresh_epoch(), "first").open()
+    owner = await fresh_owner(store)
     await owner.commit(b"0", id="old")
     ids = [owner.object("new").id, owner.object("old").id]
     with server.process.connect() as session:

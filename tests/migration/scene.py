@@ -227,10 +227,12 @@ class Scene:
         left, as what they discarded is as good as dead."""
         found = set()
         for server in self.cluster.servers.values():
-            times = server.log().count("lost its lease")
-            if server.kind == kind and times > self.lost.get(server.process.pid, 0):
-                self.lost[server.process.pid] = times
-                found.add(server.process.pid)
+            if server.kind != kind:
+                continue
+            pid, times = server.process.pid, server.log().count("lost its lease")
+            if times > self.lost.get(pid, 0):
+                self.lost[pid] = times
+                found.add(pid)
         return found
 
     def _excused(self, call: Added) -> bool:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import random
 import secrets
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,12 @@ import goverse
 import goverse.client
 from goverse.coordination.supervised import EtcdOptions, EtcdProcess
 from goverse.errors import Executed, GoverseError
-from goverse.testing.linearizability import (
-    COUNTER,
-    REGISTER,
-    UNKNOWN,
-    Operation,
-    Undecided,
-    find_violation,
-)
+from goverse.testing.linearizability import UNKNOWN, Operation
 from goverse.testing.processes import ProcessCluster
 from tests.robustness.report import keep
+from tests.simulation.exactly import unexplained
 from tests.simulation.kept import Cell, Tally
+from tests.support.callers import Callers
 from tests.support.databases import DATABASES, DatabaseServer
 from tests.support.durable_cluster import LEASE_TTL_S, NODES, running
 from tests.support.eventually import eventually
@@ -49,6 +46,7 @@ MEET_S = 0.5
 CALL_S = 5.0
 #: From the last fault until all that has an id is answered.
 SETTLE_S = 60.0
+_WRITES, _READS = {Cell: "write", Tally: "add"}, {Cell: "read", Tally: "get"}
 #: Of the calls of a run: overlapping with another one of their object, at least.
 OVERLAP = 0.1
 
@@ -64,15 +62,7 @@ class Run:
 
     def violations(self) -> list[str]:
         """What contradicts the promises, and what was too mild to show that they are kept."""
-        found = []
-        for type, model in (("Cell", REGISTER), ("Tally", COUNTER)):
-            own = [one for one in self.operations if one.object.startswith(type)]
-            try:
-                violation = find_violation(own, model)
-            except Undecided as undecided:
-                found.append(f"not decided: {undecided}")
-            else:
-                found += [str(violation)] if violation is not None else []
+        found = list(unexplained(self.operations))
         if self.overlap < OVERLAP:
             found.append(f"too mild: {self.overlap:.0%} of the calls overlap")
         if not self.unknown:
@@ -103,87 +93,59 @@ class Run:
         )
 
 
-class Callers:
-    """Callers of all objects, from the entry of ``async with`` until `stop`."""
+class HistoryCallers(Callers):
+    """Callers of registers, whose numbers are even, and of counters."""
 
     def __init__(self, client: goverse.client.Client, run: Run, objects: int) -> None:
+        super().__init__()
         self._client = client
         self._run = run
         self._prefix = secrets.token_hex(4)
         self._objects = objects
-        self._stopping = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Callers:
-        for number in range(self._objects):
-            for caller in range(CALLERS):
-                chance = random.Random(f"{self._run.seed}-{number}-{caller}")
-                call = self._go_on(f"h{number}", f"{number}-{caller}", chance)
-                self._tasks.append(asyncio.create_task(call))
-        return self
+    def calls(self) -> Iterable[Coroutine[Any, Any, None]]:
+        return [
+            self._go_on(number, caller)
+            for number in range(self._objects)
+            for caller in range(CALLERS)
+        ]
 
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def stop(self) -> None:
-        self._stopping.set()
-        async with asyncio.timeout(SETTLE_S):
-            await asyncio.gather(*self._tasks)
-
-    async def _go_on(self, name: str, caller: str, chance: random.Random) -> None:
-        number = 0
-        while not self._stopping.is_set():
-            number += 1
-            token = f"{self._prefix}-{caller}-{number}"
-            await self._call(name, token, chance)
+    async def _go_on(self, number: int, caller: int) -> None:
+        chance = random.Random(f"{self._run.seed}-{number}-{caller}")
+        for count in itertools.count(1):
+            if self.stopping:
+                return
+            await self._call(number, f"{self._prefix}-{number}-{caller}-{count}", chance)
             await last(chance.uniform(0, PAUSE_S))
             if chance.random() < 0.7:
                 # Not all objects at the same time.
-                await last(
-                    MEET_S - (time.monotonic() + int(name[1:]) / self._objects * MEET_S) % MEET_S
-                )
+                shift_s = number / self._objects * MEET_S
+                await last(MEET_S - (time.monotonic() + shift_s) % MEET_S)
 
-    async def _call(self, name: str, token: str, chance: random.Random) -> None:
-        register = int(name[1:]) % 2 == 0
+    async def _call(self, number: int, token: str, chance: random.Random) -> None:
+        type = Cell if number % 2 == 0 else Tally
         writes, amount = chance.random() < 0.6, chance.randrange(1, 1000)
         call_id = token if writes and chance.random() < 0.5 else None
-        action: tuple[Any, ...] = (
-            (("write", amount) if writes else ("read",))
-            if register
-            else (("add", amount) if writes else ("get",))
+        action = _WRITES[type] if writes else _READS[type]
+        arguments = (amount,) if writes else ()
+        name = f"h{number}"
+        reference = goverse.options(self._client.get(type, name), timeout_s=CALL_S, call_id=call_id)
+        made = partial(
+            Operation, f"{type.__name__}/{name}", (action, *arguments), time.monotonic(), name=token
         )
-        object = f"{'Cell' if register else 'Tally'}/{name}"
-        called = time.monotonic()
         while True:
             try:
-                result = await self._make(name, token, action, call_id)
+                result = await getattr(reference, action)(token, *arguments)
             except GoverseError as error:
                 if call_id is not None:
                     self._run.repeated += 1
                     await last(0.2)
-                elif error.executed is Executed.NO or not writes:
-                    return
-                else:
-                    self._note(Operation(object, action, called, name=token))
-                    return
+                    continue
+                if writes and error.executed is not Executed.NO:
+                    self._run.operations.append(made())
             else:
-                returned = time.monotonic()
-                self._note(Operation(object, action, called, returned, result, token))
-                return
-
-    def _make(
-        self, name: str, token: str, action: tuple[Any, ...], call_id: str | None
-    ) -> Awaitable[Any]:
-        type = Cell if action[0] in ("write", "read") else Tally
-        reference = goverse.options(self._client.get(type, name), timeout_s=CALL_S, call_id=call_id)
-        verb, *arguments = action
-        made: Awaitable[Any] = getattr(reference, verb)(token, *arguments)
-        return made
-
-    def _note(self, operation: Operation) -> None:
-        self._run.operations.append(operation)
+                self._run.operations.append(made(returned=time.monotonic(), result=result))
+            return
 
 
 async def faults(
@@ -222,11 +184,12 @@ async def histories(kind: str, objects: int, seconds: float, seed: int, folder: 
         async with (
             running(etcd, folder, kind, modules=("tests.simulation.kept",)) as (cluster, store),
             goverse.client.connect(cluster.servers["g1"].address) as client,
-            Callers(client, run, objects) as callers,
+            HistoryCallers(client, run, objects) as callers,
         ):
             await eventually(lambda: len(run.operations) > objects, 60)
             await faults(cluster, store, run, random.Random(seed), seconds)
-            await callers.stop()
+            async with asyncio.timeout(SETTLE_S):
+                await callers.stop()
     finally:
         await etcd.stop()
     return run

@@ -40,17 +40,24 @@ def check(
     operations = [one for call in game.calls.values() for one in ledger.operations(call)]
     operations += ledger.passed_on(game)
     yield from ledger.violations
+    for text in unexplained(operations):
+        yield f"I12: {text}"
+    yield from ledger.check_orders(game)
+    yield from _check_often(game, ledger, last.get("Often/f0"))
+
+
+def unexplained(operations: Iterable[Operation]) -> Iterator[str]:
+    """What no order of the calls of registers and counters explains."""
+    operations = list(operations)
     for type, model in MODELS.items():
         own = [one for one in operations if one.object.startswith(f"{type}/")]
         try:
             violation = find_violation(own, model)
         except Undecided as undecided:
-            yield f"I12: not decided: {undecided}"
+            yield f"not decided: {undecided}"
         else:
             if violation is not None:
-                yield f"I12: {violation}"
-    yield from ledger.check_orders(game)
-    yield from _check_often(game, ledger, last.get("Often/f0"))
+                yield str(violation)
 
 
 class Ledger:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import time
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import goverse
 import goverse.client
 from goverse.errors import Executed, GoverseError, Unavailable
+from tests.support.callers import Callers
 from tests.support.eventually import eventually
 
 READ_S = 30.0
@@ -51,35 +53,23 @@ class Told:
         assert not self.values or max(self.values) <= final
 
 
-class Load:
-    """Callers that add, several to a counter, from the entry of ``async with`` until `stop`.
-
-    They end with the block, whatever ends it: callers of a closed client would never let go.
-    """
+class Load(Callers):
+    """Callers that add, several to a counter."""
 
     def __init__(self, client: goverse.client.Client, *, counters: int, callers: int) -> None:
+        super().__init__()
         self._client = client
         self._callers = callers
-        self._stop = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
         self.told = {f"c{number}": Told() for number in range(counters)}
         self.slowest_s = 0.0
 
-    async def __aenter__(self) -> Load:
+    def calls(self) -> Iterable[Coroutine[Any, Any, None]]:
         names = list(self.told)
-        for number in range(self._callers):
-            call = self._call(names[number % len(names)])
-            self._tasks.append(asyncio.create_task(call))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        return [self._call(names[number % len(names)]) for number in range(self._callers)]
 
     async def _call(self, name: str) -> None:
         counter, told = self._client.get(DurableCounter, name), self.told[name]
-        while not self._stop.is_set():
+        while not self.stopping:
             began = time.monotonic()
             try:
                 value, told.pid = await counter.add()
@@ -91,10 +81,6 @@ class Load:
                 told.not_executed += error.executed is Executed.NO
                 assert error.executed is not Executed.YES, error
             self.slowest_s = max(self.slowest_s, time.monotonic() - began)
-
-    async def stop(self) -> None:
-        self._stop.set()
-        await asyncio.gather(*self._tasks)
 
     @property
     def answered(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ import pymysql
 
 from goverse.aio.runtime import Runtime
 from goverse.config.settings import StorageSettings
+from goverse.storage.api import Store
 from goverse.storage.migrations import Migration
 from goverse.storage.mysql import MysqlStore
 from goverse.storage.mysql import schema as mysql_schema
@@ -24,6 +26,7 @@ from goverse.storage.mysql.running import BEGIN
 from goverse.storage.postgres import PostgresStore
 from goverse.storage.postgres import schema as postgres_schema
 from goverse.storage.postgres.dialect import POSTGRES, Dialect
+from goverse.testing.conformance.store_kit import Owner, fresh_epoch
 from tests.support import mariadb, postgres
 from tests.support.eventually import eventually
 from tests.support.holding_proxy import HoldingProxy
@@ -64,6 +67,9 @@ class FaultyServer(ABC):
     locks: ClassVar[dict[str, str]]
     #: What is raised in a session that somebody has ended.
     ended: ClassVar[type[Exception]]
+    proxy_type: ClassVar[type[HoldingProxy]]
+    scheme: ClassVar[str]
+    database: ClassVar[str]
     process: postgres.PostgresServer | mariadb.MariadbServer
 
     @abstractmethod
@@ -73,10 +79,6 @@ class FaultyServer(ABC):
     @abstractmethod
     def migrations(self) -> tuple[Migration, ...]:
         """What a new database is given, in order."""
-
-    @abstractmethod
-    def place(self) -> str:
-        """What a store says of where it is."""
 
     @abstractmethod
     def beside(self) -> Beside:
@@ -91,11 +93,12 @@ class FaultyServer(ABC):
         """How many statements wait for a lock."""
 
     @abstractmethod
-    def _proxy(self) -> HoldingProxy: ...
-
-    @abstractmethod
     def _frozen(self, slot: int, where: str) -> tuple[list[str], dict[str, str]]:
         """Arguments and environment of its client that stops."""
+
+    def place(self) -> str:
+        """What a store says of where it is."""
+        return f"{self.scheme}://127.0.0.1:{self.process.options.port}/{self.database}"
 
     async def someone_waits(self) -> None:
         """Until a statement waits for a lock."""
@@ -109,7 +112,7 @@ class FaultyServer(ABC):
 
     @asynccontextmanager
     async def proxy(self) -> AsyncIterator[HoldingProxy]:
-        proxy = await self._proxy().start()
+        proxy = await self.proxy_type(self.process.options.port).start()
         try:
             yield proxy
         finally:
@@ -162,6 +165,8 @@ class FaultyPostgres(FaultyServer):
     wrong_password = "password authentication failed"
     locks: ClassVar = {SHARED: "FOR SHARE", ALONE: "FOR UPDATE"}
     ended = psycopg.OperationalError
+    proxy_type = HoldingProxy
+    scheme, database = "postgresql", postgres.DATABASE
 
     def __init__(self, process: postgres.PostgresServer, dialect: Dialect) -> None:
         self.process = process
@@ -172,9 +177,6 @@ class FaultyPostgres(FaultyServer):
 
     def migrations(self) -> tuple[Migration, ...]:
         return postgres_schema.known()
-
-    def place(self) -> str:
-        return f"postgresql://127.0.0.1:{self.process.options.port}/{postgres.DATABASE}"
 
     def beside(self) -> PostgresBeside:
         return PostgresBeside(self.process)
@@ -188,9 +190,6 @@ class FaultyPostgres(FaultyServer):
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         )
         return int(found)
-
-    def _proxy(self) -> HoldingProxy:
-        return HoldingProxy(self.process.options.port)
 
     def _frozen(self, slot: int, where: str) -> tuple[list[str], dict[str, str]]:
         arguments = [str(_CLIENTS / "frozen_client.py"), self.process.url, str(slot), where]
@@ -229,6 +228,8 @@ class FaultyMariadb(FaultyServer):
     wrong_password = "Access denied"
     locks: ClassVar = {SHARED: "LOCK IN SHARE MODE", ALONE: "FOR UPDATE"}
     ended = pymysql.Error
+    proxy_type = MysqlProxy
+    scheme, database = "mysql", mariadb.DATABASE
 
     def __init__(self, process: mariadb.MariadbServer) -> None:
         self.process: mariadb.MariadbServer = process
@@ -238,9 +239,6 @@ class FaultyMariadb(FaultyServer):
 
     def migrations(self) -> tuple[Migration, ...]:
         return mysql_schema.known()
-
-    def place(self) -> str:
-        return f"mysql://127.0.0.1:{self.process.options.port}/{mariadb.DATABASE}"
 
     def beside(self, user: str = mariadb.USER) -> MariadbBeside:
         return MariadbBeside(self.process, user)
@@ -258,9 +256,6 @@ class FaultyMariadb(FaultyServer):
         )
         return int(found)
 
-    def _proxy(self) -> MysqlProxy:
-        return MysqlProxy(self.process.options.port)
-
     def _frozen(self, slot: int, where: str) -> tuple[list[str], dict[str, str]]:
         script = str(_CLIENTS / "frozen_mysql_client.py")
         arguments = [script, str(self.process.options.port), mariadb.DATABASE, str(slot), where]
@@ -269,6 +264,19 @@ class FaultyMariadb(FaultyServer):
     async def _reached(self) -> None:
         # It says so after the answer to its statement.
         return None
+
+
+_slots = itertools.count(1000)
+
+
+def fresh_slot() -> int:
+    """One that nobody in this process has opened."""
+    return next(_slots)
+
+
+async def fresh_owner(store: Store) -> Owner:
+    """Of a slot of its own, which it has opened."""
+    return await Owner(store, fresh_slot(), fresh_epoch(), "first").open()
 
 
 @contextmanager

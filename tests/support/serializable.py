@@ -18,5 +18,3 @@ SERIALIZABLE = replace(
     settle_s=0.002,
     warning="",
 )
-
-DIALECTS = {"postgres": POSTGRES, "serializable": SERIALIZABLE}

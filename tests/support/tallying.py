@@ -8,13 +8,13 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import goverse.client
 from goverse.errors import Executed, GoverseError, Unavailable
+from tests.support.callers import Callers
 from tests.support.eventually import eventually
 from tests.support.kept_tally import KeptTally
 from tests.support.tally import Tally
@@ -75,11 +75,8 @@ class Afresh:
     at_most: int | None = None
 
 
-class Tallying:
-    """Callers that add, from the entry of ``async with`` until `stop`; each object has one.
-
-    They end with the block, whatever ends it.
-    """
+class Tallying(Callers):
+    """Callers that add; each object has one."""
 
     def __init__(
         self,
@@ -90,39 +87,21 @@ class Tallying:
         pause_s: tuple[float, float] = PAUSE_S,
         prefix: str = "",
     ) -> None:
+        super().__init__()
         self.clients = clients
         names = [("volatile", f"{prefix}v{n}") for n in range(volatile)]
         names += [("durable", f"{prefix}d{n}") for n in range(durable)]
         self.called = [Called(kind, name) for kind, name in names]
         self._pause_s = pause_s
         self._numbers = itertools.count(1)
-        self._stopping = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
         self.in_flight = 0
 
-    async def __aenter__(self) -> Tallying:
-        for number, called in enumerate(self.called):
-            task = asyncio.create_task(self._go_on(number, called))
-            self._tasks.append(task)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def stop(self) -> None:
-        self._stopping.set()
-        await asyncio.gather(*self._tasks)
+    def calls(self) -> Iterable[Coroutine[Any, Any, None]]:
+        return [self._go_on(number, called) for number, called in enumerate(self.called)]
 
     async def _go_on(self, number: int, called: Called) -> None:
         chance = random.Random(number)
-        while not self._stopping.is_set():
+        while not self.stopping:
             await self.call(called, self.clients[number % len(self.clients)])
             await asyncio.sleep(chance.uniform(*self._pause_s))
 
