@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 
 class Proxy:
@@ -13,7 +14,8 @@ class Proxy:
     does not stop it.
 
     A cut drops bytes for good, as a broken cable does once the senders have given up: the
-    connections of before the cut stay silent after it is healed, new ones work.
+    connections of before the cut stay silent after it is healed, even those that had nothing
+    to carry meanwhile; new ones work.
     """
 
     def __init__(self, target: str) -> None:
@@ -22,7 +24,7 @@ class Proxy:
         self._is_cut = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._connections: dict[asyncio.Task[None], None] = {}
+        self._connections: dict[asyncio.Task[None], _Silence] = {}
         self.port = 0
         self.accepted = 0
 
@@ -46,7 +48,12 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def cut(self) -> None:
+        self._run(self._cut)
+
+    async def _cut(self) -> None:
         self._is_cut = True
+        for connection in self._connections.values():
+            connection.silent = True
 
     def heal(self) -> None:
         self._is_cut = False
@@ -67,12 +74,11 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._connections[task] = None
         self.accepted += 1
-        silenced = _Silence()
+        self._connections[task] = silenced = _Silence(self._is_cut)
         writers = [writer]
         try:
-            if self._is_cut:
+            if silenced.silent:
                 await self._pump(reader, None, silenced)
                 return
             upstream_reader, upstream_writer = await asyncio.open_connection(self._host, self._port)
@@ -104,8 +110,6 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                # A connection that lost bytes can never go on.
-                silenced.silent = silenced.silent or self._is_cut or writer is None
                 if not silenced.silent and writer is not None:
                     writer.write(data)
                     await writer.drain()
@@ -114,5 +118,6 @@ class Proxy:
                 await asyncio.Event().wait()
 
 
+@dataclass(slots=True)
 class _Silence:
-    silent = False
+    silent: bool
