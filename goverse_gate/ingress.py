@@ -17,7 +17,18 @@ from typing import Any
 import msgspec
 
 from goverse.aio.limits import Limit, fullest
-from goverse.call import Call, Forwarded, Forwarder, Receiver, Reply, Verb, look_up
+from goverse.call import (
+    CALL,
+    CANCEL,
+    LOOKUP,
+    Call,
+    Forwarded,
+    Forwarder,
+    Receiver,
+    Reply,
+    Verb,
+    look_up,
+)
 from goverse.config.settings import LimitSettings
 from goverse.errors import (
     ClusterError,
@@ -183,8 +194,9 @@ class Ingress:
                 f"arguments of {len(call.payload)} bytes are above the limit of "
                 f"{self._limits.max_payload_bytes} (limits.max_payload_bytes)"
             )
-        # In this order, a deadline that is not a number stays one and is refused.
-        deadline = min(call.deadline, now + self._timeouts[call.verb])
+        deadline = now + self._timeouts[call.verb]
+        if not call.deadline >= deadline:  # a deadline that is not a number stays one
+            deadline = call.deadline
         if not deadline > now:
             raise DeadlineExceeded("the deadline had passed when the call reached the gate")
         if door.calls >= door.max_calls:
@@ -198,13 +210,13 @@ class Ingress:
             self._metrics.refused.inc("gate")
             raise Overloaded(f"the gate has {self._bytes} bytes of calls in flight")
         trace = call.trace if call.trace and _TRACEPARENT.match(call.trace) else ""
-        if call.verb is Verb.LOOKUP:
+        if call.verb is LOOKUP:
             return look_up(call_id, deadline, call.codec)
         return Call(  # without a chain
             call.type,
             call.id,
             call.method,
-            b"" if call.verb is Verb.CANCEL else call.payload,  # what operators say stands there
+            b"" if call.verb is CANCEL else call.payload,  # what operators say stands there
             deadline,
             call.codec,
             call.verb,
@@ -287,7 +299,7 @@ def check_names(call: Call) -> None:
     """Raise `InvalidArgument`, naming the field, unless type, id and method can exist."""
     type, id, method = call.type, call.id, call.method
     if not (
-        call.verb is Verb.CALL
+        call.verb is CALL
         and type.isidentifier()
         and method.isidentifier()
         and id.isprintable()
@@ -303,7 +315,7 @@ def _check_each_name(call: Call) -> None:
     if call.verb in _BY_ID and not call.call_id:
         operation = OPERATIONS[call.verb]
         raise InvalidArgument(f"{operation} needs a call id", details={"field": "call_id"})
-    if call.verb is Verb.LOOKUP:
+    if call.verb is LOOKUP:
         return
     try:
         check_type(call.type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from goverse.call import Call, Verb
+from goverse.call import CALL, Call, Verb
 from goverse.config.settings import LimitSettings
 from goverse.errors import InvalidArgument, NotFound, PermissionDenied, TooLarge
 from goverse.ids import check_id
@@ -65,7 +65,7 @@ class Arrival:
     def turn(self, call: Call, object_type: ObjectType, now: float) -> Turn:
         """Raises as `method` and `bind`, and PermissionDenied."""
         method = None
-        if call.verb is Verb.CALL:
+        if call.verb is CALL:
             method = self.method(call, object_type)
         elif call.verb is Verb.MOVE:
             raise PermissionDenied(f"{call} is no call of an object")

@@ -19,7 +19,7 @@ from goverse.aio.deadlines import Deadlines
 from goverse.aio.limits import Limit, fullest
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
-from goverse.call import OF_A_NODE, Call, CallTarget, Codec, Forwarded, Receiver, Reply, Verb
+from goverse.call import CALL, OF_A_NODE, Call, CallTarget, Codec, Forwarded, Receiver, Reply, Verb
 from goverse.config.settings import LimitSettings, ObjectSettings
 from goverse.errors import (
     Conflict,
@@ -236,7 +236,7 @@ class Catalog:
             reliable = self._services.reliable
             return reliable.forward(call, receiver) if reliable is not None else None
         activation = self._activations.get((call.type, call.id))
-        if activation is None or call.verb is not Verb.CALL:
+        if activation is None or call.verb is not CALL:
             return None
         method = activation.object_type.methods.get(call.method)
         if method is None or not _can_run_in_place(activation, method):

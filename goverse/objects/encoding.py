@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from goverse.call import Codec
+from goverse.call import ANY, MSGPACK, Codec
 from goverse.objects import foreign
 
 _JSON_KEYS = (str, uuid.UUID, datetime.date, datetime.time, decimal.Decimal)
@@ -88,12 +88,12 @@ def encode(value: Any, codec: Codec = Codec.MSGPACK, *, checked: bool = False) -
 
     :param checked: the value's type rules out what JSON encodes unfaithfully without a word.
     """
-    if codec is Codec.ANY:
+    if codec is ANY:
         from goverse.objects import any_codec  # loads protobuf, which few processes need
 
         return any_codec.encode(value)
     try:
-        if codec is Codec.MSGPACK:
+        if codec is MSGPACK:
             return _msgpack.encode(value)
         if not checked:
             _refuse(find_fault(value, json=True))

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect as types
 
-from goverse.call import Codec
+from goverse.call import JSON, Codec
 from goverse.errors import Executed, Internal, InvalidArgument
 from goverse.objects import encoding, foreign
 from goverse.objects.whole_message import whole_message
@@ -146,12 +146,12 @@ class Signature:
                 arguments = decoder(payload or self._no_arguments[codec])
             except msgspec.ValidationError as error:
                 whole_floats = self._whole_floats
-                if codec is not Codec.JSON or not (
+                if codec is not JSON or not (
                     whole_floats is not None and whole_floats.may_help(error)
                 ):
                     raise
                 arguments = whole_floats.decode(payload)
-            if codec is Codec.JSON and not self._json_arguments_checked:
+            if codec is JSON and not self._json_arguments_checked:
                 encoding.refuse_big_integers(arguments)
         except encoding.DECODE_ERRORS as error:
             path, why = encoding.explain(error)

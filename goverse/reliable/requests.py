@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from goverse.call import Call, Verb
+from goverse.call import CALL, Call, Verb
 from goverse.errors import FailedPrecondition, InvalidArgument
 from goverse.objects import encoding
 from goverse.objects.arrival import Arrival
@@ -22,12 +22,15 @@ from goverse.storage.values import Payload, ReliableCall
 
 _DIGEST_BYTES = 16
 
+_ENQUEUE, _SCHEDULE = Verb.ENQUEUE, Verb.SCHEDULE
+_WITH_METHOD = (CALL, _ENQUEUE, _SCHEDULE)
+
 _decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 
 
 def understand(call: Call, arrival: Arrival, clock: StoreClock) -> tuple[ReliableCall, MethodType]:
     """Raises what refuses ``call`` for good, without a row."""
-    if call.verb not in (Verb.CALL, Verb.ENQUEUE, Verb.SCHEDULE):
+    if call.verb not in _WITH_METHOD:
         raise InvalidArgument(f"{call}: a call id goes with a call of a method")
     check_id_of(call)
     if call.chain:
@@ -36,13 +39,13 @@ def understand(call: Call, arrival: Arrival, clock: StoreClock) -> tuple[Reliabl
             "the call once the turn is committed"
         )
     # Of ids that are the system's own, which no client may send.
-    issued = call.verb is not Verb.CALL and ISSUED.fullmatch(call.call_id) is not None
+    issued = call.verb is not CALL and ISSUED.fullmatch(call.call_id) is not None
     parent, expires_at, timing = "", None, None
-    if call.verb is Verb.ENQUEUE:
+    if call.verb is _ENQUEUE:
         envelope = _opened(call)
         issued, parent, expires_at = True, envelope.parent, envelope.expires_at
         call = msgspec.structs.replace(call, payload=envelope.arguments)
-    elif call.verb is Verb.SCHEDULE:
+    elif call.verb is _SCHEDULE:
         schedule = decode_schedule(call.payload)
         timing = timing_of(schedule.when, clock.now())
         if issued:

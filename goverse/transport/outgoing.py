@@ -33,7 +33,6 @@ from goverse.transport.wire import (
     ReplyFrame,
     WireError,
     exact_head_bytes,
-    extra_bytes,
     extra_of,
     remaining_ms,
 )
@@ -189,10 +188,8 @@ class Outgoing:
         if type(payload) is not bytes:  # the peer would end the link for it
             raise InvalidArgument(f"a payload of {type(payload).__name__}, not of bytes")
         payload_bytes = len(payload)
-        head = 48 + len(call.type) + len(call.id) + len(call.method)
-        extra = extra_of(call)
-        if extra is not None:
-            head += extra_bytes(extra)
+        extra, extra_bytes = extra_of(call)
+        head = 48 + len(call.type) + len(call.id) + len(call.method) + extra_bytes
         if head > _SHORT_HEAD:  # characters so far
             head = exact_head_bytes(call)
         size = payload_bytes + head

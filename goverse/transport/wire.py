@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -198,26 +199,33 @@ def _fault(error: Exception) -> str:
     return f"{error}" or type(error).__name__
 
 
-def extra_of(call: Call) -> CallExtra | None:
-    """What `CallFrame.extra` says of ``call``; None if there is nothing to say."""
-    if call.chain or call.principal or call.client_id or call.call_id or call.trace:
-        return CallExtra(call.chain, call.principal, call.client_id, call.call_id, call.trace)
-    return None
+_NO_EXTRA = (None, 0)
 
 
-def extra_bytes(extra: CallExtra) -> int:
-    """About how many bytes ``extra`` takes."""
+def extra_of(call: Call) -> tuple[CallExtra | None, int]:
+    """What `CallFrame.extra` says of ``call``, and about how many bytes that takes; None if there
+    is nothing to say."""
+    principal, client_id = call.principal, call.client_id
+    if not (call.chain or call.call_id or call.trace):
+        return _extra_of_caller(principal, client_id) if client_id or principal else _NO_EXTRA
+    extra = CallExtra(call.chain, principal, client_id, call.call_id, call.trace)
     size = 48 + len(extra.principal) + len(extra.client_id) + len(extra.call_id) + len(extra.trace)
     if extra.chain:
         size += sum(32 + len(entry.type) + len(entry.id) for entry in extra.chain)
-    return size
+    return extra, size
+
+
+@lru_cache(maxsize=1_024)
+def _extra_of_caller(principal: str, client_id: str) -> tuple[CallExtra, int]:
+    """The same for all plain calls of one caller, which are most calls."""
+    return CallExtra(principal=principal, client_id=client_id), 48 + len(principal) + len(client_id)
 
 
 def exact_head_bytes(call: Call) -> int:
     """What a call takes without its payload. A field that cannot be encoded counts for nothing:
     that is found out when its frame is made."""
     try:
-        return 48 + len(_encoder.encode((call.type, call.id, call.method, extra_of(call))))
+        return 48 + len(_encoder.encode((call.type, call.id, call.method, extra_of(call)[0])))
     except (TypeError, ValueError):
         return 0
 

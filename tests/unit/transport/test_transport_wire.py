@@ -96,8 +96,8 @@ def test_every_frame_survives(sent: list[Frame]) -> None:
 
 def test_only_what_is_set_travels() -> None:
     plain = Call("T", "i", "m", b"", 1.0)
-    assert extra_of(plain) is None
-    extra = extra_of(msgspec.structs.replace(plain, trace="00-ab"))
+    assert extra_of(plain) == (None, 0)
+    extra, _ = extra_of(msgspec.structs.replace(plain, trace="00-ab"))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(extra)) == {"trace": "00-ab"}
 
 
