@@ -8,13 +8,16 @@
 
 One batch at a time makes the order of the ledger that of arrival, also for calls of one object
 that come while the one before is on its way.
+
+A batch has half of the calls that are under way at most: while the store has one half, this process
+has the other. All of them at once would come back at once, and the two would wait in turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -41,6 +44,9 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH_CALLS = 512
 
+#: So many go together, however few are under way: a transaction has its price.
+MIN_BATCH_CALLS = 16
+
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
@@ -55,16 +61,26 @@ class AcceptHost(Protocol):
 
 
 class Accepts:
-    """The accepts of one node."""
+    """The accepts of one node.
+
+    :param under_way: how many calls are, those that wait here included.
+    """
 
     def __init__(
-        self, store: Store, fences: Fences, tasks: Tasks, runtime: Runtime, host: AcceptHost
+        self,
+        store: Store,
+        fences: Fences,
+        tasks: Tasks,
+        runtime: Runtime,
+        host: AcceptHost,
+        under_way: Callable[[], int],
     ) -> None:
         self._store = store
         self._fences = fences
         self._tasks = tasks
         self._runtime = runtime
         self._host = host
+        self._under_way = under_way
         self._queue: dict[Entry, None] = {}
         self._running = False
         self._wake: asyncio.Future[None] | None = None
@@ -103,8 +119,9 @@ class Accepts:
         batch: list[Entry] = []
         size = 0
         blocked: dict[Opening, None] = {}
+        most = min(MAX_BATCH_CALLS, max(MIN_BATCH_CALLS, self._under_way() // 2))
         for entry in list(self._queue):
-            if len(batch) >= MAX_BATCH_CALLS or size >= MAX_BATCH_BYTES:
+            if len(batch) >= most or size >= MAX_BATCH_BYTES:
                 break
             opening = entry.shard.opening
             if opening is not None and opening.settling:

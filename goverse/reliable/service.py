@@ -114,7 +114,9 @@ class Reliability:
         self._deadlines = Deadlines()
         self._unfinished = Unfinished(limits)
         self._ledger = Ledger(store, fences, self._tasks, runtime)
-        self._accepts = Accepts(store, fences, self._tasks, runtime, self)
+        self._accepts = Accepts(
+            store, fences, self._tasks, runtime, self, under_way=self._unfinished.__len__
+        )
         self._execution = Execution(
             self._unfinished, self._ledger, registry, limits, self._tasks, runtime, observer
         )

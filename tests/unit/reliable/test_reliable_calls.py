@@ -312,6 +312,26 @@ async def test_accepts_and_commits_of_many_calls_share_transactions():
         assert node.wire.requests - before < 60
 
 
+async def test_no_batch_has_more_than_half_of_the_calls_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """So that the node has one half while the store has the other."""
+    async with reliable(Account) as node:
+        batches: list[tuple[int, int]] = []
+        accept = node.client.accept
+
+        async def noted(acceptances: Any) -> Any:
+            batches.append((len(acceptances), node.reliability.snapshot().entries))
+            return await accept(acceptances)
+
+        monkeypatch.setattr(node.client, "accept", noted)
+        calls = [node.do(f"c{n}", "Account", f"a{n}", "deposit") for n in range(200)]
+        await asyncio.gather(*calls)
+        assert sum(size for size, _ in batches) == 200
+        assert batches[0] == (100, 200)
+        assert all(size <= max(16, under_way // 2) for size, under_way in batches)
+
+
 async def test_L01_state_and_outcome_are_in_one_commit():
     async with reliable(Account) as node:
         assert await node.do("c", "Account", "a", "deposit") == 1
