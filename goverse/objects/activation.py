@@ -88,6 +88,8 @@ class Services:
     """None: there are no gates."""
     removed: Callable[[Activation, list[Turn]], None]
     """Called once when an activation has ended, with the turns that waited for it."""
+    over: Callable[[Activation], None]
+    """Called when nothing of one that was cut off is under way any more."""
     unpackable: Callable[[Activation, EncodingFault], None]
     """Called when the state of one cannot go along with its shard."""
     durability: Durability | None = None
@@ -440,6 +442,7 @@ class Activation:
         in_flight = self.durable is not None and self.durable.in_flight
         if self.ended is not None and not self.turns and not in_flight:
             self.ended.set()
+            self.services.over(self)
 
     def _die(self) -> None:
         self.state = DEAD

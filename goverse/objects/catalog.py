@@ -152,6 +152,7 @@ class Catalog:
             run_work=self._run_work,
             pushes=pushes,
             removed=self._removed,
+            over=self._over,
             unpackable=self._unpackable,
             durability=durability,
             reliable=reliable,
@@ -325,11 +326,7 @@ class Catalog:
             packed = shard.luggage.take(id)
             if packed is not None:
                 luggage.unpack(activation, packed, self._moves.arrivals)
-        predecessor = self._ending.get(id)
-        if predecessor is not None and predecessor.is_set():
-            predecessor = None
-            del self._ending[id]
-        activation.begin_activation(call, predecessor)
+        activation.begin_activation(call, self._ending.get(id))
         self._idling.watch(activation, activation.created)
         return activation
 
@@ -356,6 +353,10 @@ class Catalog:
             self._services.observer.deactivated(id.type)
         self.place_again(waiting)
 
+    def _over(self, activation: Activation) -> None:
+        if self._ending.get(activation.object_id) is activation.ended:
+            del self._ending[activation.object_id]
+
     def place_again(self, turns: list[Turn]) -> None:
         """Admit what waited, in order."""
         for turn in turns:
@@ -364,10 +365,6 @@ class Catalog:
                 self._place(turn, self._activations.get((turn.call.type, turn.call.id)))
             except GoverseError as error:
                 turn.refuse(error)
-
-    def forget_ended(self) -> None:
-        """Nobody waits any more for discarded activations whose turns are over."""
-        self._ending = {id: over for id, over in self._ending.items() if not over.is_set()}
 
     def _forget(self, luggage: Luggage, call: Call) -> None:
         if luggage.take(call.object_id) is not None and self._moves is not None:

@@ -15,7 +15,7 @@ from goverse.objects.durability.journal import Journal, Subject, Waiter
 from goverse.objects.durability.service import Durability
 from goverse.objects.durability.stored import Kept, NewerState, StateFault, StoredForm
 from goverse.sharding import slot_of
-from goverse.storage.values import Act, Outcome, ReliableCall, State, StoredObject
+from goverse.storage.values import DELETE, KEEP, Act, Outcome, ReliableCall, State, StoredObject
 
 if TYPE_CHECKING:
     from goverse.objects.activation import Activation
@@ -109,7 +109,7 @@ class Durable:
         outcome: Outcome | None = None,
         issued: tuple[ReliableCall, ...] = (),
     ) -> None:
-        state: State | Act = Act.KEEP
+        state: State | Act = KEEP
         if encoded is not None:
             state = self._form.pack(encoded, self._kept)
         self._loaded.note(state, outcome, issued)
@@ -119,7 +119,7 @@ class Durable:
 
     async def delete(self) -> None:
         """Return once the store has nothing of it any more."""
-        await self._loaded.wait(self._loaded.note(Act.DELETE))
+        await self._loaded.wait(self._loaded.note(DELETE))
 
     @property
     def last(self) -> int:

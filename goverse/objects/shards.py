@@ -48,10 +48,6 @@ class ShardsHost(CallTarget, Protocol):
         """Admit what was held back, in order."""
         ...
 
-    def forget_ended(self) -> None:
-        """Activations may have ended."""
-        ...
-
 
 class Shards:
     """See `goverse.cluster.opening.ShardHost` for what ownership asks of it."""
@@ -263,7 +259,6 @@ class Shards:
         shard.state, shard.writer = ShardState.CLOSED, None
         if self.by_number.get(shard.number) is shard:
             del self.by_number[shard.number]
-        self._host.forget_ended()
         for activation in list(shard.activations.values()):
             activation.discard(reason)
         for turn in shard.take_held():

@@ -38,7 +38,7 @@ from goverse.reliable.entries import ACCEPTING, Entry
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
 from goverse.storage.patience import until_read
 from goverse.storage.rules import known_or_conflict
-from goverse.storage.values import Acceptance, AcceptResult, StoredCall, Verdict
+from goverse.storage.values import DONE, FENCED, Acceptance, AcceptResult, StoredCall, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Accepts:
         for entry, acceptance, result in zip(batch, wanted, results, strict=True):
             opening = entry.shard.opening
             assert opening is not None
-            if result.verdict is Verdict.FENCED and opening.is_behind(acceptance.fence):
+            if result.verdict is FENCED and opening.is_behind(acceptance.fence):
                 again.append(entry)
             else:
                 self._verdict(entry, result)
@@ -176,11 +176,11 @@ class Accepts:
     def _verdict(self, entry: Entry, result: AcceptResult) -> None:
         if entry.state is not ACCEPTING:
             return  # its shard has gone meanwhile: whoever has it now finds the row
-        if result.verdict in (Verdict.DONE, Verdict.KNOWN):
+        if result.verdict in (DONE, Verdict.KNOWN):
             self._host.recorded(entry, result)
         elif result.verdict is Verdict.CONFLICT:
             self._tell(entry, Conflict(result.message, details={"call_id": entry.call_id}))
-        elif result.verdict is Verdict.FENCED:
+        elif result.verdict is FENCED:
             error = NotOwner(
                 f"shard {entry.shard.number}: {result.message}", epoch=entry.shard.epoch
             )
@@ -206,7 +206,7 @@ class Accepts:
             if row is not None:
                 self._verdict(entry, known_or_conflict(entry.call, row))
             elif entry.shard.opening in over:
-                self._verdict(entry, AcceptResult(Verdict.FENCED, message="another owner has it"))
+                self._verdict(entry, AcceptResult(FENCED, message="another owner has it"))
             else:
                 again.append(entry)  # it is not there, and can never come
         self._put_back(again)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from goverse.storage.api import StoreSnapshot
-from goverse.storage.values import AcceptResult, CommitResult, StepResult, Verdict
+from goverse.storage.values import FENCED, AcceptResult, CommitResult, StepResult
 
 Results = Sequence[CommitResult] | Sequence[AcceptResult] | Sequence[StepResult]
 
@@ -30,7 +30,7 @@ class Counts:
         self.refused(results)
 
     def refused(self, results: Results) -> None:
-        self.fenced += sum(1 for result in results if result.verdict is Verdict.FENCED)
+        self.fenced += sum(1 for result in results if result.verdict is FENCED)
 
     def snapshot(
         self, backend: str, place: str, connections: int, in_flight: int, ended_sessions: int = 0

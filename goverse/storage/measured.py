@@ -29,6 +29,7 @@ from goverse.storage.listing import (
     ListedCall,
 )
 from goverse.storage.values import (
+    FENCED,
     Acceptance,
     AcceptResult,
     CallStatus,
@@ -42,7 +43,6 @@ from goverse.storage.values import (
     StepResult,
     StoredCall,
     StoredObject,
-    Verdict,
 )
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ class MeasuredStore(Store):
     def _count_fenced(
         self, operation: str, results: Iterable[CommitResult | AcceptResult | StepResult]
     ) -> None:
-        fenced = sum(1 for result in results if result.verdict is Verdict.FENCED)
+        fenced = sum(1 for result in results if result.verdict is FENCED)
         if fenced:
             self._observer.fenced(operation, fenced)
 

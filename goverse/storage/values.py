@@ -39,6 +39,10 @@ class Act(enum.Enum):
     DELETE = "delete"
 
 
+# For what is asked of every change and call: see `goverse.call.CALL`.
+KEEP, DELETE = Act
+
+
 class Payload(NamedTuple):
     """Encoded arguments or an encoded outcome."""
 
@@ -66,7 +70,10 @@ class CallStatus(enum.Enum):
 
     @property
     def finished(self) -> bool:
-        return self in (CallStatus.SUCCESS, CallStatus.FAILED, CallStatus.SKIPPED)
+        return self in _FINISHED
+
+
+_FINISHED = (CallStatus.SUCCESS, CallStatus.FAILED, CallStatus.SKIPPED)
 
 
 class CatchUp(enum.Enum):
@@ -209,6 +216,9 @@ class Verdict(enum.Enum):
     KNOWN = "known"  # the call id is there, for the same call
     CONFLICT = "conflict"  # the call id is there, for another call
     REFUSED = "refused"  # the database refuses this very item, whatever stands beside it
+
+
+DONE, FENCED = Verdict.DONE, Verdict.FENCED
 
 
 class CommitResult(NamedTuple):

@@ -193,8 +193,7 @@ UNLIMITED = {
     "goverse/objects/activation.py:Activation.ended": "the next activation of the same object",
     "goverse/objects/catalog.py:Catalog._activations": _RESIDENT,
     "goverse/objects/catalog.py:Catalog._deadlines": _CALLS,
-    "goverse/objects/catalog.py:Catalog._ending": "objects cut off while a turn of theirs ran, "
-    "until it ends; looked through whenever a shard is discarded",
+    "goverse/objects/catalog.py:Catalog._ending": "objects cut off while a turn of theirs ran",
     "goverse/objects/catalog.py:Catalog._tasks": _OWNED,
     "goverse/objects/definition.py:ObjectType.methods": "the methods of a class",
     "goverse/objects/durability/commits.py:Commits._idle": "an entry for each lane",

@@ -27,7 +27,7 @@ from goverse.objects.durability.fences import Fences, Opening
 from goverse.objects.durability.journal import Journal, Taken
 from goverse.objects.durability.settlement import settle
 from goverse.storage.api import OutcomeUnknown, StorageUnavailable, Store
-from goverse.storage.values import CommitResult, Verdict
+from goverse.storage.values import DONE, FENCED, CommitResult, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -203,12 +203,12 @@ class Commits:
 
     def _verdict(self, taken: Taken, result: CommitResult) -> bool:
         journal, verdict = taken.journal, result.verdict
-        if verdict is Verdict.DONE:
+        if verdict is DONE:
             journal.committed(result.version)
             return True
         self._observer.refused(verdict.value)
         opening = journal.subject.opening
-        if verdict is Verdict.FENCED and opening.is_behind(taken.commit.fence):
+        if verdict is FENCED and opening.is_behind(taken.commit.fence):
             journal.put_back()
             return False
         log.error("%s cannot be committed: %s", journal.subject.object, verdict.value)

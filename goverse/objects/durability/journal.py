@@ -24,7 +24,7 @@ from goverse.aio.limits import Limit
 from goverse.errors import GoverseError, Overloaded
 from goverse.ids import ObjectId
 from goverse.objects.durability.fences import Opening
-from goverse.storage.values import Act, ObjectCommit, Outcome, ReliableCall, State
+from goverse.storage.values import DELETE, KEEP, Act, ObjectCommit, Outcome, ReliableCall, State
 
 _OVERHEAD_BYTES = 512
 
@@ -136,7 +136,7 @@ class Journal:
         self._owner = owner
         self._max_turns = max_turns
         self._last = self._committed = self._taken = 0
-        self._state: State | Act = Act.KEEP
+        self._state: State | Act = KEEP
         self._outcomes: list[Outcome] = []
         self._outbox: list[ReliableCall] = []
         self._size = 0
@@ -185,7 +185,7 @@ class Journal:
 
     def note(
         self,
-        state: State | Act = Act.KEEP,
+        state: State | Act = KEEP,
         outcome: Outcome | None = None,
         outbox: tuple[ReliableCall, ...] = (),
     ) -> int:
@@ -193,12 +193,12 @@ class Journal:
         if self._error is not None:
             raise self._error
         self._last += 1
-        if state is not Act.KEEP:
+        if state is not KEEP:
             self._state = state
         if outcome is not None:
             self._outcomes.append(outcome)
         self._outbox.extend(outbox)
-        if outcome is not None or outbox or state is Act.DELETE:
+        if outcome is not None or outbox or state is DELETE:
             self.urgent = True
         self._resize()
         if self._in_flight is None:
@@ -249,7 +249,7 @@ class Journal:
         """Everything that is not committed; in flight until one of the verdicts below."""
         assert self.takeable
         change = Change(self._state, self._outcomes, self._outbox, self._last, self._size)
-        self._state = Act.KEEP
+        self._state = KEEP
         self._outcomes, self._outbox = [], []
         self.urgent = not self.interval_s
         self._taken = self._last
@@ -275,7 +275,7 @@ class Journal:
         if change is None:
             return
         self._host.resized(-change.size)
-        if self._state is Act.KEEP:
+        if self._state is KEEP:
             self._state = change.state
         self._outcomes[:0] = change.outcomes
         self._outbox[:0] = change.outbox
@@ -296,7 +296,7 @@ class Journal:
         if self._error is not None:
             return
         self._error = error
-        self._state, self._outcomes, self._outbox = Act.KEEP, [], []
+        self._state, self._outcomes, self._outbox = KEEP, [], []
         in_flight = self._in_flight.size if self._in_flight is not None else 0
         self._host.resized(-self._size - in_flight)
         self._size = 0

@@ -19,6 +19,10 @@ from goverse.storage.postgres.arrays import (
 from goverse.storage.postgres.calls import call_columns, fence_columns, slots, timing_columns
 from goverse.storage.rules import fenced, outcomes_of
 from goverse.storage.values import (
+    DELETE,
+    DONE,
+    FENCED,
+    KEEP,
     Act,
     CommitResult,
     ObjectCommit,
@@ -182,7 +186,7 @@ COMMITS = {
 
 def statement(batch: Sequence[ObjectCommit]) -> tuple[bytes, list[Array]]:
     """What commits ``batch``, and what it is executed with, column by column."""
-    deletes = any(commit.state is Act.DELETE for commit in batch)
+    deletes = any(commit.state is DELETE for commit in batch)
     sent = [(ord, call) for ord, commit in enumerate(batch, 1) for call in commit.outbox]
     outcomes = [(ord, o) for ord, commit in enumerate(batch, 1) for o in outcomes_of(commit)]
     timed = any(call.timing is not None for _, call in sent) or any(
@@ -223,7 +227,7 @@ def _columns(batch: Sequence[ObjectCommit], outcomes: Sequence[tuple[int, Outcom
 def _act(state: State | Act) -> int:
     if isinstance(state, State):
         return _WRITE
-    return _KEEP if state is Act.KEEP else _DELETE
+    return _KEEP if state is KEEP else _DELETE
 
 
 def results(batch: Sequence[ObjectCommit], rows: Sequence[tuple[Any, ...]]) -> list[CommitResult]:
@@ -233,10 +237,10 @@ def results(batch: Sequence[ObjectCommit], rows: Sequence[tuple[Any, ...]]) -> l
 
 def _result(commit: ObjectCommit, stands: bool, eligible: bool, passed: bool) -> CommitResult:
     if passed:
-        gone = commit.state is Act.DELETE
-        return CommitResult(Verdict.DONE, 0 if gone else commit.version + 1)
+        gone = commit.state is DELETE
+        return CommitResult(DONE, 0 if gone else commit.version + 1)
     if not stands:
-        return CommitResult(Verdict.FENCED, message=fenced(commit.fence.slot))
+        return CommitResult(FENCED, message=fenced(commit.fence.slot))
     if not eligible:
         message = f"a call that {commit.object} is to finish is not pending"
         return CommitResult(Verdict.NOT_PENDING, message=message)

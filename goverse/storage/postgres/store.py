@@ -29,6 +29,8 @@ from goverse.storage.postgres.dialect import POSTGRES, Dialect
 from goverse.storage.repeated import firsts, with_known
 from goverse.storage.rules import fenced
 from goverse.storage.values import (
+    DONE,
+    FENCED,
     Acceptance,
     AcceptResult,
     CallStep,
@@ -212,8 +214,8 @@ class PostgresStore(PostgresAdministration):
 
 def _accepted(acceptance: Acceptance, stands: bool, seq: int | None) -> AcceptResult:
     if not stands:
-        return AcceptResult(Verdict.FENCED, message=fenced(acceptance.fence.slot))
-    return AcceptResult(Verdict.KNOWN) if seq is None else AcceptResult(Verdict.DONE, seq)
+        return AcceptResult(FENCED, message=fenced(acceptance.fence.slot))
+    return AcceptResult(Verdict.KNOWN) if seq is None else AcceptResult(DONE, seq)
 
 
 def _refused_commit(message: str) -> CommitResult:
