@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from goverse.testing.processes import ProcessCluster
+from tests.support.balance import balanced
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.system
@@ -38,26 +39,13 @@ async def becomes(
     return found
 
 
-async def balanced(cluster: ProcessCluster) -> None:
-    """Every shard is where balance wants it: nodes that start together do not join together,
-    and the first one has everything until the others take their share."""
-
-    async def check() -> bool:
-        found = await cluster.admin("status")
-        everybody = all(node["claimed"] for node in found["nodes"])
-        settled = found["shards"]["owned"] == found["num_shards"] and not found["held"]
-        return len(found["nodes"]) == len(NODES) and everybody and settled
-
-    await eventually(check, WITHIN_S)
-
-
 async def test_a_pin_outlives_processes_and_gives_way_to_a_failure(
     cluster: ProcessCluster,
 ) -> None:
     for name in NODES:
         await cluster.start_node(name)
     await cluster.wait_ready()
-    await balanced(cluster)
+    await balanced(cluster, NODES)
     home = (await shard(cluster))["owner"]
     chosen = next(name for name in NODES if name != home)
 
