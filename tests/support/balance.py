@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
+import goverse.admin
 from goverse.testing.processes import ProcessCluster
 from tests.support.eventually import eventually
 
 
-async def balanced(
-    cluster: ProcessCluster, nodes: Collection[str], *, within_s: float = 30.0
-) -> None:
-    """Every shard is where balance wants it: nodes that start together do not join together,
-    and the first one has everything until the others take their share."""
+async def balanced(cluster: ProcessCluster, *nodes: str, within_s: float = 30.0) -> None:
+    """Return once ``nodes`` and no others have shards, each shard is where it should be, and none
+    is going to move: nodes that start together do not join together, and the first one has
+    everything until the others take their share."""
+    async with goverse.admin.connect(cluster.servers[nodes[0]].address) as admin:
 
-    async def check() -> bool:
-        found = await cluster.admin("status")
-        everybody = all(node["claimed"] for node in found["nodes"])
-        settled = found["shards"]["owned"] == found["num_shards"] and not found["held"]
-        return len(found["nodes"]) == len(nodes) and everybody and settled
+        async def check() -> bool:
+            found = await admin.get_status()
+            have = {node.name for node in found.nodes if node.claimed}
+            all_owned = found.shards.owned == found.num_shards
+            return have == set(nodes) and all_owned and not found.held
 
-    await eventually(check, within_s)
+        await eventually(check, within_s)

@@ -13,6 +13,7 @@ from typing import Any
 import goverse.client
 from goverse.coordination.supervised import EtcdProcess
 from goverse.testing.processes import ProcessCluster, http_get, process_cluster
+from tests.support.balance import balanced
 from tests.support.databases import DatabaseServer, database
 from tests.support.durable_counter import Load
 from tests.support.eventually import eventually
@@ -37,7 +38,7 @@ async def running(
     nodes: tuple[str, ...] = NODES,
     modules: tuple[str, ...] = ("tests.support.durable_counter",),
 ) -> AsyncIterator[tuple[ProcessCluster, Any]]:
-    """A database with a schema, nodes that host ``modules``, and a gate, ready.
+    """A database with a schema, nodes that host ``modules``, and a gate, ready and balanced.
 
     :param kind: one of `DATABASES`. :param port: of the database; 0: a free one.
     :param port_of_n1: where n1 finds it; 0: there.
@@ -64,6 +65,7 @@ async def running(
                     await cluster.start_node(name, GOVERSE_STORAGE__URL=url)
                 await cluster.start_gate("g1")
                 await cluster.wait_ready()
+                await balanced(cluster, *nodes)
                 yield cluster, postgres
         finally:
             await postgres.kill()

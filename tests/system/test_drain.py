@@ -18,6 +18,7 @@ import goverse.admin
 import goverse.client
 from goverse.coordination.supervised import EtcdProcess
 from goverse.testing.processes import ProcessCluster, Server, http_get, process_cluster
+from tests.support.balance import balanced
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.system
@@ -45,19 +46,6 @@ async def small(etcd: EtcdProcess, tmp_path: Path) -> AsyncIterator[ProcessClust
 async def node(cluster: ProcessCluster, name: str) -> dict[str, Any]:
     found = {node["name"]: node for node in await cluster.admin("node", "list")}
     return found.get(name, {})
-
-
-async def settled(cluster: ProcessCluster, *names: str) -> None:
-    """Each of these nodes has shards, and every shard is where it should be."""
-
-    async with goverse.admin.connect(cluster.servers[names[0]].address) as admin:
-
-        async def check() -> bool:
-            found = await admin.get_status()
-            have = {node.name for node in found.nodes if node.claimed}
-            return have == set(names) and found.shards.owned == 64
-
-        await eventually(check, WITHIN_S)
 
 
 async def shards(cluster: ProcessCluster) -> dict[int, tuple[str, str]]:
@@ -108,7 +96,7 @@ async def test_L13_L14_nodes_and_gates_are_rolled_and_drained_and_no_call_fails_
     for name in ("g1", "g2"):
         await small.start_gate(name)
     await small.wait_ready()
-    await settled(small, "n1", "n2", "n3")
+    await balanced(small, "n1", "n2", "n3")
     async with steady(small, "g1", "g2") as (client, seen):
         # An operator empties a node, which goes on running; then has it leave.
         drained = await small.admin("node", "drain", "n2", "--timeout", "30s")
@@ -124,9 +112,9 @@ async def test_L13_L14_nodes_and_gates_are_rolled_and_drained_and_no_call_fails_
         await small.start_node("n2")
         await small.wait_ready("n2")
         assert (await node(small, "n2"))["state"] == "drained"
-        await settled(small, "n1", "n3")
+        await balanced(small, "n1", "n3")
         await small.admin("node", "uncordon", "n2")
-        await settled(small, "n1", "n2", "n3")
+        await balanced(small, "n1", "n2", "n3")
 
         # The gate that is in use drains by a signal; calls go on through the other.
         in_use = client.snapshot().session.gate
@@ -140,7 +128,7 @@ async def test_a_node_in_restart_mode_comes_back_to_its_shards(small: ProcessClu
     for name in ("n1", "n2"):
         await small.start_node(name, GOVERSE_SHUTDOWN_MODE="restart")
     await small.wait_ready()
-    await settled(small, "n1", "n2")
+    await balanced(small, "n1", "n2")
     before = await shards(small)
     assert await small.stop("n2") == 0
     away = await shards(small)
@@ -149,7 +137,7 @@ async def test_a_node_in_restart_mode_comes_back_to_its_shards(small: ProcessClu
     }
     assert {owner for _, owner in away.values()} == {"n1", ""}
     await small.start_node("n2", GOVERSE_SHUTDOWN_MODE="restart")
-    await settled(small, "n1", "n2")
+    await balanced(small, "n1", "n2")
     assert await shards(small) == before
 
 

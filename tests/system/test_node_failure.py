@@ -77,7 +77,7 @@ async def start(cluster: ProcessCluster) -> None:
         await cluster.start_node(name)
     await cluster.start_gate("g1")
     await cluster.wait_ready()
-    await balanced(cluster, NODES)  # no shard leaves a node for any other reason any more
+    await balanced(cluster, *NODES)  # no shard leaves a node for any other reason any more
 
 
 async def test_kill_9_fails_only_what_was_in_flight(cluster: ProcessCluster) -> None:

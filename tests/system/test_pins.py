@@ -45,7 +45,7 @@ async def test_a_pin_outlives_processes_and_gives_way_to_a_failure(
     for name in NODES:
         await cluster.start_node(name)
     await cluster.wait_ready()
-    await balanced(cluster, NODES)
+    await balanced(cluster, *NODES)
     home = (await shard(cluster))["owner"]
     chosen = next(name for name in NODES if name != home)
 
