@@ -31,6 +31,7 @@ from goverse.testing.processes import ProcessCluster, Server, process_cluster
 from tests.robustness.faults import LEASE_TTL_S, NODES
 from tests.robustness.report import keep
 from tests.robustness.world import Counters, read_counters
+from tests.support.balance import balanced
 from tests.support.durable_counter import DurableCounter, Told
 from tests.support.eventually import eventually
 from tests.support.holding_proxy import HoldingProxy
@@ -176,14 +177,10 @@ async def _has_fenced(world: World, node: str, before: int) -> bool:
 async def _an_owner(world: World, chance: random.Random) -> tuple[str, list[str]]:
     """A node that has counters, and these."""
 
-    async def look() -> dict[str, list[str]]:
-        await asyncio.gather(*(world.add(name) for name in COUNTERS))
-        owned = {n: world.on(world.cluster.servers[n].process.pid) for n in NODES}
-        # All have their share again: nothing moves while the round lasts.
-        return owned if all(owned.values()) else {}
-
-    owned = await eventually(look, timeout_s=30)
-    node = chance.choice(NODES)
+    await balanced(world.cluster, *NODES)  # nothing moves while the round lasts
+    await asyncio.gather(*(world.add(name) for name in COUNTERS))
+    owned = {n: world.on(world.cluster.servers[n].process.pid) for n in NODES}
+    node = chance.choice([name for name in NODES if owned[name]])
     return node, owned[node]
 
 
