@@ -43,6 +43,7 @@ class Verb(enum.IntEnum):
 # long as to find these.
 MSGPACK, JSON, ANY = Codec.MSGPACK, Codec.JSON, Codec.ANY
 CALL, LOOKUP, CANCEL = Verb.CALL, Verb.LOOKUP, Verb.CANCEL
+ENQUEUE, SCHEDULE = Verb.ENQUEUE, Verb.SCHEDULE
 
 #: Verbs that ask nothing of an object.
 OF_A_NODE = (Verb.DESCRIBE, Verb.LOAD, Verb.MOVE)

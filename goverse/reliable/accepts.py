@@ -176,7 +176,7 @@ class Accepts:
     def _verdict(self, entry: Entry, result: AcceptResult) -> None:
         if entry.state is not ACCEPTING:
             return  # its shard has gone meanwhile: whoever has it now finds the row
-        if result.verdict in (DONE, Verdict.KNOWN):
+        if result.verdict is DONE or result.verdict is Verdict.KNOWN:
             self._host.recorded(entry, result)
         elif result.verdict is Verdict.CONFLICT:
             self._tell(entry, Conflict(result.message, details={"call_id": entry.call_id}))

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from goverse.call import CALL, Call, Verb
+from goverse.call import CALL, ENQUEUE, SCHEDULE, Call
 from goverse.errors import FailedPrecondition, InvalidArgument
 from goverse.objects import encoding
 from goverse.objects.arrival import Arrival
@@ -22,8 +22,7 @@ from goverse.storage.values import Payload, ReliableCall
 
 _DIGEST_BYTES = 16
 
-_ENQUEUE, _SCHEDULE = Verb.ENQUEUE, Verb.SCHEDULE
-_WITH_METHOD = (CALL, _ENQUEUE, _SCHEDULE)
+_WITH_METHOD = (CALL, ENQUEUE, SCHEDULE)
 
 _decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 
@@ -41,11 +40,11 @@ def understand(call: Call, arrival: Arrival, clock: StoreClock) -> tuple[Reliabl
     # Of ids that are the system's own, which no client may send.
     issued = call.verb is not CALL and ISSUED.fullmatch(call.call_id) is not None
     parent, expires_at, timing = "", None, None
-    if call.verb is _ENQUEUE:
+    if call.verb is ENQUEUE:
         envelope = _opened(call)
         issued, parent, expires_at = True, envelope.parent, envelope.expires_at
         call = msgspec.structs.replace(call, payload=envelope.arguments)
-    elif call.verb is _SCHEDULE:
+    elif call.verb is SCHEDULE:
         schedule = decode_schedule(call.payload)
         timing = timing_of(schedule.when, clock.now())
         if issued:

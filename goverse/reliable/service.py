@@ -14,7 +14,11 @@ from goverse.aio.limits import Limit
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.call import (
+    CANCEL,
+    ENQUEUE,
+    LOOKUP,
     OVER,
+    SCHEDULE,
     Call,
     CallTarget,
     Codec,
@@ -62,10 +66,10 @@ from goverse.storage.values import (
 
 _LONGEST = 10
 
-_INTERVENTIONS = (Verb.CANCEL, Verb.RETRY)
+_INTERVENTIONS = (CANCEL, Verb.RETRY)
 
 #: Whoever sends these waits for the row alone.
-_RECORDED_ALONE = (Verb.ENQUEUE, Verb.SCHEDULE)
+_RECORDED_ALONE = (ENQUEUE, SCHEDULE)
 
 #: What is told to them.
 _RECORDED = Reply(encoding.NONE[Codec.MSGPACK])
@@ -197,7 +201,7 @@ class Reliability:
     # -- calls
 
     async def invoke(self, call: Call) -> Reply:
-        if call.verb is Verb.LOOKUP:
+        if call.verb is LOOKUP:
             return await self._look_up(call)
         if call.verb in _INTERVENTIONS:
             return await self._interventions.invoke(call)
@@ -213,7 +217,7 @@ class Reliability:
     def forward(self, call: Call, receiver: Receiver) -> Forwarded | None:
         """`invoke` without a task; None if the store has to be asked, or the shard is not open."""
         shard = self._door.open_shard_of(call)
-        if call.verb is Verb.LOOKUP or call.verb in _INTERVENTIONS or shard is None:
+        if call.verb is LOOKUP or call.verb in _INTERVENTIONS or shard is None:
             return None
         wanted, method = understand(call, self._door.arrival, self._delays.clock)
         entry = self._entry_of(call, wanted, shard)

@@ -208,17 +208,20 @@ def extra_of(call: Call) -> tuple[CallExtra | None, int]:
     principal, client_id = call.principal, call.client_id
     if not (call.chain or call.call_id or call.trace):
         return _extra_of_caller(principal, client_id) if client_id or principal else _NO_EXTRA
-    extra = CallExtra(call.chain, principal, client_id, call.call_id, call.trace)
-    size = 48 + len(extra.principal) + len(extra.client_id) + len(extra.call_id) + len(extra.trace)
-    if extra.chain:
-        size += sum(32 + len(entry.type) + len(entry.id) for entry in extra.chain)
-    return extra, size
+    return _sized(CallExtra(call.chain, principal, client_id, call.call_id, call.trace))
 
 
 @lru_cache(maxsize=1_024)
 def _extra_of_caller(principal: str, client_id: str) -> tuple[CallExtra, int]:
     """The same for all plain calls of one caller, which are most calls."""
-    return CallExtra(principal=principal, client_id=client_id), 48 + len(principal) + len(client_id)
+    return _sized(CallExtra(principal=principal, client_id=client_id))
+
+
+def _sized(extra: CallExtra) -> tuple[CallExtra, int]:
+    size = 48 + len(extra.principal) + len(extra.client_id) + len(extra.call_id) + len(extra.trace)
+    if extra.chain:
+        size += sum(32 + len(entry.type) + len(entry.id) for entry in extra.chain)
+    return extra, size
 
 
 def exact_head_bytes(call: Call) -> int:

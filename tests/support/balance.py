@@ -6,8 +6,10 @@ import goverse.admin
 from goverse.testing.processes import ProcessCluster
 from tests.support.eventually import eventually
 
+WITHIN_S = 30.0
 
-async def balanced(cluster: ProcessCluster, *nodes: str, within_s: float = 30.0) -> None:
+
+async def balanced(cluster: ProcessCluster, *nodes: str) -> None:
     """Return once ``nodes`` and no others have shards, each shard is where it should be, and none
     is going to move: nodes that start together do not join together, and the first one has
     everything until the others take their share."""
@@ -19,4 +21,4 @@ async def balanced(cluster: ProcessCluster, *nodes: str, within_s: float = 30.0)
             all_owned = found.shards.owned == found.num_shards
             return have == set(nodes) and all_owned and not found.held
 
-        await eventually(check, within_s)
+        await eventually(check, WITHIN_S)

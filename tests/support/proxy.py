@@ -79,7 +79,7 @@ class Proxy:
         writers = [writer]
         try:
             if silenced.silent:
-                await self._pump(reader, None, silenced)
+                await self._pump(reader, writer, silenced)
                 return
             upstream_reader, upstream_writer = await asyncio.open_connection(self._host, self._port)
             writers.append(upstream_writer)
@@ -105,12 +105,12 @@ class Proxy:
     async def _pump(
         self,
         reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter | None,
+        writer: asyncio.StreamWriter,
         silenced: _Silence,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                if not silenced.silent and writer is not None:
+                if not silenced.silent:
                     writer.write(data)
                     await writer.drain()
             if silenced.silent:
