@@ -37,7 +37,8 @@ CALLERS = 60
 #: The longest that anything may take to work again once a fault is undone.
 RECOVERY_LIMIT_S = 30.0
 REST_LIMIT_S = 30.0
-#: Before a fault, and behind it: callers do not think, so that much is under way.
+#: Before the first fault of a step, and behind its last: callers do not think from one to the
+#: other, so that much is under way at each.
 RUSH_S = 0.3
 
 
@@ -91,7 +92,8 @@ class Run:
         record.began_s, record.in_flight = self.now(), self.traffic.in_flight
         await self.world.begin(fault)
         await last(min(RUSH_S, fault.lasts_s))
-        self.traffic.rush = False
+        if record is self.report.faults[-1]:
+            self.traffic.rush = False
         await last(max(fault.lasts_s - RUSH_S, 0.0))
         await self.world.undo(fault)
         record.undone_s = self.now()
