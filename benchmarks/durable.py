@@ -1,7 +1,8 @@
 """Calls of durable objects, acknowledged once they are committed, through gate and node.
 
 Measured beside the same calls of volatile objects, and beside bare commits: psycopg in pipeline
-mode, with the rows, the batches and the connections that the node had, and nothing else to do.
+mode with the same rows and nothing else to do, on one connection in batches of 64, and with the
+connections and the batches that the node had.
 
 ``python -m benchmarks.durable ADDRESS WORK CALLERS WARMUP SECONDS`` is the load generator, and
 ``python -m benchmarks.durable commits URL CONNECTIONS BATCH WARMUP SECONDS`` the bare commits; the
@@ -48,6 +49,9 @@ VOLATILE = "volatile objects"
 DURABLE = "durable objects"
 ONE = "one durable object"
 BARE = "bare commits"
+BARE_BATCH = 64
+#: All that PostgreSQL and psycopg can do here, with nobody else on the machine.
+LIMIT = f"bare commits, {CONNECTIONS} connections"
 
 #: Bytes of state, by how they are called.
 STATES = {"1 KiB": 1024, "64 KiB": 64 * 1024, "1 MiB": 1024 * 1024}
@@ -67,13 +71,14 @@ async def run(options: Options, report: Report) -> None:
             batches: list[float] = []
             cpu: list[dict[str, Any]] = []
             ours = partial(_measured, cluster, cpu, batches)
-            # The bare commits take their batch from a run before them.
+            # The limit takes its batch from a run before it.
             await ours("durable", options.seconds)
             subjects = [
                 Subject(VOLATILE, partial(ours, "volatile")),
                 Subject(DURABLE, partial(ours, "durable")),
                 Subject(ONE, partial(ours, "one")),
-                Subject(BARE, partial(_bare, store, batches)),
+                Subject(BARE, partial(_bare, store, 1, [BARE_BATCH])),
+                Subject(LIMIT, partial(_bare, store, CONNECTIONS, batches)),
             ]
             samples = await interleaved(subjects, options.rounds, options.seconds, report.faults)
             _judge(samples, report)
@@ -91,6 +96,7 @@ def _judge(samples: Samples, report: Report) -> None:
         (ONE, DURABLE, 0.3),
     ):
         report.checks.append(Check(f"{ours} / {other}", ratio(samples, ours, other), bound))
+    report.figures["ratios"] = {f"{DURABLE} / {LIMIT}": ratio(samples, DURABLE, LIMIT)}
     report.figures["medians"] = medians(samples)
 
 
@@ -140,9 +146,12 @@ async def _commits(cluster: ProcessCluster) -> tuple[float, float]:
     return commits, objects
 
 
-async def _bare(store: PostgresProcess, batches: list[float], seconds: float) -> Load:
+async def _bare(
+    store: PostgresProcess, connections: int, batches: list[float], seconds: float
+) -> Load:
+    """:param batches: transactions have as many updates as the median of these says."""
     batch = max(1, round(statistics.median(batches)))
-    arguments = ("commits", socket_url(store), CONNECTIONS, batch, min(WARMUP_S, seconds), seconds)
+    arguments = ("commits", socket_url(store), connections, batch, min(WARMUP_S, seconds), seconds)
     return await load("benchmarks.durable", *arguments)
 
 

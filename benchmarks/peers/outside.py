@@ -118,11 +118,15 @@ async def driver_commands(names: Sequence[str]) -> tuple[dict[str, list[str]], l
 
 
 async def _driver_command(name: str) -> list[str]:
-    """The command of a peer's driver, whose environment is made if need be."""
-    requirements = REQUIREMENTS / f"{name}.txt"
-    packages = REQUIREMENTS / f"{name}.json"
-    python = await installed(requirements, CACHE / name, packages if packages.exists() else None)
-    return [str(python), "-m", f"benchmarks.peers.{name}_calls"]
+    """The command of a peer's driver, whose environment is made if need be.
+
+    :param name: the peer's, or PEER-VARIANT: its driver is told which.
+    """
+    peer, _, variant = name.partition("-")
+    requirements = REQUIREMENTS / f"{peer}.txt"
+    packages = REQUIREMENTS / f"{peer}.json"
+    python = await installed(requirements, CACHE / peer, packages if packages.exists() else None)
+    return [str(python), "-m", f"benchmarks.peers.{peer}_calls", *filter(None, [variant])]
 
 
 async def installed(requirements: Path, folder: Path, packages: Path | None = None) -> Path:

@@ -1,7 +1,10 @@
-"""Calls of Restate: its server and a service process, called from this one through its ingress.
+"""Calls of Restate: its server and its service, called from this process through its ingress.
 
 Every call has an idempotency key of its own. The server writes its log with fsync, as is looked
 up in the configuration that it says it has.
+
+``python -m benchmarks.peers.restate_calls [tuned]``: deployed as its documentation says, or as
+fast as we could make it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import sys
 import tempfile
 import time
 import tomllib
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,14 +36,13 @@ from benchmarks.report import ROOT
 
 HOST = "127.0.0.1"
 START_S = 60.0
+STOP_S = 5.0
 SETTLE_S = 120.0
 DEPOSIT = 1_000_000_000
 AUDITOR = "main"
 
-#: The fastest of 1, 2, 4 and 24 (the default) on two cores.
-PARTITIONS = 4
-
 _LAUNCHER = ROOT / "goverse" / "aio" / "_launch.py"
+_SERVICE = "benchmarks.peers.restate_service"
 
 _CONFIGURATION = """
 disable-telemetry = true
@@ -47,7 +50,7 @@ log-filter = "warn"
 listen-mode = "tcp"
 bind-ip = "{host}"
 bind-port = {fabric}
-default-num-partitions = {partitions}
+{more}
 
 [admin]
 bind-port = {admin}
@@ -59,8 +62,29 @@ bind-port = {ingress}
 rocksdb-disable-wal-fsync = false
 """
 
+#: What the documentation of the Python SDK recommends for production.
+_HYPERCORN = """
+bind = "{host}:{port}"
+h2_max_concurrent_streams = 2147483647
+keep_alive_max_requests = 2147483647
+keep_alive_timeout = 2147483647
+workers = {workers}
+"""
 
-async def main() -> None:
+
+@dataclass(frozen=True)
+class Deployment:
+    """:param settings: lines of the server's configuration, beside addresses and fsync.
+    :param service: the command that serves at a port, which may write into a folder.
+    :param registration: what is asked for when the service is registered.
+    """
+
+    settings: str
+    service: Callable[[int, Path], list[str]]
+    registration: dict[str, bool]
+
+
+async def main(deployment: Deployment) -> None:
     answers = private_stdout()
     folder = Path(tempfile.mkdtemp(prefix="goverse-restate."))
     try:
@@ -69,14 +93,18 @@ async def main() -> None:
             configuration = folder / "restate.toml"
             configuration.write_text(
                 _CONFIGURATION.format(
-                    host=HOST, fabric=fabric, admin=admin, ingress=ingress, partitions=PARTITIONS
+                    host=HOST,
+                    fabric=fabric,
+                    admin=admin,
+                    ingress=ingress,
+                    more=deployment.settings,
                 )
             )
             server = [_server_program(), "--no-logo", "--config-file", str(configuration)]
             about = _about(server)
             stack.enter_context(_child([*server, "--base-dir", str(folder / "data")]))
-            stack.enter_context(_child(_service(service)))
-            await _register(admin, service)
+            stack.enter_context(_child(deployment.service(service, folder)))
+            await _register(admin, service, deployment.registration)
             http = Http1(HOST, ingress)
             stack.callback(http.close)
             works = {"counter": _counter, "bank": _bank}
@@ -161,12 +189,25 @@ def _server_program() -> str:
     return str(found)
 
 
-def _service(port: int) -> list[str]:
-    """uvicorn with HTTP/1.1 was faster than hypercorn with HTTP/2, one process as fast as two."""
+def _hypercorn(port: int, folder: Path) -> list[str]:
+    """A worker for each processor."""
+    configuration = folder / "hypercorn.toml"
+    workers = os.cpu_count()
+    configuration.write_text(_HYPERCORN.format(host=HOST, port=port, workers=workers))
+    return [sys.executable, "-m", "hypercorn", "--config", str(configuration), f"{_SERVICE}:app"]
+
+
+def _uvicorn(port: int, folder: Path) -> list[str]:
+    """One process is as fast as two."""
     options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     where = ["--host", HOST, "--port", str(port), "--log-level", "warning"]
-    app = "benchmarks.peers.restate_service:app"
-    return [sys.executable, "-m", "uvicorn", *options, *where, app]
+    return [sys.executable, "-m", "uvicorn", *options, *where, f"{_SERVICE}:app_without_streams"]
+
+
+DOCUMENTED = Deployment("", _hypercorn, {})
+#: The fastest of 1, 2, 4 and 24 (the default) partitions on two cores; a service over HTTP/1.1 is
+#: faster than one over HTTP/2.
+TUNED = Deployment("default-num-partitions = 4", _uvicorn, {"use_http_11": True})
 
 
 def _about(server: list[str]) -> dict[str, Any]:
@@ -177,7 +218,7 @@ def _about(server: list[str]) -> dict[str, Any]:
     if not fsync:
         raise RuntimeError("the Restate server would run without fsync")
     program = subprocess.check_output([server[0], "--version"], text=True).strip()
-    names = ("restate_sdk", "uvicorn", "httptools", "uvloop")
+    names = ("restate_sdk", "hypercorn", "h2", "uvicorn", "httptools", "uvloop")
     return {
         "versions": {"server": program, **{name: version(name) for name in names}},
         "log-server.rocksdb-disable-wal-fsync": not fsync,
@@ -187,23 +228,26 @@ def _about(server: list[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _child(command: list[str]) -> Any:
-    """A process that is killed at the end, and with this one."""
+    """A process that ends with this one, and at the end in order: it may have workers."""
     launched = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), "", *command]
     process = subprocess.Popen(launched, cwd=ROOT, stdin=subprocess.DEVNULL)
     try:
         yield
     finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
         process.kill()
         process.wait()
 
 
-async def _register(admin: int, service: int) -> None:
+async def _register(admin: int, service: int, wanted: dict[str, bool]) -> None:
     http = Http1(HOST, admin)
-    wanted = {"uri": f"http://{HOST}:{service}", "use_http_11": True}
+    asked = {"uri": f"http://{HOST}:{service}", **wanted}
     async with asyncio.timeout(START_S):
         while True:
             try:
-                await http.post("/deployments", wanted)
+                await http.post("/deployments", asked)
                 break
             except (OSError, RuntimeError) as error:
                 print(f"not ready: {error}", file=sys.stderr)
@@ -223,4 +267,4 @@ def _free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    uvloop.run(main(TUNED if sys.argv[1:] == ["tuned"] else DOCUMENTED))

@@ -80,5 +80,6 @@ async def get_expected(ctx: ObjectSharedContext) -> dict[str, int]:
     return await ctx.get("expected") or {}
 
 
+app = restate.app([counter, account, auditor])
 #: One HTTP/1.1 request for each invocation; nothing here suspends in the middle of one.
-app = restate.app([counter, account, auditor], protocol="request_response")
+app_without_streams = restate.app([counter, account, auditor], protocol="request_response")

@@ -9,14 +9,16 @@
 One batch at a time makes the order of the ledger that of arrival, also for calls of one object
 that come while the one before is on its way.
 
-A batch has half of the calls that are under way at most: while the store has one half, this process
-has the other. All of them at once would come back at once, and the two would wait in turn.
+A batch has half of the calls that go through the store: while it has one half, this process has
+the other. All of them at once would come back at once, and the two would wait in turn. Smaller
+parts would cost more transactions: a batch waits a moment for its half, while others are committed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
@@ -47,6 +49,12 @@ MAX_BATCH_CALLS = 512
 #: So many go together, however few are under way: a transaction has its price.
 MIN_BATCH_CALLS = 16
 
+#: The longest that a batch waits for its half, and about as long as a transaction takes.
+MAX_PAUSE_S = 0.002
+
+#: Batches by which the half is measured: of the most calls that one of them saw.
+HALF_OF_LAST = 16
+
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
@@ -63,7 +71,7 @@ class AcceptHost(Protocol):
 class Accepts:
     """The accepts of one node.
 
-    :param under_way: how many calls are, those that wait here included.
+    :param noted: how many calls have run, and are being committed.
     """
 
     def __init__(
@@ -73,17 +81,21 @@ class Accepts:
         tasks: Tasks,
         runtime: Runtime,
         host: AcceptHost,
-        under_way: Callable[[], int],
+        noted: Callable[[], int],
     ) -> None:
         self._store = store
         self._fences = fences
         self._tasks = tasks
         self._runtime = runtime
         self._host = host
-        self._under_way = under_way
+        self._noted = noted
         self._queue: dict[Entry, None] = {}
+        self._seen: deque[int] = deque(maxlen=HALF_OF_LAST)
+        self._half = 0
         self._running = False
         self._wake: asyncio.Future[None] | None = None
+        #: How long the queue must be before another call in it wakes.
+        self._wakes_at = 0
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -93,8 +105,8 @@ class Accepts:
         if not self._running:
             self._running = True
             self._tasks.spawn("accept", self._run())
-        elif self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        elif len(self._queue) >= self._wakes_at:
+            self._go_on()
 
     def withdraw(self, entry: Entry) -> bool:
         """Whether ``entry`` was still in the queue: then it will not be sent (again)."""
@@ -104,22 +116,42 @@ class Accepts:
         backoff = Backoff(self._runtime.random, min_s=0.05, max_s=1.0)
         try:
             while self._queue:
-                batch = self._take()
-                if not batch:
-                    self._wake = asyncio.get_running_loop().create_future()
-                    await self._wake
-                elif await self._accept(batch):
-                    backoff.reset()
-                else:
-                    await asyncio.sleep(backoff.next_s())
+                await self._wait_for_half()
+                if batch := self._take():
+                    if await self._accept(batch):
+                        backoff.reset()
+                    else:
+                        await asyncio.sleep(backoff.next_s())
+                elif self._queue:
+                    await self._woken(at=0)
         finally:
             self._running = False
+
+    async def _wait_for_half(self) -> None:
+        noted = self._noted()
+        self._seen.append(len(self._queue) + noted)
+        self._half = min(max(self._seen) // 2, MAX_BATCH_CALLS)
+        if noted and len(self._queue) < self._half:
+            timer = asyncio.get_running_loop().call_later(MAX_PAUSE_S, self._go_on)
+            try:
+                await self._woken(at=self._half)
+            finally:
+                timer.cancel()
+
+    async def _woken(self, *, at: int) -> None:
+        self._wakes_at = at
+        self._wake = asyncio.get_running_loop().create_future()
+        await self._wake
+
+    def _go_on(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
 
     def _take(self) -> list[Entry]:
         batch: list[Entry] = []
         size = 0
         blocked: dict[Opening, None] = {}
-        most = min(MAX_BATCH_CALLS, max(MIN_BATCH_CALLS, self._under_way() // 2))
+        most = max(MIN_BATCH_CALLS, self._half)
         for entry in list(self._queue):
             if len(batch) >= most or size >= MAX_BATCH_BYTES:
                 break
@@ -132,12 +164,8 @@ class Accepts:
             size += entry.size
         if not batch:
             for opening in blocked:
-                opening.when_settled(self._settled)
+                opening.when_settled(self._go_on)
         return batch
-
-    def _settled(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
 
     async def _accept(self, batch: Sequence[Entry]) -> bool:
         """False: the store cannot be reached."""

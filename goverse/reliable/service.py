@@ -119,7 +119,7 @@ class Reliability:
         self._unfinished = Unfinished(limits)
         self._ledger = Ledger(store, fences, self._tasks, runtime)
         self._accepts = Accepts(
-            store, fences, self._tasks, runtime, self, under_way=self._unfinished.__len__
+            store, fences, self._tasks, runtime, self, noted=self._unfinished.count_noted
         )
         self._execution = Execution(
             self._unfinished, self._ledger, registry, limits, self._tasks, runtime, observer

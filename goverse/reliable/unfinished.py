@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 
 from goverse.aio.limits import Limit
@@ -11,9 +12,11 @@ from goverse.config.settings import LimitSettings
 from goverse.errors import Overloaded
 from goverse.ids import ObjectId
 from goverse.objects.shard import Shard
-from goverse.reliable.entries import RESTING, Answer, Entry
+from goverse.reliable.entries import NOTED, RESTING, Answer, Entry
 from goverse.reliable.orders import Order
 from goverse.storage.values import ReliableCall
+
+_COUNTED = 1000
 
 
 class ShardCalls:
@@ -75,6 +78,12 @@ class Unfinished:
                 labels = (entry.object.type,)
                 counts[labels] = counts.get(labels, 0) + 1
         return counts
+
+    def count_noted(self) -> int:
+        """Calls that have run, and are being committed; among the oldest thousand, as all could be
+        many."""
+        entries = itertools.islice(self._entries.values(), _COUNTED)
+        return sum(1 for entry in entries if entry.state is NOTED)
 
     def oldest_by_type(self, wall: float) -> dict[tuple[str, ...], float]:
         """Seconds since the oldest of each type was accepted.

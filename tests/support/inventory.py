@@ -231,6 +231,7 @@ UNLIMITED = {
     "goverse/observability/ops_http.py:Connections._tasks": "one for each of ops.connections",
     "goverse/observability/ops_http.py:Request.params": _ONCE,
     "goverse/observability/ops_server.py:OpsServer._stop": _ONE,
+    "goverse/reliable/accepts.py:Accepts._seen": "the last 16 batches",
     "goverse/reliable/cleanup.py:Deleted.by_status": "an entry for each status",
     "goverse/reliable/entries.py:Entry._accept_waiters": _CALLS,
     "goverse/reliable/entries.py:Entry._changes": _CALLS,
