@@ -161,11 +161,9 @@ async def _states(cluster: ProcessCluster, options: Options) -> dict[str, dict[s
     for name, size in STATES.items():
         address = cluster.servers["gate"].address
         work = f"state-{size}"
+        shape = (STATE_CALLERS, min(WARMUP_S, options.seconds), options.seconds)
         runs = [
-            await load(
-                "benchmarks.durable", address, work, STATE_CALLERS, WARMUP_S, options.seconds
-            )
-            for _ in range(options.rounds)
+            await load("benchmarks.durable", address, work, *shape) for _ in range(options.rounds)
         ]
         per_s = statistics.median(one.per_second for one in runs)
         found[name] = {
