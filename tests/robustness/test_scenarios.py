@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from goverse.testing.loop import SimLoop, run_virtual
 from tests.robustness.faults import CUT, KILL, Fault, Step
 from tests.robustness.report import Report
 from tests.robustness.scenarios import SHORT, Run
+from tests.support.links import virtual
 
 STEP = Step(2.0, (Fault(CUT, "n3", 1.2, peer="n1"), Fault(KILL, "n2", 5.9, after_s=0.7)))
 
@@ -30,14 +30,11 @@ class CalmWorld:
         return []
 
 
-def test_callers_rush_until_the_last_fault_of_a_step_has_begun() -> None:
+@virtual
+async def test_callers_rush_until_the_last_fault_of_a_step_has_begun() -> None:
     """Those that think may all be thinking when the second of a pair begins."""
     traffic = SimpleNamespace(rush=False, in_flight=9, silent_since=lambda moment: [])
     world = CalmWorld(traffic)
-
-    async def step(loop: SimLoop) -> None:
-        await Run(cast(Any, world), cast(Any, traffic), Report(1, [], SHORT), 0.0)._step(STEP)
-
-    run_virtual(step)
+    await Run(cast(Any, world), cast(Any, traffic), Report(1, [], SHORT), 0.0)._step(STEP)
     assert world.rushed == [(CUT, True), (KILL, True)]
     assert not traffic.rush, "and think again while it lasts"

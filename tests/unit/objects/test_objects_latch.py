@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from goverse.objects.holders import GRACE_S
 from goverse.objects.latch import Holds
 from goverse.objects.luggage import Luggage
 from goverse.testing import SimLoop, run_virtual
+from tests.support.links import virtual
 from tests.support.virtual import elapse
 
 NEWER = Epoch(1, 200)
@@ -147,19 +148,6 @@ async def at_work(
         await turns_of_the_loop()
         await node.catalog.stop(0.0)
         await node.tasks.close()
-
-
-def virtual(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    """In virtual time, where everybody who waits for nothing is an error: no deadlock."""
-
-    def run() -> None:
-        async def main(loop: SimLoop) -> None:
-            await test()
-
-        run_virtual(main)
-
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run
 
 
 async def close(node: Node, wanted_s: float = 0.0, shard: int = SHARD) -> bool:
