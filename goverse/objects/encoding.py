@@ -136,7 +136,7 @@ class WholeFloats:
 
     def __init__(self, kind: Any, *, decimals: bool) -> None:
         self._kind = kind
-        hook = decimal.Decimal if decimals else None
+        hook = _decimal if decimals else None
         self._plain = msgspec.json.Decoder(float_hook=hook)
 
     def decode(self, payload: bytes) -> Any:
@@ -150,6 +150,13 @@ class WholeFloats:
     def may_help(error: Exception) -> bool:
         """Whether a decoder refused a payload, with ``error``, that `decode` could take."""
         return "got `float`" in str(error)
+
+
+def _decimal(digits: str) -> decimal.Decimal:
+    try:
+        return decimal.Decimal(digits)
+    except decimal.InvalidOperation:
+        raise msgspec.ValidationError("a number beyond what a decimal can hold") from None
 
 
 def _whole(value: Any) -> Any:

@@ -11,12 +11,17 @@ from typing import Any
 Schema = dict[str, Any]
 
 # Numbers of descriptor.proto, FieldDescriptorProto.Type.
-_FLOATS = (1, 2)
+_DOUBLE, _FLOAT = 1, 2
 _SIGNED_64, _UNSIGNED_64 = (3, 16, 18), (4, 6)
 _SIGNED_32, _UNSIGNED_32 = (5, 15, 17), (7, 13)
 _BOOL, _STRING, _BYTES, _ENUM = 8, 9, 12, 14
 
-_MAX_FLOAT = {1: 1.7976931348623157e308, 2: 3.4028234663852886e38}
+_MAX_FLOAT = 3.4028234663852886e38
+_REALS: dict[int, Schema] = {
+    # No bounds: a number a little beyond the largest double is read as that double.
+    _DOUBLE: {"type": "number", "format": "double"},
+    _FLOAT: {"type": "number", "format": "float", "minimum": -_MAX_FLOAT, "maximum": _MAX_FLOAT},
+}
 _NULL: Schema = {"type": "null"}
 _INTEGERS: dict[tuple[int, ...], tuple[str, int, int]] = {
     _SIGNED_64: ("protobuf.int64", -(2**63), 2**63 - 1),
@@ -26,8 +31,9 @@ _INTEGERS: dict[tuple[int, ...], tuple[str, int, int]] = {
 }
 
 _WRAPPED = {
-    "DoubleValue": 1, "FloatValue": 2, "Int64Value": 3, "UInt64Value": 4, "Int32Value": 5,
-    "UInt32Value": 13, "BoolValue": _BOOL, "StringValue": _STRING, "BytesValue": _BYTES,
+    "DoubleValue": _DOUBLE, "FloatValue": _FLOAT, "Int64Value": 3, "UInt64Value": 4,
+    "Int32Value": 5, "UInt32Value": 13,
+    "BoolValue": _BOOL, "StringValue": _STRING, "BytesValue": _BYTES,
 }  # fmt: skip
 _WELL_KNOWN: dict[str, Schema] = {
     "Timestamp": {"type": "string", "format": "date-time"},
@@ -130,14 +136,8 @@ def _scalar(kind: int, defs: dict[str, Schema]) -> Schema:
         # Either alphabet, padded or not.
         pattern = "^(?:[A-Za-z0-9+/_-]{4})*(?:[A-Za-z0-9+/_-]{2,3})?={0,2}$"
         return {"type": "string", "contentEncoding": "base64", "pattern": pattern}
-    if kind in _FLOATS:
-        most = _MAX_FLOAT[kind]
-        return {
-            "anyOf": [
-                {"type": "number", "minimum": -most, "maximum": most},
-                {"enum": ["NaN", "Infinity", "-Infinity"]},
-            ]
-        }
+    if kind in _REALS:
+        return {"anyOf": [_REALS[kind], {"enum": ["NaN", "Infinity", "-Infinity"]}]}
     for kinds, (name, least, most) in _INTEGERS.items():
         if kind in kinds:
             number = {"type": "integer", "minimum": least, "maximum": most}

@@ -24,7 +24,6 @@ from goverse.objects import encoding, foreign, proto_schemas
 Schema = dict[str, Any]
 
 MIN_INT, MAX_INT = -(2**63), 2**64 - 1
-MAX_FLOAT = 1.7976931348623157e308
 
 _BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _DECIMAL = "^-?[0-9]{1,28}(?:[.][0-9]{1,28})?$"
@@ -182,12 +181,8 @@ class _Writer:
         return schema
 
     def _float(self, kind: types.FloatType) -> Schema:
-        schema = _bounds({"type": "number"}, kind)
-        if not self._result and "exclusiveMinimum" not in schema:
-            schema.setdefault("minimum", -MAX_FLOAT)
-        if not self._result and "exclusiveMaximum" not in schema:
-            schema.setdefault("maximum", MAX_FLOAT)
-        return schema
+        # No bounds of our own: a number a little beyond the largest float is read as that float.
+        return _bounds({"type": "number", "format": "double"}, kind)
 
     def _text(self, kind: types.StrType) -> Schema:
         schema = _sized({"type": "string"}, kind, "Length")
@@ -216,7 +211,7 @@ class _Writer:
         text = {"type": "string", "pattern": _DECIMAL}
         if self._result:
             return {"type": "string", "format": "decimal"}
-        return {"anyOf": [text, {"type": "number", "minimum": -MAX_FLOAT, "maximum": MAX_FLOAT}]}
+        return {"anyOf": [text, {"type": "number"}]}
 
     def _metadata(self, kind: types.Metadata) -> Schema:
         return {**self.of(kind.type), **(kind.extra_json_schema or {})}

@@ -46,6 +46,11 @@ GOOD: list[tuple[str, Any]] = [
     ("numbers", {"whole": -(2**63)}),
     ("numbers", {"whole": 2**64 - 1, "real": 5, "small": -5, "money": "12.50"}),
     ("numbers", {"whole": 7.0, "money": 3}),
+    # Beyond the largest float as it is written, 1.7976931348623157e308; read as that one.
+    ("numbers", {"whole": 0, "real": 17976931348623157 * 10**292 + 1}),
+    ("numbers", {"whole": 0, "money": -17976931348623157 * 10**292 - 1}),
+    ("numbers", {"whole": 0, "money": 10**400}),
+    ("messages", {"everything": {"aDouble": 17976931348623157 * 10**292 + 1}}),
     ("texts", {"raw": "aGk=", "name": "abc", "key": "6fa459ea-ee8a-3ca4-894e-db77e160355e"}),
     ("times", {"moment": "2026-01-31T10:00:00Z", "day": "2026-01-31", "long": "PT1.5S"}),
     ("times", {"moment": "2026-01-31T10:00:00.123+02:00", "clock": "10:00:00Z"}),
@@ -96,16 +101,30 @@ BAD: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("method", "arguments"), GOOD, ids=str)
+def named(value: Any) -> str:
+    return str(value)[:60]
+
+
+@pytest.mark.parametrize(("method", "arguments"), GOOD, ids=named)
 def test_what_a_schema_takes_the_decoder_takes(method: str, arguments: Any) -> None:
     assert says(described(Kinds, method).arguments, arguments)
     assert takes(Kinds, method, arguments)
 
 
-@pytest.mark.parametrize(("method", "arguments"), BAD, ids=str)
+@pytest.mark.parametrize(("method", "arguments"), BAD, ids=named)
 def test_what_a_schema_refuses_the_decoder_refuses(method: str, arguments: Any) -> None:
     assert not says(described(Kinds, method).arguments, arguments)
     assert not takes(Kinds, method, arguments)
+
+
+@pytest.mark.parametrize("whole", ["5", "5.0"])
+def test_a_number_beyond_every_decimal_is_refused_by_name(whole: str) -> None:
+    """Also on the second attempt, the one that takes 5.0 for 5."""
+    found = Kinds.__goverse__.method("numbers")
+    assert found is not None
+    payload = f'{{"whole": {whole}, "money": 1e{10**20}}}'.encode()
+    with pytest.raises(InvalidArgument, match="decimal"):
+        found.signature.decode(payload, Codec.JSON)
 
 
 @pytest.mark.parametrize("method", list(Kinds.__goverse__.complete().methods))
