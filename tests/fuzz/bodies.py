@@ -26,7 +26,7 @@ from goverse_gate.http_app import HttpApp, HttpLimits
 from goverse_gate.http_front import Doors
 from goverse_gate.ingress import Ingress
 from tests.fuzz.property import fuzzed
-from tests.support.links import virtual
+from tests.support.virtual import virtual
 
 #: What arguments may be refused with. An `Internal`, or an `ObjectFailed`, is a bug.
 REFUSALS = ("invalid_argument", "too_large", "not_found")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from goverse.transport.hello import Role
 from goverse.transport.wire import encode
 from tests.fuzz.property import fuzzed
-from tests.support.links import virtual
+from tests.support.virtual import virtual
 from tests.unit.transport.test_transport_fuzz import GOOD, feed, frames, roles
 
 

@@ -17,7 +17,7 @@ from goverse_gate.http_connection import HttpConnection, attended
 from goverse_gate.http_front import Doors
 from tests.fuzz.property import fuzzed
 from tests.support.eventually import eventually
-from tests.support.links import virtual
+from tests.support.virtual import virtual
 
 LIMITS = HttpLimits(max_head_bytes=2_000, max_body_bytes=1_000, max_pipelined=3, head_timeout_s=2)
 

@@ -15,7 +15,8 @@ from goverse.transport.loopback import LoopbackHub
 from goverse.transport.wire import HelloFrame, encode
 from tests.fuzz.property import fuzzed
 from tests.support.accepting import accept_links
-from tests.support.links import SERVER, Target, config, hello, virtual
+from tests.support.links import SERVER, Target, config, hello
+from tests.support.virtual import virtual
 
 texts = st.one_of(
     st.sampled_from(["", "node", "gate", "client", "n1", "1", "skip-unknown-frames"]),

@@ -17,7 +17,7 @@ from goverse.security.operators import OperatorRule
 from goverse.transport.grpc_status import status_of
 from goverse_node.admin.service import AdminService
 from tests.fuzz.property import fuzzed
-from tests.support.links import virtual
+from tests.support.virtual import virtual
 from tests.unit.admin.test_admin_node import World, objects
 from tests.unit.gate import test_gate_service_requests as gate_service
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from tests.robustness.faults import CUT, KILL, Fault, Step
 from tests.robustness.report import Report
 from tests.robustness.scenarios import SHORT, Run
-from tests.support.links import virtual
+from tests.support.virtual import virtual
 
 STEP = Step(2.0, (Fault(CUT, "n3", 1.2, peer="n1"), Fault(KILL, "n2", 5.9, after_s=0.7)))
 

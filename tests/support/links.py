@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +12,6 @@ from goverse.aio.runtime import Runtime
 from goverse.call import Call, CallTarget, Codec, Reply, Verb
 from goverse.config.settings import LimitSettings
 from goverse.ids import MemberId
-from goverse.testing.loop import run_virtual
 from goverse.transport.carrier import Carrier, Sink
 from goverse.transport.hello import Hello, Role, our_hello
 from goverse.transport.link import Link, LinkConfig, open_link
@@ -26,23 +24,6 @@ SERVER = "10.0.0.1:48000"
 MAX_MESSAGE = 64 * 1024 * 1024
 
 small = replace(LimitSettings(), max_inflight_calls=4, max_inflight_bytes=10_000)
-
-
-def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an asynchronous test in virtual time; an error that reached the loop fails it."""
-
-    @functools.wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        errors: list[str] = []
-
-        async def main(loop: Any) -> None:
-            await test(*args, **kwargs)
-            errors.extend(loop.errors)
-
-        run_virtual(main)
-        assert errors == []
-
-    return run
 
 
 def config(name: str, limits: LimitSettings | None = None, **more: Any) -> LinkConfig:

@@ -54,8 +54,8 @@ from goverse_node.local import LocalCalls
 from tests.support.containers import ROOT, growing, limit_names
 from tests.support.eventually import eventually
 from tests.support.inventory import LIMITED, UNLIMITED
-from tests.support.links import Held, Target, call, hello, pair, raw_pair, virtual
-from tests.support.virtual import elapse
+from tests.support.links import Held, Target, call, hello, pair, raw_pair
+from tests.support.virtual import elapse, virtual
 
 FILLED: dict[str, Callable[[], None]] = {}
 

@@ -16,8 +16,7 @@ from goverse.testing.cluster import TEST_SETTINGS, Cluster
 from goverse_node.admin import operations
 from goverse_node.admin.operations import NodeAdmin
 from goverse_node.admin.plans import shard_plan
-from tests.support.links import virtual
-from tests.support.virtual import elapse
+from tests.support.virtual import elapse, virtual
 from tests.unit.admin.test_admin_node import World, objects
 
 

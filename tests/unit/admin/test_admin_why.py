@@ -16,7 +16,7 @@ from goverse.cluster.stuck import Step, StuckShard
 from goverse.testing.cluster import TEST_SETTINGS, Cluster
 from goverse_node.admin.assembly import MAX_STUCK, _leading
 from goverse_node.admin.operations import NodeAdmin
-from tests.support.links import virtual
+from tests.support.virtual import virtual
 from tests.unit.admin.test_admin_node import World, objects
 
 

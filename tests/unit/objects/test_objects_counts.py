@@ -10,7 +10,7 @@ import goverse
 from goverse.config.settings import MetricsSettings
 from goverse.objects.counts import by_shard, quantiles
 from goverse.testing.cluster import TEST_SETTINGS, Cluster
-from tests.support.links import virtual
+from tests.support.virtual import virtual
 
 
 def test_quantiles_are_counts_of_some_shard() -> None:

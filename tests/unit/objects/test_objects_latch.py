@@ -22,8 +22,7 @@ from goverse.objects.holders import GRACE_S
 from goverse.objects.latch import Holds
 from goverse.objects.luggage import Luggage
 from goverse.testing import SimLoop, run_virtual
-from tests.support.links import virtual
-from tests.support.virtual import elapse
+from tests.support.virtual import elapse, virtual
 
 NEWER = Epoch(1, 200)
 SHARD = 5

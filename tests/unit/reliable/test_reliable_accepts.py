@@ -21,8 +21,7 @@ from goverse.reliable.accepts import (
 from goverse.reliable.entries import ACCEPTING, Entry
 from goverse.storage.api import Store
 from goverse.storage.values import AcceptResult, Verdict
-from tests.support.links import virtual
-from tests.support.virtual import elapse
+from tests.support.virtual import elapse, virtual
 
 TRANSACTION_S = 0.0005
 

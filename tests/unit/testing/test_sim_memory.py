@@ -19,8 +19,7 @@ from goverse.client import Client
 from goverse.config.settings import LimitSettings
 from goverse.errors import GoverseError
 from goverse.testing.cluster import TEST_SETTINGS, Cluster
-from tests.support.links import virtual
-from tests.support.virtual import elapse
+from tests.support.virtual import elapse, virtual
 
 PAYLOAD_BYTES = 20_000
 LIMITS = replace(

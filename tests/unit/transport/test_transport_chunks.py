@@ -24,7 +24,8 @@ from goverse.transport.wire import (
 )
 from tests.support.eventually import eventually
 from tests.support.forwarding import both_ways
-from tests.support.links import Held, Target, call, pair, raw_pair, virtual
+from tests.support.links import Held, Target, call, pair, raw_pair
+from tests.support.virtual import virtual
 
 way = both_ways(Link, targets=(Target,))
 

@@ -15,7 +15,8 @@ from goverse.testing.loop import run_virtual
 from goverse.transport.wire import CallFrame, CancelFrame, ErrorFrame, ReplyFrame
 from tests.support.eventually import eventually
 from tests.support.forwarding import Told
-from tests.support.links import call, call_frame, pair, raw_pair, small, virtual
+from tests.support.links import call, call_frame, pair, raw_pair, small
+from tests.support.virtual import virtual
 
 
 @dataclass

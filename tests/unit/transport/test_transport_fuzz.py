@@ -31,7 +31,8 @@ from goverse.transport.wire import (
     encode,
 )
 from tests.support.eventually import eventually
-from tests.support.links import Target, call, call_frame, raw_pair, virtual
+from tests.support.links import Target, call, call_frame, raw_pair
+from tests.support.virtual import virtual
 
 limits = replace(
     LimitSettings(),

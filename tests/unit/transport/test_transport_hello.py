@@ -30,7 +30,8 @@ from goverse.transport.wire import (
 )
 from tests.support.accepting import accept_links
 from tests.support.eventually import eventually
-from tests.support.links import SERVER, Target, call, call_frame, config, hello, raw_pair, virtual
+from tests.support.links import SERVER, Target, call, call_frame, config, hello, raw_pair
+from tests.support.virtual import virtual
 
 
 async def dial(hub: LoopbackHub, mine: Hello, serve: Any = None, **options: Any) -> Link:

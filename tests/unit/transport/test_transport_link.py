@@ -37,18 +37,8 @@ from goverse.transport.wire import (
 )
 from tests.support.eventually import eventually
 from tests.support.forwarding import both_ways
-from tests.support.links import (
-    Held,
-    Pair,
-    Plain,
-    Target,
-    call,
-    call_frame,
-    pair,
-    raw_pair,
-    small,
-    virtual,
-)
+from tests.support.links import Held, Pair, Plain, Target, call, call_frame, pair, raw_pair, small
+from tests.support.virtual import virtual
 
 way = both_ways(Link, targets=(Target,))
 

@@ -27,17 +27,8 @@ from goverse.transport.wire import (
 )
 from tests.support.eventually import eventually
 from tests.support.forwarding import both_ways
-from tests.support.links import (
-    MAX_MESSAGE,
-    Held,
-    Pair,
-    Target,
-    call,
-    call_frame,
-    pair,
-    raw_pair,
-    virtual,
-)
+from tests.support.links import MAX_MESSAGE, Held, Pair, Target, call, call_frame, pair, raw_pair
+from tests.support.virtual import virtual
 
 way = both_ways(Link, targets=(Target,))
 

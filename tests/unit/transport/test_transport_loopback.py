@@ -13,7 +13,7 @@ from goverse.transport.carrier import Carrier, CarrierClosed
 from goverse.transport.loopback import LoopbackHub
 from goverse.transport.loopback_carrier import MAX_UNREAD_BYTES
 from tests.support.eventually import eventually
-from tests.support.links import virtual
+from tests.support.virtual import virtual
 
 
 async def connected(hub: LoopbackHub, address: str = "b:0") -> tuple[Carrier, Carrier, Any]:

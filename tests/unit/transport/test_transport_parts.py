@@ -26,7 +26,8 @@ from goverse.transport.wire import (
     decode,
     encode,
 )
-from tests.support.links import MAX_MESSAGE, virtual
+from tests.support.links import MAX_MESSAGE
+from tests.support.virtual import virtual
 
 
 class Item:

@@ -8,8 +8,8 @@ import pytest
 
 from goverse.transport.grpc_server import plain_address
 from goverse.transport.passage import FLUSH_S, Passage, Peers
-from tests.support.links import virtual
 from tests.support.played import Played
+from tests.support.virtual import virtual
 
 HERE = ("127.0.0.1", 5)
 KEY, PEER = "127.0.0.1:5", "10.0.0.7:80"

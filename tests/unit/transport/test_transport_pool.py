@@ -20,7 +20,8 @@ from goverse.transport.loopback import LoopbackHub
 from goverse.transport.pool import CONNECT_ATTEMPT_S, MAX_BACKOFF_S, MIN_BACKOFF_S, LinkPool
 from tests.support.accepting import accept_links
 from tests.support.eventually import eventually
-from tests.support.links import SERVER, Held, Target, call, config, hello, virtual
+from tests.support.links import SERVER, Held, Target, call, config, hello
+from tests.support.virtual import virtual
 
 FAR = MemberId("far", "1")
 

@@ -12,8 +12,8 @@ import pytest
 from goverse.transport.carrier import MAX_GREETING_BYTES, CarrierClosed
 from goverse.transport.framing import Splitter, last_record, record
 from goverse.transport.tcp_carrier import LINGER_S, MAX_UNREAD_BYTES, TcpCarrier
-from tests.support.links import virtual
 from tests.support.played import Played
+from tests.support.virtual import virtual
 
 LIMIT = 3_000_000
 
