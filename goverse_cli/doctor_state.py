@@ -64,7 +64,7 @@ def _members(state: ClusterState) -> Iterator[Finding]:
         yield Finding(
             check="members",
             level=level,
-            message=f"{len(state.nodes)} nodes and {len(state.gates)} gates are registered",
+            message=f"registered: nodes {len(state.nodes)}, gates {len(state.gates)}",
             hint=hint,
         )
     versions: dict[str, list[str]] = {}

@@ -234,7 +234,7 @@ def _plan_table(found: ShardPlan, limit: int) -> RenderableType:
                 ("held", held),
             )
         ),
-        Text(f"\n{len(found.nodes)} nodes", style="bold"),
+        Text(f"\nnodes: {len(found.nodes)}", style="bold"),
         rows(
             ("node", "weight", "takes", "shards", "after", "level", "after", "cpu", "memory"),
             (

@@ -81,11 +81,11 @@ def _table(found: ClusterStatus) -> RenderableType:
                 *_held(found),
             )
         ),
-        Text(f"\n{len(found.nodes)} nodes", style="bold"),
+        Text(f"\nnodes: {len(found.nodes)}", style="bold"),
     ]
     if found.nodes:
         parts.append(node_table(found.nodes))
-    parts.append(Text(f"\n{len(found.gates)} gates", style="bold"))
+    parts.append(Text(f"\ngates: {len(found.gates)}", style="bold"))
     if found.gates:
         parts.append(gate_table(found.gates))
     return Group(*parts)
