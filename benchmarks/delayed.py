@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,12 +208,19 @@ async def _move(scene: Scene, begin: float, seconds: float) -> None:
         await asyncio.sleep(max(0.0, begin + seconds * (move + 0.5) / moves - time.time()))
         shard = shards[move]
         owner = (await scene.cluster.admin("shard", "get", str(shard)))["owner"]
-        to = next(name for name in NODES if name != owner and name in scene.cluster.servers)
+        joined = [node["name"] for node in await scene.cluster.admin("node", "list")]
+        to = another(owner, joined, scene.cluster.servers)
         await scene.cluster.admin("shard", "pin", str(shard), "--node", to)
         async with asyncio.timeout(DRAINED_S):
             while (await scene.cluster.admin("shard", "get", str(shard)))["owner"] != to:
                 await asyncio.sleep(0.1)
         scene.moved += 1
+
+
+def another(owner: str, joined: Iterable[str], running: Container[str]) -> str:
+    """A node to move to: one that was killed stays in the cluster until its lease ends, and one
+    that was started again is not in it at once."""
+    return next(name for name in joined if name != owner and name in running)
 
 
 async def _drained(scene: Scene) -> None:
