@@ -7,16 +7,18 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from goverse.aio.runtime import Runtime
 from goverse.config.settings import EtcdSettings
 from goverse.coordination import Coordinator, CoordinatorUnavailable, Put, TxnResult
-from goverse.coordination.etcd import EtcdCoordinator
+from goverse.coordination.etcd import EtcdCoordinator, watch
 from goverse.testing.conformance.coordinator import View
 from tests.support.etcd import Etcd, EtcdCluster, etcd_options
 from tests.support.eventually import eventually
+from tests.support.pacing import last
 from tests.support.proxy import Proxy
 
 #: Seconds within which a client works again after the member that it used is lost. It notices
@@ -189,6 +191,32 @@ async def test_without_a_majority_nothing_is_read_or_written_and_afterwards_all_
         assert (await reading) is not None
         result = await insist(lambda: client.transact([], [Put("/t/a", b"2")]))
         await view.reach(lambda: view.revision >= result.revision)
+
+
+async def test_an_answer_that_is_here_before_its_request_is_written_has_been_heard(
+    tmp_path: Path,
+    connect: Callable[[tuple[str, ...]], Coordinator],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As in a busy process, which left etcd as silent every few seconds."""
+    write = watch._write
+
+    async def written_late(stream: Any, message: Any) -> None:
+        await write(stream, message)
+        await last(0.2)
+
+    monkeypatch.setattr(watch, "_write", written_late)
+    monkeypatch.setattr(watch, "HEARTBEAT_S", 0.3)
+    etcd = Etcd(etcd_options("3.4", tmp_path / "etcd"))
+    await etcd.start()
+    try:
+        view = View(connect((etcd.endpoint,)).watch("/t/"))
+        await view.advance()
+        await last(8 * 0.3)
+    finally:
+        await etcd.kill()
+    assert "silent" not in caplog.text
 
 
 async def test_L22_later_losses_do_not_wait_longer_and_longer(

@@ -127,10 +127,10 @@ class WatchPump:
         # task writes, a task of its own reads, and only the end of the stream cancels it.
         reader = self._tasks.spawn(f"read {feed.prefix}", self._receive(stream, feed))
         try:
+            self._heard = False
             await _write(stream, self._create_request(feed.prefix))
             silent = 0
             while True:
-                self._heard = False
                 await asyncio.wait(
                     [reader, connection.lost],
                     timeout=HEARTBEAT_S,
@@ -149,6 +149,7 @@ class WatchPump:
                     connection.lose("it is silent")
                     continue
                 request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
+                self._heard = False  # now: the answer can be here before the write returns
                 await _write(stream, request)
         finally:
             stream.cancel()
