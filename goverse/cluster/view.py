@@ -28,6 +28,9 @@ from goverse.sharding import node_of, slot_of
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+MAX_IDS = 16_384
+"""Ids whose owners are remembered; past it they are looked up anew."""
+
 
 @dataclass(frozen=True)
 class ViewSnapshot:
@@ -81,6 +84,8 @@ class ClusterView:
         # What every call looks at: owners by shard, empty while the layout is not known.
         self._owners: dict[int, Owner] = {}
         self._num_shards = 1
+        # The same by id, of what was asked for since the last step.
+        self._by_id: dict[str, Owner] = {}
 
     # -- its life -----------------------------------------------------------------------------
 
@@ -145,9 +150,17 @@ class ClusterView:
 
     def owner_of_id(self, id: str) -> Owner | None:
         """Who owns ``id`` now. Raises ValueError for a malformed prefix. On every call's path."""
+        return self._by_id.get(id) or self._look_up(id)
+
+    def _look_up(self, id: str) -> Owner | None:
         if id.startswith("node#"):
             return self._owner_by_name(node_of(id))
-        return self._owners.get(slot_of(id) % self._num_shards)
+        owner = self._owners.get(slot_of(id) % self._num_shards)
+        if owner is not None:
+            if len(self._by_id) >= MAX_IDS:
+                self._by_id.clear()
+            self._by_id[id] = owner
+        return owner
 
     async def wait_owner(self, id: str, *, newer_than: Epoch) -> Owner:
         """The first owner of ``id`` with an epoch above ``newer_than``.
@@ -221,6 +234,7 @@ class ClusterView:
         layout = self._state.layout
         self._owners = self._state.owners if layout is not None else {}
         self._num_shards = layout.num_shards if layout is not None else 1
+        self._by_id.clear()
         if change.nodes or not self._loaded:
             self._nodes_changed_at = asyncio.get_running_loop().time()
         self._loaded = True

@@ -85,12 +85,14 @@ class MethodType:
     """One method of one class, as calls see it."""
 
     __slots__ = (
+        "encode",
         "function",
         "in_place",
         "name",
         "read_only",
         "shared",
         "signature",
+        "start",
         "timeout_s",
         "tracked",
     )
@@ -106,16 +108,14 @@ class MethodType:
         self.timeout_s = options.timeout_s
         #: Whether it can be run to its end wherever the call is found.
         self.in_place = never_suspends(function)
-        self.signature: Signature = cast(Signature, None)  # set by `ObjectType.complete`
+        # Set by `ObjectType.complete`; what turns ask of it is the signature's own.
+        self.signature: Signature = cast(Signature, None)
+        self.start: Callable[[Any, Any], Awaitable[Any]]
+        self.encode: Callable[[Any, Codec], bytes]
 
-    def start(self, instance: Any, arguments: Any) -> Awaitable[Any]:
-        """The coroutine of the method, with decoded ``arguments``."""
-        started: Awaitable[Any] = self.signature.call(self.function, instance, arguments)
-        return started
-
-    def encode(self, result: Any, codec: Codec) -> bytes:
-        """Raises `EncodingFault`."""
-        return self.signature.encode_result(result, codec)
+    def complete(self, signature: Signature) -> None:
+        self.signature = signature
+        self.start, self.encode = signature.start, signature.encode_result
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class ObjectType:
         for found in self._pending:
             where = f"{self.cls.__qualname__}.{found.name}"
             try:
-                found.signature = Signature(found.function, names, where)
+                found.complete(Signature(found.function, names, where))
             except UnresolvedName as error:
                 if final:
                     raise TypeError(str(error)) from None

@@ -128,13 +128,11 @@ class Signature:
             self._no_arguments = {**encoding.NO_ARGUMENTS, Codec.JSON: b""}
             self._json_arguments_checked = True
         self._decode_result = msgspec.msgpack.Decoder(self.result_type, dec_hook=hook).decode
-        # Positional arguments as a tuple, straight from the struct; a getter of one name gives
-        # the bare value instead.
-        self._get = operator.attrgetter(*self.positional) if self.positional else None
-        self._single = len(self.positional) == 1
-        self._keyword_only = self.names[len(self.positional) :]
+        keyword_only = len(self.names) > len(self.positional)
+        #: Given an instance and decoded arguments: the coroutine of the method.
+        self.start = _starter(function, self.positional, keyword_only=keyword_only)
         #: How many arguments by position are all that there are.
-        self._all_positional = -1 if self._keyword_only else len(self.names)
+        self._all_positional = -1 if keyword_only else len(self.names)
 
     # -- the side that is called
 
@@ -170,16 +168,6 @@ class Signature:
 
         made = self._decoders[Codec.ANY] = AnyDecoder(self.struct, self.whole)
         return made
-
-    def call(self, function: Callable[..., Any], instance: Any, arguments: Any) -> Any:
-        """``function(instance, ...)`` with decoded ``arguments``: the coroutine of the method."""
-        if self._keyword_only:
-            return function(instance, **msgspec.structs.asdict(arguments))
-        if self._get is None:
-            return function(instance)
-        if self._single:
-            return function(instance, self._get(arguments))
-        return function(instance, *self._get(arguments))
 
     def encode_result(self, value: Any, codec: Codec) -> bytes:
         """Raises `EncodingFault`."""
@@ -230,6 +218,21 @@ class Signature:
                 executed=Executed.YES,
                 details={"path": path},
             ) from None
+
+
+def _starter(
+    function: Callable[..., Any], positional: tuple[str, ...], *, keyword_only: bool
+) -> Callable[[Any, Any], Any]:
+    """``function`` of an instance, with the fields of a struct. Chosen once: this is on the path of
+    every call."""
+    if keyword_only:
+        return lambda instance, arguments: function(instance, **msgspec.structs.asdict(arguments))
+    if not positional:
+        return lambda instance, arguments: function(instance)
+    get = operator.attrgetter(*positional)
+    if len(positional) == 1:  # then it gives the bare value
+        return lambda instance, arguments: function(instance, get(arguments))
+    return lambda instance, arguments: function(instance, *get(arguments))
 
 
 def _whole_floats(

@@ -79,9 +79,25 @@ class Served(msgspec.Struct, eq=False):
     answer: Reply | ErrorFrame | None = None
 
     def succeed(self, reply: Reply) -> None:
+        """Queue the reply, if somebody waits for it."""
         if self.under_way is not None:
             self.under_way = None  # do not close the circle
-        self.owner.answer(self, reply)
+        owner, payload = self.owner, reply.payload
+        if type(payload) is not bytes:
+            owner.answer_error(self, TypeError(f"a payload of {type(payload).__name__}"))
+            return
+        size = len(payload)
+        if size > owner.max_payload_bytes:
+            owner.answer_error(self, owner.too_large(size))
+            return
+        if owner.served.get(self.number) is not self:
+            return  # cancelled, expired, or the link has ended
+        self.answer = reply
+        head = _REPLY_HEAD_BYTES
+        self.size = head + size if size <= owner.max_chunk_bytes else head
+        owner.bytes += size - self.bytes
+        self.bytes = size
+        owner.put(self)
 
     def fail(self, error: Exception) -> None:
         self.under_way = None
@@ -131,11 +147,11 @@ class Inbound:
         self.arriving: Assemblies[tuple[CallFrame, Served]] = Assemblies()
         self._task_name = f"{name}:call"
         self._on_idle = on_idle
-        self._put = outbox.put
+        self.put = outbox.put
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
-        self._max_payload_bytes = bounds.max_payload_bytes
-        self._max_chunk_bytes = bounds.max_chunk_bytes
+        self.max_payload_bytes = bounds.max_payload_bytes
+        self.max_chunk_bytes = bounds.max_chunk_bytes
         self._target: CallTarget
         self._forward: Callable[[Call, Receiver], Forwarded | None] | None = None
         # Tasks are owned by their `Served` and not by a `Tasks`: that would cost two callbacks
@@ -169,7 +185,7 @@ class Inbound:
         bounds = self.bounds
         remaining_ms = frame.remaining_ms
         if (
-            payload_bytes > self._max_payload_bytes
+            payload_bytes > self.max_payload_bytes
             # Cancelled calls that still run count as well: otherwise a peer that calls and
             # cancels could start any number of them.
             or len(self.served) + len(self._cancelled) >= bounds.max_calls
@@ -267,31 +283,12 @@ class Inbound:
         except Exception as raised:
             error = raised
         else:
-            self.answer(served, reply)
+            served.succeed(reply)
             return
         self.answer_error(served, error)
 
-    def answer(self, served: Served, reply: Reply) -> None:
-        """Queue the reply, if somebody waits for it."""
-        payload = reply.payload
-        if type(payload) is not bytes:
-            self.answer_error(served, TypeError(f"a payload of {type(payload).__name__}"))
-            return
-        size = len(payload)
-        if size > self._max_payload_bytes:
-            self.answer_error(served, self._too_large(size))
-            return
-        if self.served.get(served.number) is not served:
-            return  # cancelled, expired, or the link has ended
-        served.answer = reply
-        head = _REPLY_HEAD_BYTES
-        served.size = head + size if size <= self._max_chunk_bytes else head
-        self.bytes += size - served.bytes
-        served.bytes = size
-        self._put(served)
-
     def answer_error(self, served: Served, error: Exception) -> None:
-        """As `answer`, for what `CallTarget.invoke` raises."""
+        """As `Served.succeed`, for what `CallTarget.invoke` raises."""
         if isinstance(error, Fenced):
             # The lease is lost. Whatever is known of this call must not be told: a newer owner
             # may have it already. The process ends this link in a moment.
@@ -311,7 +308,7 @@ class Inbound:
         served.bytes = size
         self.outbox.put(served)
 
-    def _too_large(self, size: int) -> TooLarge:
+    def too_large(self, size: int) -> TooLarge:
         limit = self.bounds.max_payload_bytes
         return TooLarge(f"a result of {size} bytes, the limit is {limit}", executed=Executed.YES)
 

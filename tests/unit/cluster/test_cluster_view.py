@@ -15,6 +15,7 @@ from goverse.cluster.records import (
     shard_number,
 )
 from goverse.cluster.state import ClusterState, ViewChange
+from goverse.cluster.view import MAX_IDS
 from goverse.coordination import Changes, Delete, KeyValue, Put
 from goverse.errors import Overloaded
 from goverse.ids import NO_EPOCH, Epoch, MemberId
@@ -39,6 +40,43 @@ async def test_owners_follow_claims_and_members(story: Story) -> None:
     assert view.owner(4) is None
     await story.step(Delete(KEYS.claim(3)))
     assert view.owner(3) is None
+
+
+@told
+async def test_the_owner_of_an_id_is_that_of_the_last_step(story: Story) -> None:
+    await story.begin()
+
+    def owner_name() -> str:
+        owner = story.view.owner_of_id("shard#11/x")
+        return owner.member.name if owner is not None else ""
+
+    assert owner_name() == ""
+    await story.step(claim(11, "n1"), claim(3, "n2"))
+    assert owner_name() == owner_name() == "n1"
+    await story.step(claim(11, "n2"))
+    assert owner_name() == "n2"
+    seen: list[str] = []
+    story.view.subscribe(lambda _: seen.append(owner_name()))
+    await story.step(Delete(KEYS.claim(11)))
+    assert owner_name() == "" and seen == [""]
+    await story.step(claim(11, "n1"))
+    assert owner_name() == "n1"
+    await story.step(layout(8))
+    assert owner_name() == "n2", "it is in shard 3 now"
+    await story.step(Delete(KEYS.member(Kind.NODE, "n2")))
+    assert owner_name() == ""
+
+
+@told
+async def test_only_so_many_owners_are_kept_by_id(story: Story) -> None:
+    await story.begin()
+    await story.step(claim(3, "n1"))
+    view = story.view
+    owner = view.owner(3)
+    for number in range(MAX_IDS + 2):
+        assert view.owner_of_id(f"shard#3/{number}") is owner
+    assert 0 < len(view._by_id) <= MAX_IDS
+    assert view.owner_of_id("shard#3/0") is owner
 
 
 @told
