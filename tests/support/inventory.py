@@ -154,6 +154,7 @@ UNLIMITED = {
     "goverse/cluster/state.py:_Touched.claims": _ONCE,
     "goverse/cluster/state.py:_Touched.members": _ONCE,
     "goverse/cluster/state.py:_Touched.shards": _ONCE,
+    "goverse/cluster/view.py:ClusterView._by_id": "emptied at MAX_IDS",
     "goverse/cluster/view.py:ClusterView._next": "admin calls wait here, which are limited",
     "goverse/cluster/view.py:ClusterView._on_gone": _PARTS,
     "goverse/cluster/view.py:ClusterView._owners": _SHARDS,
