@@ -153,9 +153,10 @@ class ClusterView:
         return self._by_id.get(id) or self._look_up(id)
 
     def _look_up(self, id: str) -> Owner | None:
-        if id.startswith("node#"):
-            return self._owner_by_name(node_of(id))
-        owner = self._owners.get(slot_of(id) % self._num_shards)
+        place = self._place(id)
+        if place is None:
+            return None
+        owner = self._owner_by_name(place) if isinstance(place, str) else self._owners.get(place)
         if owner is not None:
             if len(self._by_id) >= MAX_IDS:
                 self._by_id.clear()

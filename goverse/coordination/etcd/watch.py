@@ -127,8 +127,7 @@ class WatchPump:
         # task writes, a task of its own reads, and only the end of the stream cancels it.
         reader = self._tasks.spawn(f"read {feed.prefix}", self._receive(stream, feed))
         try:
-            self._heard = False
-            await _write(stream, self._create_request(feed.prefix))
+            await self._ask(stream, self._create_request(feed.prefix))
             silent = 0
             while True:
                 await asyncio.wait(
@@ -149,12 +148,15 @@ class WatchPump:
                     connection.lose("it is silent")
                     continue
                 request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
-                self._heard = False  # now: the answer can be here before the write returns
-                await _write(stream, request)
+                await self._ask(stream, request)
         finally:
             stream.cancel()
             reader.cancel()
             await asyncio.wait([reader])
+
+    async def _ask(self, stream: Any, request: Any) -> None:
+        self._heard = False  # first: the answer can be here before the write returns
+        await _write(stream, request)
 
     def _create_request(self, prefix: str) -> Any:
         return rpc.WatchRequest(

@@ -428,6 +428,7 @@ async def test_a_clock_that_goes_back_runs_nothing_early(store: MemoryStore, wal
         assert (await row(node, "s1")).call.timing == due_at
         assert await status(node, "s2") is CallStatus.DELAYED
         assert node.wire.requests < requests + 60  # and does not ask all the time
+        assert "left out" not in " ".join(node.told.seen)
         wall.ahead_s = 0.0
         node.reliability._delays.look_again()
         assert await until_seen(node, 1) == [0]
