@@ -1,6 +1,7 @@
 """Calls from our client through a gate to a node, beside a bare batched echo of one hop and peers.
 
-All echo 64 bytes for the same number of callers in one client process.
+All echo 64 bytes for the same number of callers in one client process. Client, gate and node are
+what a compiled wheel installs; the same as Python is shown beside it.
 
 ``python -m benchmarks.calls ADDRESS CALLERS WARMUP SECONDS`` is the load generator.
 """
@@ -11,14 +12,16 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import uvloop
 
 import goverse.client
+from benchmarks import compiled
 from benchmarks.cluster import cpu_seconds, one_node_and_a_gate
 from benchmarks.load import Load, drive
 from benchmarks.objects import Echo
@@ -32,6 +35,7 @@ CALLERS = 128
 WARMUP_S = 1.0
 
 OURS = "calls through gate and node"
+AS_PYTHON = "the same, not compiled"
 ECHO = "bare echo"
 #: What a peer is called in checks, and how many of its calls one must make for each.
 PEER_BOUNDS = {"xoscar": ("xoscar actor calls", 2.0), "ray": ("Ray actor calls", 8.0)}
@@ -42,15 +46,19 @@ async def run(options: Options, report: Report) -> None:
         folder = Path(name)
         commands, faults = await outside.driver_commands(options.peers)
         report.faults += faults
+        form = await compiled.environment()
         async with AsyncExitStack() as stack:
-            cluster = await stack.enter_async_context(one_node_and_a_gate(folder))
+            ours, as_python = [
+                Form(await stack.enter_async_context(one_node_and_a_gate(of, chosen)), chosen)
+                for of, chosen in ((_within(folder, "c"), form), (_within(folder, "p"), {}))
+            ]
             echo = await stack.enter_async_context(
                 serving([sys.executable, "-m", "benchmarks.echo", "serve"], log=folder / "echo.log")
             )
-            cpu: list[dict[str, float]] = []
             subjects = [
-                Subject(OURS, partial(_measured, cluster, cpu)),
-                Subject(ECHO, partial(_load, "benchmarks.echo", "load", echo)),
+                Subject(OURS, ours.run),
+                Subject(AS_PYTHON, as_python.run),
+                Subject(ECHO, partial(_echo, echo)),
             ]
             running, faults = await outside.started(stack, folder, commands)
             report.faults += faults
@@ -60,12 +68,13 @@ async def run(options: Options, report: Report) -> None:
                 subjects.append(Subject(PEER_BOUNDS[peer.name][0], run_of, required=False))
             samples = await interleaved(subjects, options.rounds, options.seconds, report.faults)
             _judge(options, samples, report)
-            report.figures["cpu_us_per_call"] = {
-                name: round(statistics.median(one[name] for one in cpu), 1) for name in cpu[0]
+            both = {OURS: ours, AS_PYTHON: as_python}
+            report.figures["cpu_us_per_call"] = {name: of.median_cpu for name, of in both.items()}
+            report.raw = {
+                **raw(samples),
+                "cpu_us_per_call": {name: of.cpu for name, of in both.items()},
             }
-            report.raw = {**raw(samples), "cpu_us_per_call": cpu}
-            gate = cluster.servers["gate"].address
-            report.figures["latency_by_callers"] = await _latencies(gate, options.seconds)
+            report.figures["latency_by_callers"] = await _latencies(ours, options.seconds)
 
 
 def _judge(options: Options, samples: Samples, report: Report) -> None:
@@ -76,30 +85,61 @@ def _judge(options: Options, samples: Samples, report: Report) -> None:
         name, bound = PEER_BOUNDS[peer]
         if name in samples:
             report.checks.append(Check(f"{OURS} / {name}", ratio(samples, OURS, name), bound))
+    report.figures["ratios"] = {
+        f"{AS_PYTHON} / {ECHO}": round(ratio(samples, AS_PYTHON, ECHO), 3),
+        f"{OURS} / {AS_PYTHON}": round(ratio(samples, OURS, AS_PYTHON), 3),
+    }
     report.figures["medians"] = medians(samples)
     report.settings["callers"] = CALLERS
     report.settings["payload_bytes"] = 64
 
 
-async def _measured(cluster: ProcessCluster, cpu: list[dict[str, float]], seconds: float) -> Load:
-    """One run of ours, with the microseconds of processor time per call in each process."""
-    before = cpu_seconds(cluster)
-    seen = await _load("benchmarks.calls", cluster.servers["gate"].address, seconds)
-    after = cpu_seconds(cluster)
-    used = {"client": seen.cpu_s, **{name: after[name] - before[name] for name in after}}
-    cpu.append({name: round(s / seen.all_calls * 1e6, 1) for name, s in used.items()})
-    return seen
+@dataclass
+class Form:
+    """Client, gate and node, compiled or as Python.
+
+    :param environment: with which processes import that form.
+    :param cpu: microseconds of processor time per call in each process, of every run.
+    """
+
+    cluster: ProcessCluster
+    environment: Mapping[str, str]
+    cpu: list[dict[str, float]] = field(default_factory=list)
+
+    async def run(self, seconds: float) -> Load:
+        before = cpu_seconds(self.cluster)
+        seen = await self.load(CALLERS, seconds)
+        after = cpu_seconds(self.cluster)
+        used = {"client": seen.cpu_s, **{name: after[name] - before[name] for name in after}}
+        self.cpu.append({name: round(s / seen.all_calls * 1e6, 1) for name, s in used.items()})
+        return seen
+
+    async def load(self, callers: int, seconds: float) -> Load:
+        gate = self.cluster.servers["gate"].address
+        generator = ("benchmarks.calls", gate, callers, WARMUP_S, seconds)
+        return await load(*generator, environment=self.environment)
+
+    @property
+    def median_cpu(self) -> dict[str, float]:
+        return {
+            name: round(statistics.median(one[name] for one in self.cpu), 1) for name in self.cpu[0]
+        }
 
 
-async def _load(module: str, *arguments: object) -> Load:
-    *where, seconds = arguments
-    return await load(module, *where, CALLERS, WARMUP_S, seconds)
+def _within(folder: Path, name: str) -> Path:
+    made = folder / name
+    made.mkdir()
+    return made
 
 
-async def _latencies(address: str, seconds: float) -> dict[str, dict[str, float]]:
+async def _echo(address: str, seconds: float) -> Load:
+    return await load("benchmarks.echo", "load", address, CALLERS, WARMUP_S, seconds)
+
+
+async def _latencies(form: Form, seconds: float) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for callers in (1, 16, CALLERS, 1024):
-        seen = await load("benchmarks.calls", address, callers, WARMUP_S, seconds)
+        seen = await form.load(callers, seconds)
         found[str(callers)] = {
             "p50_ms": seen.p50_ms,
             "p99_ms": seen.p99_ms,

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.load import Load
@@ -72,15 +72,20 @@ async def serving(command: Sequence[str], *, log: Path) -> AsyncIterator[str]:
         await kill(process)
 
 
-async def load(module: str, *arguments: object) -> Load:
-    """Run a load generator of this package; the `Load` that it prints. Raises RuntimeError."""
+async def load(
+    module: str, *arguments: object, environment: Mapping[str, str] | None = None
+) -> Load:
+    """Run a load generator of this package; the `Load` that it prints. Raises RuntimeError.
+
+    :param environment: variables beside our own.
+    """
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return Load(**json.loads(await output(command)))
+    return Load(**json.loads(await output(command, environment)))
 
 
-async def output(command: Sequence[str]) -> bytes:
+async def output(command: Sequence[str], environment: Mapping[str, str] | None = None) -> bytes:
     """Standard output of ``command``. Raises RuntimeError if it fails."""
-    process = await start(command, None)
+    process = await start(command, None, environment)
     try:
         out, _ = await process.communicate()
     finally:
@@ -90,13 +95,16 @@ async def output(command: Sequence[str]) -> bytes:
     return out
 
 
-async def start(command: Sequence[str], log: Path | None) -> asyncio.subprocess.Process:
+async def start(
+    command: Sequence[str], log: Path | None, environment: Mapping[str, str] | None = None
+) -> asyncio.subprocess.Process:
     """Start a child that dies with us, with pipes; what it says on the side goes to ``log``."""
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(log.open("ab")) if log is not None else None
         return await asyncio.create_subprocess_exec(
             *tied_to_this_process(command),
             cwd=ROOT,
+            env={**os.environ, **(environment or {})},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,

@@ -14,8 +14,6 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from goverse.aio.limits import Limit, fullest
 from goverse.call import (
     CALL,
@@ -255,15 +253,20 @@ class Door:
             self._ingress._closed(self)
 
 
-class Guest(msgspec.Struct, eq=False):
+class Guest:
     """A forwarded call of a door, from its admission to its outcome."""
 
-    ingress: Ingress
-    door: Door
-    call: Call
-    started: float
-    receiver: Receiver
-    under_way: Forwarded | None = None
+    __slots__ = ("call", "door", "ingress", "receiver", "started", "under_way")
+
+    def __init__(
+        self, ingress: Ingress, door: Door, call: Call, started: float, receiver: Receiver
+    ) -> None:
+        self.ingress = ingress
+        self.door = door
+        self.call = call
+        self.started = started
+        self.receiver = receiver
+        self.under_way: Forwarded | None = None
 
     def succeed(self, reply: Reply) -> None:
         self.under_way = None  # do not close the circle

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from goverse.aio.backoff import Backoff
+from goverse.aio.events import set_before
 from goverse.aio.limits import Limit, fullest
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
@@ -187,14 +188,13 @@ class Session:
             raise Overloaded(f"{self._waiting} calls wait for a connection to a gate already")
         self._waiting += 1
         try:
-            async with asyncio.timeout_at(call.deadline):
-                await self._up.wait()
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"no gate could be reached before the deadline of {call}: {self._explain()}"
-            ) from None
+            connected = await set_before(self._up, call.deadline)
         finally:
             self._waiting -= 1
+        if not connected:
+            raise DeadlineExceeded(
+                f"no gate could be reached before the deadline of {call}: {self._explain()}"
+            )
 
     async def _reconnect(self) -> None:
         """Replace the link whenever it ends; runs until the session is closed."""

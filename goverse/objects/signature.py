@@ -229,7 +229,7 @@ def _starter(
         return lambda instance, arguments: function(instance, **msgspec.structs.asdict(arguments))
     if not positional:
         return lambda instance, arguments: function(instance)
-    get = operator.attrgetter(*positional)
+    get: Any = operator.attrgetter(*positional)
     if len(positional) == 1:  # then it gives the bare value
         return lambda instance, arguments: function(instance, get(arguments))
     return lambda instance, arguments: function(instance, *get(arguments))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import msgspec
-
 from goverse.aio.runtime import Runtime
 from goverse.aio.tasks import Tasks
 from goverse.call import Call, Forwarded, Forwarder, Receiver, Reply
@@ -38,16 +36,21 @@ class Pool(Protocol):
     def drop(self, member: MemberId, reason: str) -> None: ...
 
 
-class Attempt(msgspec.Struct, eq=False):
-    """The first attempt of a forwarded call, and whatever follows if it fails."""
+class Attempt:
+    """The first attempt of a forwarded call, and whatever follows if it fails.
 
-    router: Router
-    call: Call
-    owner: Owner
-    receiver: Receiver
-    under_way: Forwarded | None = None
-    held: bool = False
-    """Calls for the same object wait for this one to be sent again."""
+    While it is ``held``, calls for the same object wait for this one to be sent again.
+    """
+
+    __slots__ = ("call", "held", "owner", "receiver", "router", "under_way")
+
+    def __init__(self, router: Router, call: Call, owner: Owner, receiver: Receiver) -> None:
+        self.router = router
+        self.call = call
+        self.owner = owner
+        self.receiver = receiver
+        self.under_way: Forwarded | None = None
+        self.held = False
 
     def succeed(self, reply: Reply) -> None:
         self.under_way = None  # do not close the circle

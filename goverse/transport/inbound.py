@@ -10,8 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-import msgspec
-
 from goverse.call import Call, CallTarget, Forwarded, Receiver, Reply
 from goverse.errors import (
     DeadlineExceeded,
@@ -54,7 +52,7 @@ _REPLY_HEAD_BYTES = 64
 """What a reply takes in the queue without its payload; one in chunks takes no more there."""
 
 
-class Served(msgspec.Struct, eq=False):
+class Served:
     """One call of the peer: the receiver of its outcome, and the item that sends its answer.
 
     ::
@@ -67,16 +65,30 @@ class Served(msgspec.Struct, eq=False):
     ``task``.
     """
 
-    owner: Inbound
-    number: int
-    bytes: int
-    deadline: float
-    size: int = 0
-    call: Call | None = None
-    under_way: Forwarded | None = None
-    task: asyncio.Task[None] | None = None
-    started: bool = False
-    answer: Reply | ErrorFrame | None = None
+    __slots__ = (
+        "answer",
+        "bytes",
+        "call",
+        "deadline",
+        "number",
+        "owner",
+        "size",
+        "started",
+        "task",
+        "under_way",
+    )
+
+    def __init__(self, owner: Inbound, number: int, bytes: int, deadline: float) -> None:
+        self.owner = owner
+        self.number = number
+        self.bytes = bytes
+        self.deadline = deadline
+        self.size = 0
+        self.call: Call | None = None
+        self.under_way: Forwarded | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.started = False
+        self.answer: Reply | ErrorFrame | None = None
 
     def succeed(self, reply: Reply) -> None:
         """Queue the reply, if somebody waits for it."""
@@ -276,15 +288,14 @@ class Inbound:
             reply = await self._target.invoke(call)
             if not isinstance(reply, Reply):
                 raise TypeError(f"answered by {type(reply).__name__}, not by a reply")
+            served.succeed(reply)
+            return
         except asyncio.CancelledError:
             # If it was us, the call has been released and nobody waits. Any other cancellation
             # came from inside, and then the caller does.
             error = Unavailable("the call was interrupted", executed=Executed.UNKNOWN)
         except Exception as raised:
             error = raised
-        else:
-            served.succeed(reply)
-            return
         self.answer_error(served, error)
 
     def answer_error(self, served: Served, error: Exception) -> None:

@@ -83,15 +83,17 @@ async def open_link(
     link = Link(carrier, mine, theirs, config, term)
     try:
         target = serve(theirs, link)
-    except GoverseError as refusal:
-        await turn_away(carrier, refusal)
-        link.abort(f"refused: {refusal}")
-        raise
+    except GoverseError as error:
+        refusal = error
     except BaseException:
         link.abort("its server failed")
         raise
-    link.start(target)
-    return link
+    else:
+        link.start(target)
+        return link
+    await turn_away(carrier, refusal)
+    link.abort(f"refused: {refusal}")
+    raise refusal
 
 
 class Link:

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
-
 from goverse.call import Call, Receiver, Reply
 from goverse.errors import (
     DeadlineExceeded,
@@ -71,7 +69,7 @@ class Awaited:
             self.future.exception()
 
 
-class Slot(msgspec.Struct, eq=False):
+class Slot:
     """One call that waits for its reply, and the item that sends it.
 
     ::
@@ -85,15 +83,38 @@ class Slot(msgspec.Struct, eq=False):
     :param size: bytes in the queue. :param bytes: what it counts for until it is over.
     """
 
-    owner: Outgoing
-    number: int
-    call: Call | None
-    deadline: float
-    size: int
-    bytes: int
-    extra: CallExtra | None
-    receiver: Receiver
-    sent: bool = False
+    __slots__ = (
+        "bytes",
+        "call",
+        "deadline",
+        "extra",
+        "number",
+        "owner",
+        "receiver",
+        "sent",
+        "size",
+    )
+
+    def __init__(
+        self,
+        owner: Outgoing,
+        number: int,
+        call: Call,
+        deadline: float,
+        size: int,
+        bytes: int,
+        extra: CallExtra | None,
+        receiver: Receiver,
+    ) -> None:
+        self.owner = owner
+        self.number = number
+        self.call: Call | None = call
+        self.deadline = deadline
+        self.size = size
+        self.bytes = bytes
+        self.extra = extra
+        self.receiver = receiver
+        self.sent = False
 
     def frame(self, now: float) -> Frame | None:
         call = self.call
@@ -186,7 +207,7 @@ class Outgoing:
             raise LinkBroken(self.refusal, sent=False)
         payload = call.payload
         if type(payload) is not bytes:  # the peer would end the link for it
-            raise InvalidArgument(f"a payload of {type(payload).__name__}, not of bytes")
+            raise TypeError(f"a payload of {type(payload).__name__}, not of bytes")
         payload_bytes = len(payload)
         extra, extra_bytes = extra_of(call)
         head = 48 + len(call.type) + len(call.id) + len(call.method) + extra_bytes

@@ -444,9 +444,9 @@ async def test_a_second_answer_is_ignored() -> None:
 
 
 @virtual
-async def test_a_crash_of_our_own_ends_the_link() -> None:
+async def test_a_crash_of_our_own_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
     link, peer, _ = await raw_pair()
-    link._heartbeat.heard = None  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr("goverse.transport.pump.decode", None)
     await peer.send(PingFrame())
     assert "failed" in await link.wait_closed()
 
