@@ -17,14 +17,16 @@ SEED ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test test-mariadb test-stores check proto simulate fuzz fuzz-http robustness delayed \
+.PHONY: help run test test-compiled test-mariadb test-stores wheel check proto simulate fuzz fuzz-http robustness delayed \
 	migrations soak bench clean
 
 help:
 	@echo "make run              two nodes, a gate and the counter sample on this machine"
 	@echo "make test             everything the project checks of itself, under 20 minutes"
+	@echo "make test-compiled    the tests of the path of a call, compiled, in about a quarter of an hour"
 	@echo "make test-mariadb     crash points, an outage, histories and MINUTES=$(MINUTES) at most of the bank on MariaDB"
 	@echo "make test-stores      the words of CockroachDB on the oldest PostgreSQL too"
+	@echo "make wheel            a wheel in dist/ with the path of a call compiled"
 	@echo "make check            formatting, lint, types, layers"
 	@echo "make proto            regenerate goverse/transport/pb from proto/"
 	@echo "make simulate         SEEDS=$(SEEDS) simulated clusters with faults, then two of 100 nodes"
@@ -43,6 +45,10 @@ test: $(VENV)/test.stamp
 	@scripts/setup-test
 	@scripts/test
 
+test-compiled: $(VENV)/test.stamp
+	@scripts/setup-test
+	@exec scripts/test-compiled
+
 test-mariadb: $(VENV)/test.stamp
 	@scripts/setup-test
 	@$(BIN)/python -m pytest -m mariadb tests
@@ -54,6 +60,9 @@ test-mariadb: $(VENV)/test.stamp
 test-stores: $(VENV)/test.stamp
 	@scripts/setup-test
 	@exec $(BIN)/python -m pytest -m stores tests
+
+wheel: $(VENV)/test.stamp
+	@exec scripts/wheel
 
 check: $(VENV)/test.stamp
 	@scripts/check
@@ -97,7 +106,7 @@ bench: $(VENV)/test.stamp
 	@scripts/bench
 
 clean:
-	rm -rf $(VENV) .tools .cache reports *.egg-info
+	rm -rf $(VENV) .tools .cache reports build dist *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 # A stamp is younger than what it was made from, so that an edit of either file installs again.

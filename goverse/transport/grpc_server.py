@@ -17,8 +17,8 @@ import grpc
 import grpc.aio
 
 from goverse.config.settings import LimitSettings
+from goverse.transport.call_frames import MAX_HEAD_BYTES
 from goverse.transport.passage import Peers
-from goverse.transport.wire import MAX_HEAD_BYTES
 
 log = logging.getLogger(__name__)
 

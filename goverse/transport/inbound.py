@@ -21,13 +21,13 @@ from goverse.errors import (
     TooLarge,
     Unavailable,
 )
+from goverse.transport.call_frames import MAX_REMAINING_MS, call_of
 from goverse.transport.chunks import Assemblies, Stream
 from goverse.transport.expiry import Expiry
 from goverse.transport.outbox import Outbox
 from goverse.transport.outgoing import Bounds
 from goverse.transport.wire import (
     MAX_NUMBER,
-    MAX_REMAINING_MS,
     CallFrame,
     ChunkFrame,
     ErrorFrame,
@@ -35,7 +35,6 @@ from goverse.transport.wire import (
     Of,
     ReplyFrame,
     WireError,
-    call_of,
     encode,
 )
 from goverse.transport.wire_errors import error_frame

@@ -16,11 +16,11 @@ from goverse.errors import (
     Overloaded,
     TooLarge,
 )
+from goverse.transport.call_frames import MAX_HEAD_BYTES, exact_head_bytes, extra_of, remaining_ms
 from goverse.transport.chunks import Assemblies, Stream
 from goverse.transport.expiry import Expiry
 from goverse.transport.outbox import Outbox
 from goverse.transport.wire import (
-    MAX_HEAD_BYTES,
     CallExtra,
     CallFrame,
     CancelFrame,
@@ -30,9 +30,6 @@ from goverse.transport.wire import (
     Of,
     ReplyFrame,
     WireError,
-    exact_head_bytes,
-    extra_of,
-    remaining_ms,
 )
 from goverse.transport.wire_errors import error_of
 

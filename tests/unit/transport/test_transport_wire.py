@@ -26,8 +26,8 @@ from goverse.errors import (
     Unavailable,
 )
 from goverse.ids import Epoch
+from goverse.transport.call_frames import MAX_REMAINING_MS, call_of, extra_of, remaining_ms
 from goverse.transport.wire import (
-    MAX_REMAINING_MS,
     CallExtra,
     CallFrame,
     CancelFrame,
@@ -41,11 +41,8 @@ from goverse.transport.wire import (
     ReplyFrame,
     Stage,
     WireError,
-    call_of,
     decode,
     encode,
-    extra_of,
-    remaining_ms,
 )
 from goverse.transport.wire_errors import MAX_DETAIL_DEPTH, error_frame, error_of, safe_details
 
