@@ -32,7 +32,7 @@ class StateCodec:
         for name, annotation in self.fields.items():
             TypeFacts(annotation, f"{where}.{name}")
         self._names = tuple(self.fields)
-        self._get = operator.attrgetter(*self._names) if self._names else None
+        self._get: Any = operator.attrgetter(*self._names) if self._names else None
         self._single = len(self._names) == 1
         struct = msgspec.defstruct(
             f"{cls.__name__}_state", list(self.fields.items()), array_like=True, gc=False
